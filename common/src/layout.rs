@@ -1,0 +1,299 @@
+//! Keys and values of the maps that the kernel programs and the daemon share.
+//!
+//! Every type is `repr(C)`, padded by name, free of `bool`, `Option` and enums, and has its size asserted
+//! where both sides compile it. [`VERSION`] stands in the pinned `META` map; a daemon adopts pinned maps
+//! only where it equals its own.
+//!
+//! Times are nanoseconds of `CLOCK_BOOTTIME`, so that the kernel's idea of an expiry counts suspended time
+//! and ignores steps of the wall clock.
+
+use crate::fingerprint::{DenyFingerprint, Key};
+
+/// Version of everything in this module. Raised with any change of size, order or meaning.
+pub const VERSION: u32 = 1;
+
+/// Names that the head scanner looks for: three of its own and up to five configured.
+pub const NAMES: usize = 8;
+/// Longest configurable header name in bytes.
+pub const NAME_MAX: usize = 31;
+/// Authorization schemes that carry a token.
+pub const SCHEMES: usize = 8;
+/// Longest configurable scheme name in bytes.
+pub const SCHEME_MAX: usize = 15;
+/// Longest answer to a refused request, head and body together, in bytes.
+pub const ANSWER_MAX: usize = 512;
+/// Slots of the tombstone filter; a power of two.
+pub const TOMB_SLOTS: u32 = 4096;
+
+/// A word to find without regard to letter case: `(text ^ word) & mask == 0` in each eight bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pattern<const WORDS: usize> {
+    /// The text in lower case, zero-padded.
+    pub word: [u64; WORDS],
+    /// Which bits must agree: none beyond the length, all but the case bit for letters, all for the rest.
+    pub mask: [u64; WORDS],
+    /// Length in bytes; 0 for an unused slot.
+    pub len: u32,
+    /// What it means: one of the `KIND_` constants for header names, unused for schemes.
+    pub kind: u32,
+}
+
+/// A text that cannot be a [`Pattern`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatternTooLong;
+
+impl<const WORDS: usize> Pattern<WORDS> {
+    /// An unused slot.
+    pub const EMPTY: Self = Self { word: [0; WORDS], mask: [0; WORDS], len: 0, kind: 0 };
+
+    /// Builds the pattern of `text`, at most `8 * WORDS - 1` bytes.
+    pub const fn new(text: &[u8], kind: u32) -> Result<Self, PatternTooLong> {
+        if text.len() >= 8 * WORDS {
+            return Err(PatternTooLong);
+        }
+        let mut p = Self::EMPTY;
+        let mut i = 0;
+        while i < text.len() {
+            let (lower, shift) = (text[i].to_ascii_lowercase(), (i % 8) * 8);
+            let mask = if lower.is_ascii_lowercase() { 0xdf } else { 0xff };
+            p.word[i / 8] |= (lower as u64) << shift;
+            p.mask[i / 8] |= mask << shift;
+            i += 1;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "bounded above")]
+        {
+            p.len = text.len() as u32;
+        }
+        p.kind = kind;
+        Ok(p)
+    }
+}
+
+/// The header is `Authorization`: a scheme, then the token.
+pub const KIND_AUTHORIZATION: u32 = 1;
+/// The header's value is the token.
+pub const KIND_API_KEY: u32 = 2;
+/// `Content-Length`.
+pub const KIND_CONTENT_LENGTH: u32 = 3;
+/// `Transfer-Encoding`.
+pub const KIND_TRANSFER_ENCODING: u32 = 4;
+
+/// What the head scanner looks for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ScanConfig {
+    /// The fingerprint key.
+    pub key: Key,
+    /// Bit `c & 31` is set for each letter that some name in `names` begins with.
+    pub first_letters: u32,
+    /// Longest head read, in bytes.
+    pub max_head: u32,
+    /// Longest token looked up, in bytes.
+    pub max_token: u32,
+    /// Padding.
+    pub pad: u32,
+    /// Header names, unused slots last.
+    pub names: [Pattern<4>; NAMES],
+    /// Authorization schemes, unused slots last.
+    pub schemes: [Pattern<2>; SCHEMES],
+}
+
+/// A scanner configuration that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanConfigError {
+    /// More names or schemes than there are slots.
+    TooMany,
+    /// A name or scheme that is too long.
+    TooLong,
+}
+
+impl From<PatternTooLong> for ScanConfigError {
+    fn from(_: PatternTooLong) -> Self {
+        Self::TooLong
+    }
+}
+
+impl ScanConfig {
+    /// A configuration for these schemes of `Authorization` and these API-key headers (at most four).
+    pub fn new(key: Key, schemes: &[&str], key_headers: &[&str]) -> Result<Self, ScanConfigError> {
+        let mut c = Self {
+            key,
+            first_letters: 0,
+            max_head: crate::head::MAX_HEAD,
+            max_token: crate::head::MAX_TOKEN,
+            pad: 0,
+            names: [Pattern::EMPTY; NAMES],
+            schemes: [Pattern::EMPTY; SCHEMES],
+        };
+        let own = [
+            ("authorization", KIND_AUTHORIZATION),
+            ("content-length", KIND_CONTENT_LENGTH),
+            ("transfer-encoding", KIND_TRANSFER_ENCODING),
+        ];
+        if schemes.len() > SCHEMES || key_headers.len() > 4 {
+            return Err(ScanConfigError::TooMany);
+        }
+        let all = own.into_iter().chain(key_headers.iter().map(|n| (*n, KIND_API_KEY)));
+        for (slot, (name, kind)) in c.names.iter_mut().zip(all) {
+            *slot = Pattern::new(name.as_bytes(), kind)?;
+            c.first_letters |= 1 << (name.as_bytes().first().copied().unwrap_or(0) & 31);
+        }
+        for (slot, scheme) in c.schemes.iter_mut().zip(schemes) {
+            *slot = Pattern::new(scheme.as_bytes(), 0)?;
+        }
+        Ok(c)
+    }
+}
+
+/// Answer the client, reset the server's side.
+pub const REACT_RESPOND: u32 = 0;
+/// Reset both sides.
+pub const REACT_RESET: u32 = 1;
+/// Drop in silence.
+pub const REACT_DROP: u32 = 2;
+/// Count, tell, and let through.
+pub const REACT_OBSERVE: u32 = 3;
+
+/// The kernel programs' settings: one entry, written before the program is attached and never after.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct GuardConfig {
+    /// What the scanner looks for, and the fingerprint key.
+    pub scan: ScanConfig,
+    /// One of the `REACT_` constants.
+    pub reaction: u32,
+    /// Bytes of `answer` in use; a multiple of four.
+    pub answer_len: u32,
+    /// The HTTP response sent to the client of a refused request.
+    pub answer: [u8; ANSWER_MAX],
+}
+
+/// State of a pinned set of maps: one entry, and the first thing a starting daemon reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// [`VERSION`] of the daemon that made the maps.
+    pub version: u32,
+    /// Id of the key that made the fingerprints in them.
+    pub key_id: u32,
+}
+
+/// The live switches: one entry, rewritten as policies change.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// Generation of the active policy set; verdicts of any other count for nothing.
+    pub generation: u64,
+}
+
+/// Key of the deny map.
+pub type DenyKey = DenyFingerprint;
+
+/// Value of the deny map: the strongest claims on one token, a revocation's and a policy's kept apart so
+/// that neither hides or outlives the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenyValue {
+    /// Revoked until then (boot time, ns); 0 where not revoked, [`FOREVER`] where it does not lapse.
+    pub revoked_until: u64,
+    /// Condemned by a policy until then (boot time, ns); 0 where not condemned.
+    pub condemned_until: u64,
+    /// Policy generation that condemned it.
+    pub generation: u64,
+}
+
+/// An expiry that never comes.
+pub const FOREVER: u64 = u64::MAX;
+
+/// Whether a port is guarded: value of the port map, indexed by port.
+pub const PORT_OPEN: u64 = 0;
+/// Guarded at every address.
+pub const PORT_GUARDED: u64 = 1;
+/// Guarded at the addresses in the address map alone.
+pub const PORT_BY_ADDRESS: u64 = 2;
+
+/// Key of the address map: a guarded address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressKey {
+    /// IPv6, or IPv4 as IPv4-mapped IPv6, in network order.
+    pub address: [u8; 16],
+    /// TCP port, host order.
+    pub port: u32,
+}
+
+/// A TCP connection as seen from the client: key of the tombstone map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Client address (IPv4 as IPv4-mapped IPv6).
+    pub source: [u8; 16],
+    /// Server address.
+    pub destination: [u8; 16],
+    /// Client port, host order.
+    pub source_port: u16,
+    /// Server port, host order.
+    pub destination_port: u16,
+    /// Interface it came in by.
+    pub interface: u32,
+}
+
+/// What happened to one request: an entry of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When (boot time, ns).
+    pub time: u64,
+    /// Whose token.
+    pub fingerprint: DenyFingerprint,
+    /// Which connection.
+    pub flow: Flow,
+    /// [`crate::reason::Reason`] by number.
+    pub reason: u8,
+    /// [`crate::reason::Outcome`] by number: what was done.
+    pub action: u8,
+    /// Padding.
+    pub pad: [u8; 6],
+}
+
+const _: () = {
+    assert!(size_of::<Key>() == 16);
+    assert!(size_of::<DenyKey>() == 16);
+    assert!(size_of::<DenyValue>() == 24);
+    assert!(size_of::<Pattern<4>>() == 72);
+    assert!(size_of::<Pattern<2>>() == 40);
+    assert!(size_of::<ScanConfig>() == 16 + 16 + 8 * 72 + 8 * 40);
+    assert!(size_of::<GuardConfig>() == 928 + 8 + 512);
+    assert!(core::mem::offset_of!(GuardConfig, answer) == 936);
+    assert!(size_of::<Meta>() == 8);
+    assert!(size_of::<Active>() == 8);
+    assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<Event>() == 72);
+    assert!(core::mem::offset_of!(Event, flow) == 24);
+    assert!(NAME_MAX == 8 * 4 - 1 && SCHEME_MAX == 8 * 2 - 1);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_ignore_the_case_of_letters_alone() {
+        let p = Pattern::<2>::new(b"X-Api", 0).unwrap();
+        let hit = |s: &[u8; 8]| (u64::from_le_bytes(*s) ^ p.word[0]) & p.mask[0] == 0;
+        assert!(hit(b"x-aPI:zz"));
+        assert!(!hit(b"x\rapi:zz"), "a carriage return is a dash with another case bit");
+        assert!(!hit(b"x-ap)zzz"));
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let key = Key { k0: 1, k1: 2 };
+        assert!(ScanConfig::new(key, &["Bearer"; 8], &["X-Api-Key"; 4]).is_ok());
+        assert_eq!(ScanConfig::new(key, &["Bearer"; 9], &[]).err(), Some(ScanConfigError::TooMany));
+        assert_eq!(ScanConfig::new(key, &[], &["a"; 5]).err(), Some(ScanConfigError::TooMany));
+        assert_eq!(ScanConfig::new(key, &["sixteen-letters-"], &[]).err(), Some(ScanConfigError::TooLong));
+    }
+}

@@ -1,0 +1,177 @@
+//! The one numbered list of reasons and of kernel outcomes.
+//!
+//! Numbers are part of the pinned layout and of users' dashboards: entries are added at the end, never
+//! renumbered, never reused. Answers, logs, metrics and `docs/reasons.md` use [`Reason::code`].
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $n:literal => $code:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        $vis enum $name { $($(#[doc = $doc])+ $variant = $n,)+ }
+
+        impl $name {
+            /// Every entry, in order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable name used in answers, logs, metrics and documentation.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// One sentence for people, as in the documentation.
+            pub const fn describe(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// The entry with this number, if this version knows it.
+            pub const fn from_number(n: u8) -> Option<Self> {
+                match n { $($n => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Why a request was answered as it was, by the daemon or by the kernel.
+    pub enum Reason {
+        /// The policy allowed the request.
+        Allowed = 0 => "allowed",
+        /// The token, or a selector that matches it, is revoked.
+        TokenRevoked = 1 => "token_revoked",
+        /// The policy denied the request.
+        PolicyDenied = 2 => "policy_denied",
+        /// The request carries no token.
+        TokenMissing = 3 => "token_missing",
+        /// The token is not well formed, or the request carries more than one.
+        TokenMalformed = 4 => "token_malformed",
+        /// The token is longer than the configured limit.
+        TokenTooLong = 5 => "token_too_long",
+        /// The token's `exp` has passed.
+        TokenExpired = 6 => "token_expired",
+        /// The token's `nbf` or `iat` lies in the future.
+        TokenNotYetValid = 7 => "token_not_yet_valid",
+        /// The token's signature does not verify.
+        SignatureInvalid = 8 => "signature_invalid",
+        /// No configured key fits the token's `kid` and algorithm.
+        KeyUnknown = 9 => "key_unknown",
+        /// The token's algorithm is not allowed for its issuer or key.
+        AlgorithmRefused = 10 => "algorithm_refused",
+        /// The token's issuer is not configured.
+        IssuerUnknown = 11 => "issuer_unknown",
+        /// The token is meant for another audience.
+        AudienceMismatch = 12 => "audience_mismatch",
+        /// A required claim is absent or of the wrong type.
+        ClaimsInvalid = 13 => "claims_invalid",
+        /// The policy gave no decision.
+        PolicyUndefined = 14 => "policy_undefined",
+        /// The policy failed, or its decision is not one.
+        PolicyError = 15 => "policy_error",
+        /// The policy did not finish in time.
+        PolicyTimeout = 16 => "policy_timeout",
+        /// The daemon cannot decide yet or any more.
+        NotReady = 17 => "not_ready",
+        /// The request to the daemon is not well formed.
+        RequestMalformed = 18 => "request_malformed",
+        /// The request to the daemon is larger than the configured limit.
+        RequestTooLarge = 19 => "request_too_large",
+        /// The token is in the kernel's deny map by a policy's token-wide denial.
+        TokenCondemned = 20 => "token_condemned",
+    }
+}
+
+numbered! {
+    /// What a kernel program did with a packet, a head or a token: the index of its counter.
+    pub enum Outcome {
+        /// TCP segments with payload to a guarded port.
+        Segments = 0 => "segments",
+        /// HTTP request heads begun.
+        Requests = 1 => "requests",
+        /// Tokens fingerprinted whole and looked up.
+        Tokens = 2 => "tokens",
+        /// Requests whose token is revoked.
+        Revoked = 3 => "revoked",
+        /// Requests whose token a policy condemned.
+        Condemned = 4 => "condemned",
+        /// Refused requests answered to the client, the server's connection reset.
+        Responded = 5 => "responded",
+        /// Refused requests whose connection was reset both ways.
+        Reset = 6 => "reset",
+        /// Refused requests dropped in silence.
+        Dropped = 7 => "dropped",
+        /// Requests that would have been refused, let through by reaction `observe`.
+        Observed = 8 => "observed",
+        /// Segments cut before a refused request, so that the requests ahead of it are answered first.
+        Cut = 9 => "cut",
+        /// Segments that begin a TLS record: nothing in them can be read.
+        Opaque = 10 => "opaque",
+        /// HTTP/2 prefaces: their requests are not read.
+        Http2 = 11 => "http2",
+        /// Heads longer than the limit; what lies beyond it was not read.
+        HeadTooLong = 12 => "head_too_long",
+        /// Tokens longer than the limit; they were not looked up.
+        TokenTooLong = 13 => "token_too_long",
+        /// Heads that go on in another segment.
+        SplitHead = 14 => "split_head",
+        /// Segments that do not begin a request (bodies, mostly).
+        NotHttp = 15 => "not_http",
+        /// Packets whose IP or TCP headers this program does not read (fragments, over-long header chains).
+        Unsupported = 16 => "unsupported",
+        /// Heads that HTTP parsers read differently.
+        Ambiguous = 17 => "ambiguous",
+        /// Late packets of a connection that was answered, dropped.
+        TombstoneDropped = 18 => "tombstone_dropped",
+        /// Late packets of a connection that was answered, answered with a reset.
+        TombstoneReset = 19 => "tombstone_reset",
+        /// Events that found the ring buffer full.
+        EventsLost = 20 => "events_lost",
+        /// Answers that could not be built; the packet was dropped instead.
+        AnswerFailed = 21 => "answer_failed",
+        /// Tokens found in the deny map whose entry no longer counts (expired, or an older generation).
+        Lapsed = 22 => "lapsed",
+        /// Refused requests held back until the server has answered what came before.
+        Held = 23 => "held",
+    }
+}
+
+/// Number of counters a kernel program keeps.
+pub const OUTCOMES: u32 = 64;
+
+const _: () = assert!(Outcome::ALL.len() <= OUTCOMES as usize);
+
+impl Reason {
+    /// The HTTP status that a refusal with this reason carries where the protocol lets it be told.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Allowed => 200,
+            Self::PolicyDenied | Self::PolicyUndefined => 403,
+            Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
+            Self::RequestMalformed => 400,
+            Self::RequestTooLarge => 413,
+            _ => 401,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_codes_unique() {
+        for (i, r) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i);
+            assert_eq!(Reason::from_number(*r as u8), Some(*r));
+            assert!(!r.describe().is_empty());
+        }
+        for (i, o) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*o as usize, i);
+        }
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        codes.extend(["segments"]);
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len() + 1);
+        assert_eq!(Reason::from_number(255), None);
+    }
+}

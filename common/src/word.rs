@@ -1,0 +1,94 @@
+//! Eight bytes at a time: loads and byte-parallel comparisons that a BPF program can afford.
+//!
+//! All masks are exact (no false hits above the first), with the high bit of each matching byte set.
+
+const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Loads eight bytes, the first in the low bits, from any alignment.
+///
+/// # Safety
+/// `p` must point at eight readable bytes.
+#[inline(always)]
+pub unsafe fn load<const OFFSET: usize>(p: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let v: u64;
+        // SAFETY: the caller vouches for the bytes. LLVM would cut an unaligned load into eight; every
+        // architecture that the kernel's BPF loads run on here takes it whole.
+        unsafe {
+            core::arch::asm!(
+                "{v} = *(u64 *)({p} + {o})",
+                v = out(reg) v, p = in(reg) p, o = const OFFSET,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        v
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { u64::from_le(p.add(OFFSET).cast::<u64>().read_unaligned()) }
+    }
+}
+
+/// High bit of each byte of `x` that equals `b`.
+#[inline(always)]
+pub const fn eq(x: u64, b: u8) -> u64 {
+    let y = x ^ (ONES * b as u64);
+    !(((y & LOW) + LOW) | y) & HIGH
+}
+
+/// High bit of each byte of `x` that is a control character or a space (below 0x21).
+#[inline(always)]
+pub const fn blank(x: u64) -> u64 {
+    !(((x & LOW) + ONES * (0x7f - 0x20)) | x) & HIGH
+}
+
+/// Index (0 to 7) of the lowest marked byte of a mask that is not zero. BPF has no count-trailing-zeros.
+#[inline(always)]
+pub const fn first(mask: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let below = ((mask & mask.wrapping_neg()) >> 7).wrapping_sub(1) & ONES;
+        (below.wrapping_mul(ONES) >> 56) as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        mask.trailing_zeros() >> 3
+    }
+}
+
+/// The low `n` bytes (0 to 7) of `x`, the rest zero.
+#[inline(always)]
+pub const fn keep(x: u64, n: u32) -> u64 {
+    x & ((1u64 << ((n & 7) * 8)) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn masks_mark_exactly_the_matching_bytes(bytes: [u8; 8], b: u8) {
+            let x = u64::from_le_bytes(bytes);
+            for (i, byte) in bytes.iter().enumerate() {
+                prop_assert_eq!(eq(x, b) >> (i * 8 + 7) & 1 == 1, *byte == b);
+                prop_assert_eq!(blank(x) >> (i * 8 + 7) & 1 == 1, *byte < 0x21);
+            }
+            if blank(x) != 0 {
+                prop_assert_eq!(first(blank(x)) as usize, bytes.iter().position(|b| *b < 0x21).unwrap());
+            }
+        }
+
+        #[test]
+        fn keep_clears_the_bytes_above(x: u64, n in 0u32..8) {
+            let mut bytes = x.to_le_bytes();
+            bytes[n as usize..].fill(0);
+            prop_assert_eq!(keep(x, n), u64::from_le_bytes(bytes));
+        }
+    }
+}
