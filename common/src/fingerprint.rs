@@ -59,21 +59,18 @@ impl DenyFingerprint {
     }
 }
 
-#[cfg(not(target_arch = "bpf"))]
 impl core::fmt::Display for DenyFingerprint {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         self.to_bytes().iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
 }
 
-#[cfg(not(target_arch = "bpf"))]
 impl core::fmt::Debug for DenyFingerprint {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "deny:{self}")
     }
 }
 
-#[cfg(not(target_arch = "bpf"))]
 impl core::fmt::Debug for AllowFingerprint {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("allow:…")
@@ -84,7 +81,6 @@ impl core::fmt::Debug for AllowFingerprint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAFingerprint;
 
-#[cfg(not(target_arch = "bpf"))]
 impl core::fmt::Display for NotAFingerprint {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("a fingerprint is 32 hexadecimal digits, as `portcullis fingerprint` prints it")

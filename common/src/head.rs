@@ -97,6 +97,10 @@ pub struct Scan {
     pub tokens: u32,
     /// Tokens over the limit since the scan began.
     pub long_tokens: u32,
+    /// Heads with oddities since the scan began.
+    pub odd_heads: u32,
+    /// Set when a head begins; cleared by the caller.
+    pub began: u32,
     mode: u8,
     /// What the value being read means: a `KIND_` constant.
     kind: u8,
@@ -269,6 +273,18 @@ impl Scan {
         unsafe { core::mem::zeroed() }
     }
 
+    /// Begins anew on memory that may hold anything: what a head's start does not set itself is set here.
+    #[inline(always)]
+    pub const fn restart(&mut self) {
+        self.mode = START;
+        self.body = 0;
+        self.heads = 0;
+        self.tokens = 0;
+        self.long_tokens = 0;
+        self.odd_heads = 0;
+        self.began = 0;
+    }
+
     /// Whether the scan stands inside a head: the stream must go on before the request is whole.
     #[inline(always)]
     pub const fn in_head(&self) -> bool {
@@ -390,6 +406,7 @@ fn start(s: &mut Scan, c: &mut Cursor, w: Window, at: u32, left: u32) -> Step {
     s.fold = SKIP;
     s.seen = 0;
     s.mode = METHOD;
+    s.began = 1;
     c.head = at;
     Step::Again
 }
@@ -558,6 +575,9 @@ fn head_end(s: &mut Scan, c: &mut Cursor, w: Window, at: u32, left: u32, first: 
     }
     if s.framing & (CHUNKED | OTHER_ENCODING) != 0 && s.framing != CHUNKED {
         s.oddities |= ODD_TRANSFER;
+    }
+    if s.oddities != 0 {
+        s.odd_heads += 1;
     }
     s.body = s.number;
     if s.framing & CHUNKED != 0 {

@@ -163,8 +163,13 @@ pub struct GuardConfig {
     pub scan: ScanConfig,
     /// One of the `REACT_` constants.
     pub reaction: u32,
-    /// Bytes of `answer` in use; a multiple of four.
+    /// Bytes of `answer` in use; a multiple of four, below [`ANSWER_MAX`].
     pub answer_len: u32,
+    /// The Internet checksum's sum (RFC 1071) over `answer`, read in
+    /// the machine's byte order, not yet inverted.
+    pub answer_sum: u32,
+    /// Padding.
+    pub pad: u32,
     /// The HTTP response sent to the client of a refused request.
     pub answer: [u8; ANSWER_MAX],
 }
@@ -213,14 +218,15 @@ pub const PORT_GUARDED: u64 = 1;
 /// Guarded at the addresses in the address map alone.
 pub const PORT_BY_ADDRESS: u64 = 2;
 
-/// Key of the address map: a guarded address and port.
+/// Key of the address map: a guarded address and port. Addresses are two words that hold
+/// the sixteen bytes in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressKey {
     /// IPv6, or IPv4 as IPv4-mapped IPv6, in network order.
-    pub address: [u8; 16],
+    pub address: [u64; 2],
     /// TCP port, host order.
-    pub port: u32,
+    pub port: u64,
 }
 
 /// A TCP connection as seen from the client: key of the tombstone map.
@@ -228,9 +234,9 @@ pub struct AddressKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Client address (IPv4 as IPv4-mapped IPv6).
-    pub source: [u8; 16],
+    pub source: [u64; 2],
     /// Server address.
-    pub destination: [u8; 16],
+    pub destination: [u64; 2],
     /// Client port, host order.
     pub source_port: u16,
     /// Server port, host order.
@@ -264,11 +270,11 @@ const _: () = {
     assert!(size_of::<Pattern<4>>() == 72);
     assert!(size_of::<Pattern<2>>() == 40);
     assert!(size_of::<ScanConfig>() == 16 + 16 + 8 * 72 + 8 * 40);
-    assert!(size_of::<GuardConfig>() == 928 + 8 + 512);
-    assert!(core::mem::offset_of!(GuardConfig, answer) == 936);
+    assert!(size_of::<GuardConfig>() == 928 + 16 + 512);
+    assert!(core::mem::offset_of!(GuardConfig, answer) == 944);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Active>() == 8);
-    assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<AddressKey>() == 24);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Event>() == 72);
     assert!(core::mem::offset_of!(Event, flow) == 24);

@@ -21,4 +21,4 @@ pub mod fingerprint;
 pub mod head;
 pub mod layout;
 pub mod reason;
-mod word;
+pub mod word;

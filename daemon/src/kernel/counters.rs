@@ -1,0 +1,43 @@
+//! The kernel programs' counters, summed over CPUs.
+
+use aya::maps::{MapData, PerCpuArray};
+use portcullis_common::reason::Outcome;
+
+use super::KernelError;
+
+/// One number per [`Outcome`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(Vec<u64>);
+
+impl Counts {
+    /// The counter of one outcome.
+    pub fn get(&self, outcome: Outcome) -> u64 {
+        self.0.get(outcome as usize).copied().unwrap_or(0)
+    }
+
+    /// All counters, in the outcomes' order.
+    pub fn iter(&self) -> impl Iterator<Item = (Outcome, u64)> + '_ {
+        Outcome::ALL.iter().map(|o| (*o, self.get(*o)))
+    }
+}
+
+/// Reads the counters; shared freely.
+pub struct CounterReader(PerCpuArray<MapData, u64>);
+
+impl CounterReader {
+    pub(super) fn new(map: PerCpuArray<MapData, u64>) -> Self {
+        Self(map)
+    }
+
+    /// The sums now. They start again when the pinned maps are made anew.
+    pub fn read(&self) -> Result<Counts, KernelError> {
+        Outcome::ALL
+            .iter()
+            .map(|o| {
+                let per_cpu = self.0.get(&u32::from(*o as u8), 0);
+                per_cpu.map(|v| v.iter().sum()).map_err(|e| KernelError::map("read the kernel's counters", e))
+            })
+            .collect::<Result<_, _>>()
+            .map(Counts)
+    }
+}

@@ -1,0 +1,177 @@
+//! What can go wrong with the kernel side, in words for the person who must mend it.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, tc::TcError},
+};
+use thiserror::Error;
+
+/// An error of the kernel side. Each names the thing and the next step.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The binary was built without the object.
+    #[error(
+        "this binary was built without the kernel programs: build it with `cargo xtask build`, or set `kernel.mode = \"off\"` to decide without enforcing"
+    )]
+    NotBuilt,
+    /// A right is missing.
+    #[error(
+        "the kernel refused {what} ({source}): run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or set `kernel.mode = \"off\"` to decide without enforcing"
+    )]
+    Rights {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The pin directory is not on a bpffs.
+    #[error(
+        "`kernel.pin_dir` {path} is not on a BPF file system: run `mount -t bpf bpf /sys/fs/bpf` or name a directory on one"
+    )]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The interface does not exist.
+    #[error("there is no network interface `{interface}`: `ip link` lists those of this network namespace")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// The pinned maps have another layout.
+    #[error(
+        "the maps pinned in {path} have layout {found}, this daemon has {expected}: run `portcullis detach` with the configuration in use, which lifts enforcement until the next start, then start again"
+    )]
+    Layout {
+        /// The pin directory.
+        path: PathBuf,
+        /// Version found.
+        found: u32,
+        /// Version wanted.
+        expected: u32,
+    },
+    /// The pinned maps hold fingerprints of another key.
+    #[error(
+        "the maps pinned in {path} were made under fingerprint key {found:08x}, the configured one is {expected:08x}: restore that key file, or run `portcullis detach` to give up the pinned entries"
+    )]
+    KeyMismatch {
+        /// The pin directory.
+        path: PathBuf,
+        /// Id found.
+        found: u32,
+        /// Id wanted.
+        expected: u32,
+    },
+    /// The deny map is full.
+    #[error(
+        "the deny map is full ({capacity} entries): everything acknowledged stays in force; raise `kernel.max_entries`, then run `portcullis detach` and start again"
+    )]
+    Full {
+        /// Its capacity.
+        capacity: u32,
+    },
+    /// More names than the kernel program has slots, or longer ones.
+    #[error("{0}")]
+    Names(&'static str),
+    /// A program was not accepted or attached.
+    #[error("cannot {what}: {message}")]
+    Program {
+        /// What was tried.
+        what: String,
+        /// What went wrong, verifier log included.
+        message: String,
+    },
+    /// A map operation failed.
+    #[error("cannot {what}: {source}")]
+    Map {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// A file operation failed.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Rights { what, source },
+            _ => Self::Io { what, source },
+        }
+    }
+
+    pub(super) fn map(what: impl Into<String>, source: MapError) -> Self {
+        let what = what.into();
+        match os_error(&source) {
+            Some(code @ (libc::EPERM | libc::EACCES)) => {
+                Self::Rights { what, source: io::Error::from_raw_os_error(code) }
+            }
+            _ => Self::Map { what, source: Box::new(source) },
+        }
+    }
+
+    pub(super) fn program(what: impl Into<String>, source: &ProgramError) -> Self {
+        let what = what.into();
+        match os_error(source) {
+            // The verifier's refusal is EACCES too, and has a log.
+            Some(code @ (libc::EPERM | libc::EACCES))
+                if !matches!(source, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty()) =>
+            {
+                Self::Rights { what, source: io::Error::from_raw_os_error(code) }
+            }
+            _ => Self::Program { what, message: chain(source) },
+        }
+    }
+
+    pub(super) fn load(source: &EbpfError) -> Self {
+        let what = "loading the kernel programs".to_owned();
+        match os_error(source) {
+            Some(code @ (libc::EPERM | libc::EACCES)) => {
+                Self::Rights { what, source: io::Error::from_raw_os_error(code) }
+            }
+            _ => Self::Program { what: "load the kernel programs".to_owned(), message: chain(source) },
+        }
+    }
+
+    pub(super) fn tc(interface: &str, source: &TcError) -> Self {
+        Self::Program { what: format!("add a clsact qdisc to `{interface}`"), message: chain(source) }
+    }
+}
+
+/// The errno at the bottom of an error's causes.
+pub(super) fn os_error(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(code) = e.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        next = e.source();
+    }
+    None
+}
+
+/// An error with its causes on one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(e) = next {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = e.source();
+    }
+    text
+}

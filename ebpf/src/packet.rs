@@ -1,0 +1,316 @@
+//! Reads link, IP and TCP headers and settles whether a segment goes to a guarded port.
+//!
+//! One helper call copies the first bytes into scratch; everything after is bounded reads of that copy. A
+//! tcx skb's linear part may end behind the TCP header, so nothing is read through packet pointers.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::bpf_skb_load_bytes,
+};
+use portcullis_common::{
+    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_OPEN},
+    word,
+};
+
+use crate::maps::{ADDRESSES, PORTS, Scratch};
+
+/// Bytes of headers copied: Ethernet with two tags (22), IPv6 (40) with extensions (64), TCP (60), rounded up.
+const COPIED: u32 = 192;
+/// Offsets are masked with this, so that the verifier sees their bound.
+const OFFSET_MASK: usize = 255;
+/// Size of the headers' memory: any masked offset, and sixteen bytes from there.
+pub const HEADERS: usize = OFFSET_MASK + 1 + 16;
+/// Longest IPv6 extension header chain read, in bytes.
+const EXTENSIONS_MAX: u32 = 64;
+/// Most IPv6 extension headers read.
+const EXTENSIONS: u32 = 8;
+
+const ETH_LEN: u32 = 14;
+const TCP: u8 = 6;
+
+/// FIN.
+pub const FIN: u32 = 0x01;
+/// SYN.
+pub const SYN: u32 = 0x02;
+/// RST.
+pub const RST: u32 = 0x04;
+/// PSH.
+pub const PSH: u32 = 0x08;
+/// ACK.
+pub const ACK: u32 = 0x10;
+
+/// A TCP segment to a guarded port. Offsets are from the skb's start. It lies in scratch, not on the stack, so
+/// that the verifier forgets the ways that led to it and walks what follows once.
+#[repr(C)]
+pub struct Packet {
+    /// Where the IP header begins: 0, 14, 18 or 22.
+    pub l3: u32,
+    /// Where the TCP header begins.
+    pub l4: u32,
+    /// Where the payload begins.
+    pub payload: u32,
+    /// Bytes of payload.
+    pub len: u32,
+    /// 1 where the IP version is 6.
+    pub v6: u32,
+    /// TCP flags.
+    pub flags: u32,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+}
+
+/// What a packet is to guard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Port {
+    /// Not guarded, or not TCP.
+    Open = 0,
+    /// Guarded: `Scratch::packet` is set.
+    Guarded = 1,
+    /// Perhaps guarded, but its headers are not read.
+    Unsupported = 2,
+}
+
+/// Bounded reads of the copied headers. Offsets are masked, so a wrong one reads wrong bytes, never outside.
+#[derive(Clone, Copy)]
+pub struct Headers(*const u8);
+
+impl Headers {
+    #[inline(always)]
+    pub fn of(scratch: *mut Scratch) -> Self {
+        // SAFETY: a field's address inside the scratch value.
+        Self(unsafe { (&raw const (*scratch).headers).cast() })
+    }
+
+    #[inline(always)]
+    pub fn u8(self, at: u32) -> u8 {
+        // SAFETY: masked below `HEADERS`.
+        unsafe { self.0.add(at as usize & OFFSET_MASK).read() }
+    }
+
+    /// Eight bytes from `at` on, in memory order from the low byte up. One load, also where it is not aligned.
+    #[inline(always)]
+    fn word(self, at: u32) -> u64 {
+        // SAFETY: masked, and `HEADERS` leaves sixteen bytes behind any masked offset.
+        unsafe { word::load::<0>(self.0.add(at as usize & OFFSET_MASK)) }
+    }
+
+    #[inline(always)]
+    pub fn u16(self, at: u32) -> u16 {
+        (self.word(at) as u16).swap_bytes()
+    }
+
+    #[inline(always)]
+    pub fn u32(self, at: u32) -> u32 {
+        (self.word(at) as u32).swap_bytes()
+    }
+
+    /// An IPv6 address, as two words in memory order.
+    #[inline(always)]
+    pub fn address6(self, at: u32) -> [u64; 2] {
+        [self.word(at), self.word(at + 8)]
+    }
+
+    /// An IPv4 address as IPv4-mapped IPv6 (RFC 4291 §2.5.5.2).
+    #[inline(always)]
+    pub fn address4(self, at: u32) -> [u64; 2] {
+        [0, 0xffff_0000 | (self.word(at) << 32)]
+    }
+}
+
+/// Copies the headers and reads them. A function of its own, for the verifier's sake: see [`Packet`].
+#[inline(never)]
+pub fn read(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
+    // SAFETY: the context of the running program.
+    let (skb_len, protocol) = unsafe { ((*skb).len, u16::from_be((*skb).protocol as u16)) };
+    let n = if skb_len < COPIED { skb_len } else { COPIED };
+    // Too short for IPv4 and TCP without a link header.
+    if n < 40 {
+        return Port::Open;
+    }
+    // SAFETY: `n` is at most the size of `headers`.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*scratch).headers).cast(), n) } != 0 {
+        return Port::Unsupported;
+    }
+    let h = Headers::of(scratch);
+    let Some((l3, v6)) = network_header(h, protocol, skb_len) else { return Port::Open };
+    if v6 { read_v6(skb, scratch, l3, skb_len) } else { read_v4(scratch, l3, skb_len) }
+}
+
+/// Finds the IP header: behind Ethernet with up to two in-band VLAN tags, or at the very start (tun,
+/// WireGuard, and tcx behind generic XDP).
+#[inline(always)]
+fn network_header(h: Headers, protocol: u16, skb_len: u32) -> Option<(u32, bool)> {
+    let mut at = ETH_LEN - 2;
+    let mut ether = h.u16(at);
+    if ether == protocol {
+        if ether == 0x8100 || ether == 0x88a8 {
+            at += 4;
+            ether = h.u16(at);
+            if ether == 0x8100 || ether == 0x88a8 {
+                at += 4;
+                ether = h.u16(at);
+            }
+        }
+        if let Some(v6) = plausible(h, at + 2, ether, skb_len) {
+            return Some((at + 2, v6));
+        }
+    }
+    plausible(h, 0, protocol, skb_len).map(|v6| (0, v6))
+}
+
+/// Whether an IP header of the version that `ether` says stands at `at` and its length fits the packet.
+#[inline(always)]
+fn plausible(h: Headers, at: u32, ether: u16, skb_len: u32) -> Option<bool> {
+    let version = h.u8(at) >> 4;
+    if ether == 0x0800 && version == 4 && u32::from(h.u16(at + 2)) + at <= skb_len {
+        return Some(false);
+    }
+    if ether == 0x86dd && version == 6 && u32::from(h.u16(at + 4)) + at + 40 <= skb_len {
+        return Some(true);
+    }
+    None
+}
+
+#[inline(always)]
+fn read_v4(scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
+    let h = Headers::of(scratch);
+    if h.u8(l3 + 9) != TCP {
+        return Port::Open;
+    }
+    // A fragment other than the only one: its ports or its payload are elsewhere.
+    if h.u16(l3 + 6) & 0x3fff != 0 {
+        return Port::Unsupported;
+    }
+    let l4 = l3 + u32::from(h.u8(l3) & 15) * 4;
+    if l4 < l3 + 20 {
+        return Port::Unsupported;
+    }
+    // BIG TCP leaves the total length zero.
+    let total = u32::from(h.u16(l3 + 2));
+    let end = if total == 0 { skb_len } else { l3 + total };
+    if !guarded(h, l3, l4, false) {
+        return Port::Open;
+    }
+    segment(scratch, l3, l4, end, false)
+}
+
+#[inline(always)]
+fn read_v6(skb: *mut __sk_buff, scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
+    let h = Headers::of(scratch);
+    let mut next = h.u8(l3 + 6);
+    let mut l4 = l3 + 40;
+    if next != TCP {
+        match extensions(skb, next, l4) {
+            Some((n, at)) => {
+                next = n;
+                l4 = at;
+            }
+            None => return Port::Unsupported,
+        }
+        if next != TCP {
+            return Port::Open;
+        }
+        if l4 > l3 + 40 + EXTENSIONS_MAX {
+            return Port::Unsupported;
+        }
+    }
+    // BIG TCP and jumbograms leave the payload length zero.
+    let len = u32::from(h.u16(l3 + 4));
+    let end = if len == 0 { skb_len } else { l3 + 40 + len };
+    if !guarded(h, l3, l4, true) {
+        return Port::Open;
+    }
+    segment(scratch, l3, l4, end, true)
+}
+
+/// Walks IPv6 extension headers (RFC 8200 §4): the upper protocol and where it begins. `None` for fragments
+/// and for chains that are too long.
+#[inline(always)]
+fn extensions(skb: *mut __sk_buff, mut next: u8, mut at: u32) -> Option<(u8, u32)> {
+    for _ in 0..EXTENSIONS {
+        let units = match next {
+            // Hop-by-hop, routing, destination options.
+            0 | 43 | 60 => 8,
+            // Fragment: the same only when it is the whole packet.
+            44 => 0,
+            // Authentication header.
+            51 => 4,
+            _ => return Some((next, at)),
+        };
+        let mut x = [0u8; 4];
+        // SAFETY: four bytes into a local of four.
+        if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut x).cast(), 4) } != 0 {
+            return None;
+        }
+        if next == 44 {
+            if u16::from_be_bytes([x[2], x[3]]) & 0xfff9 != 0 {
+                return None;
+            }
+            at += 8;
+        } else if units == 4 {
+            at += (u32::from(x[1]) + 2) * 4;
+        } else {
+            at += (u32::from(x[1]) + 1) * 8;
+        }
+        next = x[0];
+    }
+    None
+}
+
+/// Whether the destination is guarded.
+#[inline(always)]
+fn guarded(h: Headers, l3: u32, l4: u32, v6: bool) -> bool {
+    let port = h.u16(l4 + 2);
+    match PORTS.get(u32::from(port)) {
+        None | Some(&PORT_OPEN) => false,
+        Some(&PORT_BY_ADDRESS) => {
+            let address = if v6 { h.address6(l3 + 24) } else { h.address4(l3 + 16) };
+            ADDRESSES.get_ptr(&AddressKey { address, port: u64::from(port) }).is_some()
+        }
+        Some(_) => true,
+    }
+}
+
+#[inline(always)]
+fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool) -> Port {
+    let h = Headers::of(scratch);
+    let payload = l4 + u32::from(h.u8(l4 + 12) >> 4) * 4;
+    if payload < l4 + 20 || payload > end {
+        return Port::Unsupported;
+    }
+    let packet = Packet {
+        l3,
+        l4,
+        payload,
+        len: end - payload,
+        v6: u32::from(v6),
+        flags: u32::from(h.u8(l4 + 13)),
+        seq: h.u32(l4 + 4),
+        ack: h.u32(l4 + 8),
+    };
+    // SAFETY: this CPU's scratch; nothing else refers to it yet.
+    unsafe { (&raw mut (*scratch).packet).write(packet) };
+    Port::Guarded
+}
+
+/// The connection's name, as seen from the client.
+#[inline(always)]
+pub fn flow(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Flow {
+    let h = Headers::of(scratch);
+    let (source, destination) = if p.v6 != 0 {
+        (h.address6(p.l3 + 8), h.address6(p.l3 + 24))
+    } else {
+        (h.address4(p.l3 + 12), h.address4(p.l3 + 16))
+    };
+    Flow {
+        source,
+        destination,
+        source_port: h.u16(p.l4),
+        destination_port: h.u16(p.l4 + 2),
+        // SAFETY: the context of the running program.
+        interface: unsafe { (*skb).ifindex },
+    }
+}
