@@ -4,3 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic"))]
 
 pub mod kernel;
+
+pub mod clock;
+pub mod config;
+pub mod revoke;

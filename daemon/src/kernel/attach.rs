@@ -79,9 +79,9 @@ fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin_dir: &Path) ->
     let what = || format!("attach guard to `{interface}`");
     match PinnedLink::from_pin(&path) {
         Ok(old) => {
-            let link: SchedClassifierLink = FdLink::from(old).try_into().map_err(|e: LinkError| {
-                KernelError::Program { what: what(), message: e.to_string() }
-            })?;
+            let link: SchedClassifierLink = FdLink::from(old)
+                .try_into()
+                .map_err(|e: LinkError| KernelError::Program { what: what(), message: e.to_string() })?;
             match program.attach_to_link(link) {
                 Ok(id) => {
                     // The pin keeps it; dropping this handle must not detach it.
@@ -98,11 +98,7 @@ fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin_dir: &Path) ->
         Err(e) => return Err(KernelError::Program { what: what(), message: e.to_string() }),
     }
     let id = program
-        .attach_with_options(
-            interface,
-            TcAttachType::Ingress,
-            TcAttachOptions::TcxOrder(LinkOrder::first()),
-        )
+        .attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::first()))
         .map_err(|e| no_interface(interface, &e).unwrap_or_else(|| KernelError::program(what(), &e)))?;
     let link = program.take_link(id).map_err(|e| KernelError::program(what(), &e))?;
     let link: FdLink = link

@@ -125,9 +125,7 @@ impl KernelError {
         let what = what.into();
         match os_error(source) {
             // The verifier's refusal is EACCES too, and has a log.
-            Some(code @ (libc::EPERM | libc::EACCES))
-                if !matches!(source, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty()) =>
-            {
+            Some(code @ (libc::EPERM | libc::EACCES)) if !matches!(source, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty()) => {
                 Self::Rights { what, source: io::Error::from_raw_os_error(code) }
             }
             _ => Self::Program { what, message: chain(source) },

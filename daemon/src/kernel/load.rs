@@ -90,8 +90,7 @@ impl Kernel {
     }
 
     fn write_settings(&mut self, s: &Settings) -> Result<(), KernelError> {
-        let mut meta: Array<_, [u32; 2]> =
-            Array::try_from(self.map_mut("META")?).map_err(map_error)?;
+        let mut meta: Array<_, [u32; 2]> = Array::try_from(self.map_mut("META")?).map_err(map_error)?;
         meta.set(0, [VERSION, s.key_id], 0).map_err(map_error)?;
         let mut config: Array<_, Plain<GuardConfig>> =
             Array::try_from(self.map_mut("CONFIG")?).map_err(map_error)?;
@@ -233,13 +232,10 @@ fn guard_config(s: &Settings) -> Result<GuardConfig, KernelError> {
 
 fn prepare_pin_dir(path: &Path) -> Result<(), KernelError> {
     if !path.exists() {
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => KernelError::NotBpffs { path: path.to_owned() },
-                _ => KernelError::io(format!("create {}", path.display()), e),
-            })?;
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => KernelError::NotBpffs { path: path.to_owned() },
+            _ => KernelError::io(format!("create {}", path.display()), e),
+        })?;
     }
     let fs_kind = nix::sys::statfs::statfs(path)
         .map_err(|e| KernelError::io(format!("look at {}", path.display()), e.into()))?
@@ -269,11 +265,7 @@ fn check_pinned(s: &Settings) -> Result<bool, KernelError> {
         return Ok(true);
     }
     if found.version != VERSION {
-        return Err(KernelError::Layout {
-            path: s.pin_dir.clone(),
-            found: found.version,
-            expected: VERSION,
-        });
+        return Err(KernelError::Layout { path: s.pin_dir.clone(), found: found.version, expected: VERSION });
     }
     if found.key_id != s.key_id {
         return Err(KernelError::KeyMismatch {

@@ -128,8 +128,13 @@ mod tests {
     #[test]
     fn answers_are_whole_words_and_fit() {
         for body in ["", "{}", "{\"error\":\"invalid_token\"}", "abcd"] {
-            let a = Answer::new("401 Unauthorized", Some("Bearer error=\"invalid_token\""), "application/json", body)
-                .unwrap();
+            let a = Answer::new(
+                "401 Unauthorized",
+                Some("Bearer error=\"invalid_token\""),
+                "application/json",
+                body,
+            )
+            .unwrap();
             assert_eq!(a.bytes().len() % 4, 0);
             let text = String::from_utf8(a.bytes().to_vec()).unwrap();
             let (head, sent) = text.split_once("\r\n\r\n").unwrap();

@@ -1,0 +1,69 @@
+//! Time, injected: wall time for what people and tokens mean, boot time for what the kernel obeys.
+//!
+//! The two are types of their own and meet in one place, [`Clock::boot_at`].
+
+use std::sync::Arc;
+
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970 (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WallTime(pub i64);
+
+/// Nanoseconds of `CLOCK_BOOTTIME`: counts suspended time, ignores steps of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub u64);
+
+impl WallTime {
+    /// Whole seconds since 1970.
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// From whole seconds since 1970.
+    pub const fn from_seconds(s: i64) -> Self {
+        Self(s.saturating_mul(1000))
+    }
+
+    /// Later by a length of time; the far future where that does not fit.
+    pub fn plus(self, d: std::time::Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// A source of time.
+pub trait Clock: Send + Sync + 'static {
+    /// Wall time now.
+    fn wall(&self) -> WallTime;
+    /// Boot time now.
+    fn boot(&self) -> BootTime;
+
+    /// The boot time at which the wall clock will show `at`, if it is not stepped before.
+    fn boot_at(&self, at: WallTime) -> BootTime {
+        let ahead = at.0.saturating_sub(self.wall().0);
+        let ahead = u64::try_from(ahead).unwrap_or(0).saturating_mul(1_000_000);
+        BootTime(self.boot().0.saturating_add(ahead))
+    }
+}
+
+/// A clock that is shared.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall(&self) -> WallTime {
+        clock_gettime(ClockId::CLOCK_REALTIME)
+            .map_or(WallTime(i64::MAX), |t| WallTime(t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000))
+    }
+
+    fn boot(&self) -> BootTime {
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(BootTime(0), |t| {
+            BootTime(t.tv_sec().unsigned_abs() * 1_000_000_000 + t.tv_nsec().unsigned_abs())
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! The configuration: one tree of plain structs, each key documented with its default.
+//!
+//! [`load`] reads a TOML file and returns every fault it finds at once, each with file, line and key. The
+//! reference page `docs/configuration.md` is generated from the same declarations by [`reference`]. Raw types
+//! are for this room and for `app`, which turns them into each room's own settings.
+
+mod check;
+mod reference;
+mod section;
+mod tables;
+mod values;
+
+pub use check::{ConfigError, Fault, load, parse};
+pub use reference::reference;
+pub use tables::{
+    Admin, AttachMode, Config, Decide, Issuer, Kernel, KernelMode, Log, LogFormat, Observe, Policy,
+    ReactionMode, Revocation, Serve, Token,
+};
+pub use values::{Port, Span};

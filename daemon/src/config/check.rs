@@ -1,0 +1,360 @@
+//! Reads and checks a configuration: all faults at once, each with file, line and key.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use super::tables::{Config, Issuer, KernelMode};
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1; 0 where the key is absent.
+    pub line: usize,
+    /// The key, dotted.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, " `{}`:", self.key)?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Fault>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads and checks a file.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|e| {
+        ConfigError(vec![Fault {
+            file: path.to_owned(),
+            line: 0,
+            key: String::new(),
+            message: format!("cannot be read: {e}; name the configuration with --config"),
+        }])
+    })?;
+    parse(path, &text)
+}
+
+/// Checks a configuration's text; `path` is for messages and for relative paths.
+pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let mut config: Config = toml::from_str(text).map_err(|e| ConfigError(vec![syntax(path, text, &e)]))?;
+    let mut faults = Faults { file: path, text, found: Vec::new() };
+    check(&config, &mut faults);
+    if !faults.found.is_empty() {
+        return Err(ConfigError(faults.found));
+    }
+    resolve(&mut config, path.parent().unwrap_or_else(|| Path::new(".")));
+    Ok(config)
+}
+
+/// A fault of the text or of one value, as serde and the parser tell it.
+fn syntax(path: &Path, text: &str, e: &toml::de::Error) -> Fault {
+    let start = e.span().map_or(0, |s| s.start.min(text.len()));
+    let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+    let content = text.lines().nth(line - 1).unwrap_or_default();
+    let table = text.lines().take(line).filter_map(table_name).last().unwrap_or_default();
+    let key = content.split_once('=').map_or("", |(k, _)| k.trim());
+    let key = match (table.is_empty() || table_name(content).is_some(), key.is_empty()) {
+        (_, true) => table,
+        (true, false) => key.to_owned(),
+        (false, false) => format!("{table}.{key}"),
+    };
+    Fault { file: path.to_owned(), line, key, message: e.message().to_owned() }
+}
+
+fn table_name(line: &str) -> Option<String> {
+    let line = line.trim();
+    line.starts_with('[').then(|| line.trim_matches(|c| c == '[' || c == ']').to_owned())
+}
+
+struct Faults<'a> {
+    file: &'a Path,
+    text: &'a str,
+    found: Vec<Fault>,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, key: &str, message: impl Into<String>) {
+        let line = line_of(self.text, key);
+        self.found.push(Fault {
+            file: self.file.to_owned(),
+            line,
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    fn unless(&mut self, good: bool, key: &str, message: &str) {
+        if !good {
+            self.add(key, message);
+        }
+    }
+}
+
+/// The line on which a dotted key stands (`table[2].key` for the third of an array of tables); 0 if absent.
+fn line_of(text: &str, key: &str) -> usize {
+    let Ok(document) = toml_edit::Document::parse(text) else { return 0 };
+    let mut item = document.as_item();
+    let mut span = None;
+    for part in key.split('.') {
+        let (name, index) = match part.split_once('[') {
+            Some((name, rest)) => (name, rest.trim_end_matches(']').parse::<usize>().ok()),
+            None => (part, None),
+        };
+        let Some(table) = item.as_table_like() else { break };
+        let Some((at, next)) = table.get_key_value(name) else { break };
+        span = at.span().or_else(|| next.span()).or(span);
+        item = next;
+        if let Some(i) = index {
+            let Some(table) = item.as_array_of_tables().and_then(|a| a.get(i)) else { break };
+            span = table.span().or(span);
+            let Some((_, first)) = table.iter().next() else { break };
+            // Look further inside this table alone.
+            let rest = key.split_once(part).map_or("", |(_, r)| r.trim_start_matches('.'));
+            if let Some((at, _)) = table.get_key_value(rest) {
+                span = at.span().or(span);
+            } else {
+                span = span.or_else(|| first.span());
+            }
+            break;
+        }
+    }
+    span.map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1)
+}
+
+fn check(c: &Config, f: &mut Faults<'_>) {
+    let on = c.kernel.mode != KernelMode::Off;
+    f.unless(!on || !c.kernel.interfaces.is_empty(), "kernel.interfaces", "names no interface: list those whose traffic is guarded, such as [\"lo\"], or set kernel.mode = \"off\"");
+    f.unless(
+        !on || !c.kernel.ports.is_empty(),
+        "kernel.ports",
+        "names no port: list the ports of the guarded services, or set kernel.mode = \"off\"",
+    );
+    for name in &c.kernel.interfaces {
+        let good = !name.is_empty() && name.len() < 16 && !name.contains(['/', ' ', ':']);
+        f.unless(good, "kernel.interfaces", &format!("`{name}` is not a network interface's name"));
+    }
+    f.unless(c.kernel.max_entries > 0, "kernel.max_entries", "must be at least 1");
+    f.unless(
+        c.kernel.policy_entries < c.kernel.max_entries,
+        "kernel.policy_entries",
+        "must be less than kernel.max_entries, or policies could crowd out revocations",
+    );
+    for (key, text) in [
+        ("kernel.answer_body", &c.kernel.answer_body),
+        ("kernel.answer_challenge", &c.kernel.answer_challenge),
+    ] {
+        f.unless(!text.contains(['\r', '\n', '\0']), key, "must be one line");
+        f.unless(text.len() <= 300, key, "is too long: the whole answer must stay below 512 bytes");
+    }
+    f.unless(c.token.schemes.len() <= 8, "token.schemes", "has more than eight entries");
+    f.unless(c.token.key_headers.len() <= 4, "token.key_headers", "has more than four entries");
+    f.unless(
+        !(c.token.schemes.is_empty() && c.token.key_headers.is_empty()),
+        "token.schemes",
+        "and token.key_headers are both empty: no request could carry a token",
+    );
+    for s in &c.token.schemes {
+        f.unless(
+            is_name(s, 15),
+            "token.schemes",
+            &format!("`{s}` is not a scheme of up to 15 letters, digits and dashes"),
+        );
+    }
+    for h in &c.token.key_headers {
+        f.unless(
+            is_name(h, 31),
+            "token.key_headers",
+            &format!("`{h}` is not a header name of up to 31 letters, digits and dashes"),
+        );
+        f.unless(
+            !["authorization", "content-length", "transfer-encoding", "host"]
+                .contains(&h.to_ascii_lowercase().as_str()),
+            "token.key_headers",
+            &format!("`{h}` has a meaning of its own"),
+        );
+    }
+    f.unless(
+        (1..=4096).contains(&c.token.max_bytes),
+        "token.max_bytes",
+        "must be from 1 to 4096, which is what the kernel reads",
+    );
+    f.unless(
+        c.token.leeway.0.as_secs() <= 300,
+        "token.leeway",
+        "must be at most 5m: a longer one keeps expired tokens alive",
+    );
+    for (i, issuer) in c.token.issuer.iter().enumerate() {
+        check_issuer(issuer, i, f);
+    }
+    f.unless(!c.policy.dirs.is_empty(), "policy.dirs", "names no directory");
+    f.unless(
+        c.policy.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
+        "policy.decision",
+        "is not a rule's path such as \"portcullis/decision\"",
+    );
+    f.unless(c.decide.default_ttl <= c.decide.max_ttl, "decide.default_ttl", "is longer than decide.max_ttl");
+    for h in &c.decide.headers {
+        f.unless(
+            is_name(h, 100) && !h.bytes().any(|b| b.is_ascii_uppercase()),
+            "decide.headers",
+            &format!("`{h}` is not a header name in lower case"),
+        );
+        let secret = ["authorization", "proxy-authorization", "cookie"].contains(&h.as_str())
+            || c.token.key_headers.iter().any(|k| k.eq_ignore_ascii_case(h));
+        f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
+    }
+    f.unless(!c.serve.listen.is_empty(), "serve.listen", "names no address");
+    f.unless(
+        c.serve
+            .token_path
+            .strip_prefix("input.")
+            .is_some_and(|p| !p.is_empty() && p.split('.').all(|s| !s.is_empty())),
+        "serve.token_path",
+        "is not a path below `input`, such as \"input.token\"",
+    );
+    f.unless(
+        (1024..=16 << 20).contains(&c.serve.max_body),
+        "serve.max_body",
+        "must be from 1024 to 16777216 bytes",
+    );
+}
+
+fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
+    let key = |k: &str| format!("token.issuer[{i}].{k}");
+    f.unless(
+        !issuer.issuer.is_empty(),
+        &key("issuer"),
+        "must be given: the exact `iss` of this issuer's tokens",
+    );
+    let sources =
+        [&issuer.jwks_file, &issuer.pem_file, &issuer.hmac_file].iter().filter(|s| s.is_some()).count();
+    f.unless(sources == 1, &key("jwks_file"), "give exactly one of jwks_file, pem_file and hmac_file");
+    f.unless(
+        !issuer.algorithms.is_empty(),
+        &key("algorithms"),
+        "must name the algorithms this issuer signs with, such as [\"ES256\"]",
+    );
+    for a in &issuer.algorithms {
+        let known = [
+            "ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "HS256",
+            "HS384", "HS512",
+        ];
+        f.unless(
+            known.contains(&a.as_str()),
+            &key("algorithms"),
+            &format!("`{a}` is not one of {}", known.join(", ")),
+        );
+        let hmac = a.starts_with("HS");
+        f.unless(
+            hmac == issuer.hmac_file.is_some() || issuer.jwks_file.is_some() || sources != 1,
+            &key("algorithms"),
+            &format!("`{a}` does not fit the kind of key given"),
+        );
+    }
+    f.unless(
+        issuer.kid.is_none() || issuer.jwks_file.is_none(),
+        &key("kid"),
+        "is for pem_file and hmac_file: a JWK set names its keys itself",
+    );
+}
+
+/// A token of RFC 9110 as far as names of headers and schemes need it.
+fn is_name(s: &str, max: usize) -> bool {
+    !s.is_empty() && s.len() <= max && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// Makes relative paths relative to the configuration's own directory.
+fn resolve(c: &mut Config, base: &Path) {
+    let fix = |p: &mut PathBuf| {
+        if p.is_relative() {
+            *p = base.join(&*p);
+        }
+    };
+    fix(&mut c.kernel.pin_dir);
+    fix(&mut c.token.fingerprint_key);
+    fix(&mut c.revocation.store);
+    fix(&mut c.admin.socket);
+    c.policy.dirs.iter_mut().for_each(fix);
+    for i in &mut c.token.issuer {
+        [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file].into_iter().flatten().for_each(fix);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[kernel]
+interfaces = ["lo"]
+ports = [8080, "[::1]:80"]
+[[token.issuer]]
+issuer = "https://issuer.example"
+algorithms = ["ES256"]
+jwks_file = "jwks.json"
+[policy]
+dirs = ["policies"]
+"#;
+
+    fn faults(text: &str) -> Vec<(usize, String)> {
+        match parse(Path::new("p.toml"), text) {
+            Ok(_) => Vec::new(),
+            Err(ConfigError(f)) => f.into_iter().map(|f| (f.line, f.key)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_good_file_is_taken_and_its_paths_are_its_own() {
+        let c = parse(Path::new("etc/p.toml"), GOOD).unwrap();
+        assert_eq!(c.policy.dirs, [PathBuf::from("etc/policies")]);
+        assert_eq!(c.token.issuer[0].jwks_file.as_deref(), Some(Path::new("etc/jwks.json")));
+    }
+
+    #[test]
+    fn every_fault_is_named_with_its_line() {
+        let text = "[kernel]\ninterfaces = [\"lo\"]\nports = [80]\nmax_entries = 0\n\n[token]\nleeway = \"1h\"\n[[token.issuer]]\nissuer = \"a\"\nalgorithms = [\"none\"]\njwks_file = \"x\"\n";
+        let found = faults(text);
+        assert!(found.contains(&(4, "kernel.max_entries".into())), "{found:?}");
+        assert!(found.contains(&(7, "token.leeway".into())), "{found:?}");
+        assert!(found.contains(&(10, "token.issuer[0].algorithms".into())), "{found:?}");
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_name_their_line() {
+        assert_eq!(faults("[kernel]\nprots = [80]\n"), [(2, "kernel.prots".to_owned())]);
+        assert_eq!(faults("[kernel]\nports = [0]\n"), [(2, "kernel.ports".to_owned())]);
+        assert_eq!(faults("[token]\nleeway = \"soon\"\n"), [(2, "token.leeway".to_owned())]);
+        assert_eq!(faults("[kernel\n").len(), 1);
+    }
+
+    #[test]
+    fn credentials_never_become_policy_input() {
+        let text = GOOD.replace("[policy]", "[decide]\nheaders = [\"cookie\"]\n[policy]");
+        assert_eq!(faults(&text).len(), 1);
+    }
+}

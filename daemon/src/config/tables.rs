@@ -1,0 +1,225 @@
+//! Every table and key, with documentation and default. Order here is the order of the reference page.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    section::section,
+    values::{Port, Span},
+};
+
+/// Whether the kernel enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelMode {
+    /// Refuse condemned tokens.
+    Enforce,
+    /// Count and tell, let through.
+    Observe,
+    /// No kernel programs: decide alone.
+    Off,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// The best the kernel has.
+    Auto,
+    /// tcx.
+    Tcx,
+    /// clsact.
+    Clsact,
+}
+
+/// What a refused request gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReactionMode {
+    /// An answer.
+    Respond,
+    /// A reset.
+    Reset,
+    /// Nothing.
+    Drop,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+section! {
+    /// What the kernel programs guard, and what a refused request gets.
+    Kernel as "kernel" {
+        /// `"enforce"` refuses requests with condemned tokens, `"observe"` only counts them, `"off"` runs
+        /// without kernel programs: then the decision path alone refuses, and `status` and a metric say so.
+        mode: KernelMode = KernelMode::Enforce,
+        /// Interfaces whose incoming packets are guarded, in the network namespace the daemon runs in: `lo` for
+        /// a service behind a proxy on the same host.
+        interfaces: Vec<String> = Vec::new(),
+        /// TCP ports of plaintext HTTP/1 services: numbers, or `"address:port"` to guard one address alone.
+        ports: Vec<Port> = Vec::new(),
+        /// `"respond"` answers the client with 401 and resets the server's side, `"reset"` resets both,
+        /// `"drop"` drops in silence (the client then retransmits for minutes).
+        reaction: ReactionMode = ReactionMode::Respond,
+        /// Body of the kernel's answer; with its header it must stay below 512 bytes.
+        answer_body: String = r#"{"error":"invalid_token"}"#.to_owned(),
+        /// `WWW-Authenticate` of the kernel's answer (RFC 6750).
+        answer_challenge: String = r#"Bearer error="invalid_token""#.to_owned(),
+        /// `"tcx"` needs Linux 6.6, `"clsact"` works from 6.1, `"auto"` takes the first that is there.
+        attach: AttachMode = AttachMode::Auto,
+        /// Directory on a BPF file system where maps and links are pinned, so that enforcement outlives the daemon.
+        pin_dir: PathBuf = PathBuf::from("/sys/fs/bpf/portcullis"),
+        /// Tokens that can be condemned at once. The memory is taken at start: about 90 bytes an entry.
+        max_entries: u32 = 1 << 20,
+        /// How many of them policies may condemn, so that they never crowd out revocations.
+        policy_entries: u32 = 1 << 18,
+    }
+}
+
+section! {
+    /// Where tokens are found and how they are verified. Each issuer is a `[[token.issuer]]` table.
+    Token as "token" {
+        /// `Authorization` schemes that carry a token, in any letter case; at most eight.
+        schemes: Vec<String> = vec!["Bearer".to_owned(), "DPoP".to_owned()],
+        /// Headers whose whole value is a token, such as `X-Api-Key`; at most four.
+        key_headers: Vec<String> = Vec::new(),
+        /// Longest token accepted, in bytes, at most 4096.
+        max_bytes: u32 = 4096,
+        /// Tolerance for clocks that differ, for `exp`, `nbf` and `iat`.
+        leeway: Span = Span::seconds(30),
+        /// File that holds the secret fingerprint key; made on first start, mode 0600.
+        fingerprint_key: PathBuf = PathBuf::from("/var/lib/portcullis/fingerprint.key"),
+        /// The issuers whose tokens are accepted.
+        issuer: Vec<Issuer> = Vec::new(),
+    }
+}
+
+section! {
+    /// One issuer. Exactly one of `jwks_file`, `pem_file` and `hmac_file` gives its keys.
+    Issuer as "token.issuer" {
+        /// The exact value of `iss`.
+        issuer: String = String::new(),
+        /// Accepted values of `aud`; where none is given, `aud` is not asked for.
+        audience: Vec<String> = Vec::new(),
+        /// Accepted algorithms (`ES256`, `ES384`, `EdDSA`, `RS256` to `RS512`, `PS256` to `PS512`, `HS256` to `HS512`).
+        algorithms: Vec<String> = Vec::new(),
+        /// JWK set file (RFC 7517).
+        jwks_file: Option<PathBuf> = None,
+        /// Public key or certificate file (PEM).
+        pem_file: Option<PathBuf> = None,
+        /// File with the raw secret of HMAC algorithms, at least 32 bytes.
+        hmac_file: Option<PathBuf> = None,
+        /// `kid` of the key in `pem_file` or `hmac_file`.
+        kid: Option<String> = None,
+    }
+}
+
+section! {
+    /// The Rego policies.
+    Policy as "policy" {
+        /// Directories with `.rego`, `data.json` and `data.yaml` files.
+        dirs: Vec<PathBuf> = vec![PathBuf::from("/etc/portcullis/policies")],
+        /// The rule that gives decisions.
+        decision: String = "portcullis/decision".to_owned(),
+        /// Load again when a file changes. A set that does not parse, compile or pass its tests is not taken.
+        watch: bool = true,
+    }
+}
+
+section! {
+    /// How decisions are made and kept.
+    Decide as "decide" {
+        /// Verdicts kept in memory.
+        cache_entries: u64 = 100_000,
+        /// How long a verdict is kept whose policy gives no `ttl`; 0 s keeps none.
+        default_ttl: Span = Span::seconds(0),
+        /// Longest time a verdict is kept, whatever the policy says.
+        max_ttl: Span = Span::seconds(300),
+        /// Request headers that policies may read, in lower case. Every one is part of the cache key.
+        headers: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// The durable store of revocations.
+    Revocation as "revocation" {
+        /// The store's file.
+        store: PathBuf = PathBuf::from("/var/lib/portcullis/revocations.redb"),
+        /// How long a revocation holds that names no time: longer than any token lives.
+        default_ttl: Span = Span::seconds(30 * 24 * 3600),
+    }
+}
+
+section! {
+    /// The front doors: forward-auth at `/auth` and OPA's data API at `/v1/data`.
+    Serve as "serve" {
+        /// Addresses to listen on. Whoever reaches them can ask; keep them on loopback or a private network.
+        listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8181))],
+        /// Where the token sits in the input of `/v1/data`, as a path below `input`.
+        token_path: String = "input.token".to_owned(),
+        /// Longest request body, in bytes.
+        max_body: u32 = 256 * 1024,
+        /// Allow instead of deny when a decision cannot be made (policy failure, not ready). A metric shows it.
+        fail_open: bool = false,
+    }
+}
+
+section! {
+    /// The admin API, on a Unix socket of mode 0600.
+    Admin as "admin" {
+        /// The socket's path.
+        socket: PathBuf = PathBuf::from("/run/portcullis/admin.sock"),
+    }
+}
+
+section! {
+    /// Metrics and health.
+    Observe as "observe" {
+        /// Address of `/metrics`, `/health` and `/ready`.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9187)),
+    }
+}
+
+section! {
+    /// Log lines, on standard error.
+    Log as "log" {
+        /// `"auto"` is for people on a terminal and JSON otherwise.
+        format: LogFormat = LogFormat::Auto,
+        /// A filter such as `"info"` or `"portcullis=debug,warn"`.
+        level: String = "info".to_owned(),
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[kernel]`
+    pub kernel: Kernel,
+    /// `[token]`
+    pub token: Token,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[decide]`
+    pub decide: Decide,
+    /// `[revocation]`
+    pub revocation: Revocation,
+    /// `[serve]`
+    pub serve: Serve,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[observe]`
+    pub observe: Observe,
+    /// `[log]`
+    pub log: Log,
+}

@@ -1,0 +1,62 @@
+//! Orders to revoke, and the claims they become.
+
+use portcullis_common::fingerprint::DenyFingerprint;
+use serde::{Deserialize, Serialize, de};
+
+use crate::clock::WallTime;
+
+/// A claim's id: ascending, never used twice by one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClaimId(pub u64);
+
+impl std::fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What somebody orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Whose token.
+    pub fingerprint: DenyFingerprint,
+    /// Until when.
+    pub until: WallTime,
+    /// Why, for people.
+    pub reason: String,
+    /// Who.
+    pub actor: String,
+    /// By which way it came: `admin` for now; feeds have names of their own.
+    pub source: String,
+}
+
+/// An order that was accepted. Several may stand for one token; each is lifted by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its id.
+    pub id: ClaimId,
+    /// Whose token.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex")]
+    pub fingerprint: DenyFingerprint,
+    /// Key that made the fingerprint.
+    pub key_id: u32,
+    /// When it was accepted (ms since 1970).
+    pub created: WallTime,
+    /// Until when it holds (ms since 1970).
+    pub until: WallTime,
+    /// Why, for people.
+    pub reason: String,
+    /// Who ordered it.
+    pub actor: String,
+    /// By which way it came.
+    pub source: String,
+}
+
+fn hex<S: serde::Serializer>(f: &DenyFingerprint, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(f)
+}
+
+fn unhex<'de, D: serde::Deserializer<'de>>(d: D) -> Result<DenyFingerprint, D::Error> {
+    String::deserialize(d)?.parse().map_err(de::Error::custom)
+}

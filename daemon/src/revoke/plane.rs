@@ -1,0 +1,477 @@
+//! The one task that writes the store, the index and the kernel's deny map.
+//!
+//! It runs on a thread of its own, for it waits for the disk. Orders that arrive together share one fsync.
+
+use std::{
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+    time::Duration,
+};
+
+use portcullis_common::fingerprint::DenyFingerprint;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Claim, ClaimId, Index, Limits, Order, Store, StoreError,
+    ledger::{Condemnation, Ledger},
+    store::Changes,
+};
+use crate::{
+    clock::{SharedClock, WallTime},
+    kernel::{Kernel, KernelError},
+};
+
+/// Orders that wait; more are refused with [`RevokeError::Busy`].
+const QUEUE: usize = 4096;
+/// Orders that share one fsync at most.
+const BATCH: usize = 1024;
+/// A difference of the clocks' distance that is taken for a step of the wall clock.
+const STEP_NS: i128 = 1_000_000_000;
+
+/// Why an order was not acknowledged.
+#[derive(Debug, Error)]
+pub enum RevokeError {
+    /// No room for another revoked token.
+    #[error(
+        "the deny map is full: {limit} tokens are revoked and all stay so; raise `kernel.max_entries`, then run `portcullis detach` and start again, or lift revocations that are no longer needed"
+    )]
+    Full {
+        /// Its room for revocations.
+        limit: usize,
+    },
+    /// The store did not take it: it is not in force.
+    #[error("{0}; the revocation is not in force")]
+    Store(Arc<StoreError>),
+    /// It is stored and the decision path obeys it, but the kernel's map did not take it.
+    #[error("stored and refused by the decision path, but not yet in the kernel: {0}")]
+    Kernel(Arc<KernelError>),
+    /// The claim is not there.
+    #[error("there is no revocation {0}: `portcullis revocations` lists those in force")]
+    Unknown(ClaimId),
+    /// Too many orders wait.
+    #[error("too many revocations are under way: try again")]
+    Busy,
+    /// The daemon stops.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+enum Command {
+    Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
+    Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
+    Condemn(DenyFingerprint, Condemnation),
+    Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
+    Sweep(oneshot::Sender<()>),
+    List(ClaimId, usize, oneshot::Sender<Vec<Claim>>),
+}
+
+/// Numbers for `status` and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlaneStatus {
+    /// Claims in force.
+    pub claims: usize,
+    /// Tokens revoked.
+    pub revoked: usize,
+    /// Tokens condemned by policies.
+    pub condemned: usize,
+    /// Room for revoked tokens.
+    pub revoked_limit: usize,
+    /// Room for condemned ones.
+    pub condemned_limit: usize,
+    /// Condemnations refused for want of room.
+    pub condemned_refused: u64,
+    /// The kernel's map did not take a write and has not been made whole since.
+    pub kernel_behind: bool,
+    /// The store did not take a write: nothing more is accepted.
+    pub store_failed: bool,
+}
+
+/// What the plane is told at start.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaneSettings {
+    /// Room in the deny map.
+    pub limits: Limits,
+    /// Id of the fingerprint key.
+    pub key_id: u32,
+}
+
+/// Gives orders to the plane; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PlaneHandle {
+    commands: mpsc::Sender<Command>,
+    status: Arc<RwLock<PlaneStatus>>,
+}
+
+/// The plane itself: owner of the store and the kernel.
+pub struct Plane {
+    store: Store,
+    kernel: Option<Kernel>,
+    ledger: Ledger,
+    index: Arc<Index>,
+    clock: SharedClock,
+    settings: PlaneSettings,
+    generation: u64,
+    status: Arc<RwLock<PlaneStatus>>,
+    refused: u64,
+    behind: bool,
+    failed: Option<Arc<StoreError>>,
+    offset: i128,
+}
+
+impl Plane {
+    /// Loads the store and brings index and kernel map in line with it. Nothing is attached yet.
+    pub fn new(
+        store: Store,
+        kernel: Option<Kernel>,
+        index: Arc<Index>,
+        clock: SharedClock,
+        settings: PlaneSettings,
+    ) -> Result<Self, RevokeError> {
+        let claims = store.claims().map_err(|e| RevokeError::Store(Arc::new(e)))?;
+        let offset = offset(&clock);
+        let mut plane = Self {
+            store,
+            kernel,
+            ledger: Ledger::new(settings.limits),
+            index,
+            clock,
+            settings,
+            generation: 0,
+            status: Arc::default(),
+            refused: 0,
+            behind: false,
+            failed: None,
+            offset,
+        };
+        for claim in claims {
+            plane.ledger.add(claim);
+        }
+        plane.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        plane.publish();
+        Ok(plane)
+    }
+
+    /// Makes index and kernel map what the ledger says. Condemnations that an earlier daemon left in the map
+    /// are taken over; revocations there that the store does not have were lifted, and go.
+    fn reconcile(&mut self) -> Result<(), KernelError> {
+        let found: Vec<_> = self.kernel.as_ref().map(|k| k.deny.entries().collect()).unwrap_or_default();
+        let (boot, wall) = (self.clock.boot(), self.clock.wall());
+        for (f, value) in found {
+            if value.condemned_until > boot.0 {
+                let left = Duration::from_nanos(value.condemned_until - boot.0);
+                let c = Condemnation { until: wall.plus(left), generation: value.generation };
+                self.ledger.condemn(f, c);
+            }
+            if self.ledger.value(f, &*self.clock).is_none()
+                && let Some(k) = &mut self.kernel
+            {
+                k.deny.remove(f)?;
+            }
+        }
+        let tokens: Vec<_> = self.ledger.tokens().collect();
+        for f in tokens {
+            self.index.set(f, self.ledger.revoked_until(f));
+            self.write(f)?;
+        }
+        Ok(())
+    }
+
+    /// The last active policy set, as stored: its hash and generation.
+    pub fn stored_policy(&self) -> Option<(String, u64)> {
+        self.store.policy()
+    }
+
+    /// The kernel side, where there is one.
+    pub fn kernel_mut(&mut self) -> Option<&mut Kernel> {
+        self.kernel.as_mut()
+    }
+
+    /// Runs on a thread of its own until every handle is gone. The thread is to be joined.
+    pub fn start(mut self) -> std::io::Result<(PlaneHandle, thread::JoinHandle<()>)> {
+        let (commands, mut orders) = mpsc::channel(QUEUE);
+        let handle = PlaneHandle { commands, status: Arc::clone(&self.status) };
+        let thread = thread::Builder::new().name("revocations".into()).spawn(move || {
+            let mut batch = Vec::new();
+            while let Some(first) = orders.blocking_recv() {
+                batch.push(first);
+                while batch.len() < BATCH
+                    && let Ok(more) = orders.try_recv()
+                {
+                    batch.push(more);
+                }
+                self.run(batch.drain(..));
+            }
+        })?;
+        Ok((handle, thread))
+    }
+
+    fn run(&mut self, batch: impl Iterator<Item = Command>) {
+        let mut accepted = Vec::new();
+        let mut lifted = Vec::new();
+        let mut policy = None;
+        let mut sweeps = Vec::new();
+        for command in batch {
+            match command {
+                Command::Revoke(order, reply) => {
+                    if self.ledger.has_room(order.fingerprint, accepted.len()) {
+                        accepted.push((self.claim(order), reply));
+                    } else {
+                        let limit = self.settings.limits.revoked;
+                        let _ = reply.send(Err(RevokeError::Full { limit }));
+                    }
+                }
+                Command::Lift(id, reply) => match self.ledger.claims().get(&id) {
+                    Some(claim) => lifted.push((claim.clone(), reply)),
+                    None => {
+                        let _ = reply.send(Err(RevokeError::Unknown(id)));
+                    }
+                },
+                Command::Condemn(f, c) => self.condemn(f, c),
+                Command::Activate(hash, reply) => policy = Some((hash, reply)),
+                Command::Sweep(reply) => sweeps.push(reply),
+                Command::List(after, limit, reply) => {
+                    let from = (Bound::Excluded(after), Bound::Unbounded);
+                    let page = self.ledger.claims().range(from).take(limit).map(|(_, c)| c.clone());
+                    let _ = reply.send(page.collect());
+                }
+            }
+        }
+        let expired = if sweeps.is_empty() { Vec::new() } else { self.ledger.expired(self.clock.wall()) };
+        let mut changes = Changes {
+            add: accepted.iter().map(|(c, _)| c).collect(),
+            lift: lifted.iter().map(|(c, _)| c.id).chain(expired.iter().copied()).collect(),
+            policy: None,
+        };
+        if let Some((hash, _)) = &policy {
+            changes.policy = Some((hash.clone(), self.next_generation(hash)));
+        }
+        if let Err(e) = self.commit(&changes) {
+            refuse_all(accepted, lifted, policy, &e);
+        } else {
+            let generation = changes.policy.take().map(|(_, g)| g);
+            self.apply(accepted, lifted, &expired);
+            if let (Some((_, reply)), Some(g)) = (policy, generation) {
+                let _ = reply.send(self.activate(g));
+            }
+        }
+        if !sweeps.is_empty() {
+            self.sweep();
+        }
+        self.publish();
+        for reply in sweeps {
+            let _ = reply.send(());
+        }
+    }
+
+    fn claim(&mut self, o: Order) -> Claim {
+        Claim {
+            id: self.store.next_id(),
+            fingerprint: o.fingerprint,
+            key_id: self.settings.key_id,
+            created: self.clock.wall(),
+            until: o.until,
+            reason: o.reason,
+            actor: o.actor,
+            source: o.source,
+        }
+    }
+
+    fn commit(&mut self, changes: &Changes<'_>) -> Result<(), Arc<StoreError>> {
+        if let Some(e) = &self.failed {
+            return Err(Arc::clone(e));
+        }
+        if changes.add.is_empty() && changes.lift.is_empty() && changes.policy.is_none() {
+            return Ok(());
+        }
+        self.store.commit(changes).map_err(|e| {
+            // After a failed fsync the file's state is not known: nothing is acknowledged until a restart.
+            let e = Arc::new(e);
+            tracing::error!(error = %e, "no further revocations are accepted until the daemon is restarted");
+            self.failed = Some(Arc::clone(&e));
+            e
+        })
+    }
+
+    fn apply(&mut self, accepted: Vec<Reply>, lifted: Vec<Reply>, expired: &[ClaimId]) {
+        for (claim, _) in &accepted {
+            self.ledger.add(claim.clone());
+            self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
+        }
+        for (claim, reply) in accepted {
+            let done = self.write(claim.fingerprint);
+            let _ = reply.send(self.noted(done).map(|()| claim));
+        }
+        for (claim, reply) in lifted {
+            let done = self.lift(claim.id);
+            let _ = reply.send(self.noted(done).map(|()| claim));
+        }
+        for id in expired {
+            let done = self.lift(*id);
+            let _ = self.noted(done);
+        }
+    }
+
+    fn lift(&mut self, id: ClaimId) -> Result<(), KernelError> {
+        let Some(claim) = self.ledger.lift(id) else { return Ok(()) };
+        self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
+        self.write(claim.fingerprint)
+    }
+
+    fn noted(&mut self, done: Result<(), KernelError>) -> Result<(), RevokeError> {
+        done.map_err(|e| {
+            tracing::error!(error = %e, "the kernel's deny map is behind the store; it is tried again");
+            self.behind = true;
+            RevokeError::Kernel(Arc::new(e))
+        })
+    }
+
+    fn condemn(&mut self, f: DenyFingerprint, c: Condemnation) {
+        if c.generation != self.generation || c.until <= self.clock.wall() {
+            return;
+        }
+        if !self.ledger.condemn(f, c) {
+            self.refused += 1;
+            return;
+        }
+        let done = self.write(f);
+        let _ = self.noted(done);
+    }
+
+    /// The same policy set keeps its generation over a restart, so that its condemnations stay in force.
+    fn next_generation(&self, hash: &str) -> u64 {
+        match self.store.policy() {
+            Some((last, g)) if last == hash => g,
+            Some((_, g)) => g + 1,
+            None => 1,
+        }
+    }
+
+    fn activate(&mut self, generation: u64) -> Result<u64, RevokeError> {
+        self.generation = generation;
+        if let Some(k) = &mut self.kernel {
+            let done = k.set_generation(generation);
+            self.noted(done)?;
+        }
+        Ok(generation)
+    }
+
+    /// Puts into the kernel what the ledger says of a token.
+    fn write(&mut self, f: DenyFingerprint) -> Result<(), KernelError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        match self.ledger.value(f, &*self.clock) {
+            Some(value) => kernel.deny.put(f, value),
+            None => kernel.deny.remove(f),
+        }
+    }
+
+    /// Takes out what has lapsed, and writes all anew where the wall clock was stepped or a write had failed.
+    fn sweep(&mut self) {
+        for f in self.ledger.sweep_condemned(self.clock.wall(), self.generation) {
+            let done = self.write(f);
+            let _ = self.noted(done);
+        }
+        let now = offset(&self.clock);
+        let stepped = (now - self.offset).abs() > STEP_NS;
+        if !stepped && !self.behind {
+            return;
+        }
+        if stepped {
+            tracing::warn!(
+                seconds = (now - self.offset) / 1_000_000_000,
+                "the wall clock was stepped: expiries are written anew"
+            );
+        }
+        self.offset = now;
+        self.behind = false;
+        let tokens: Vec<_> = self.ledger.tokens().collect();
+        for f in tokens {
+            let done = self.write(f);
+            let _ = self.noted(done);
+        }
+    }
+
+    fn publish(&self) {
+        let limits = self.ledger.limits();
+        let status = PlaneStatus {
+            claims: self.ledger.claims().len(),
+            revoked: self.ledger.revoked(),
+            condemned: self.ledger.condemned(),
+            revoked_limit: limits.revoked,
+            condemned_limit: limits.condemned,
+            condemned_refused: self.refused,
+            kernel_behind: self.behind,
+            store_failed: self.failed.is_some(),
+        };
+        *self.status.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+type Reply = (Claim, oneshot::Sender<Result<Claim, RevokeError>>);
+
+fn refuse_all(
+    accepted: Vec<Reply>,
+    lifted: Vec<Reply>,
+    policy: Option<(String, oneshot::Sender<Result<u64, RevokeError>>)>,
+    e: &Arc<StoreError>,
+) {
+    for (_, reply) in accepted.into_iter().chain(lifted) {
+        let _ = reply.send(Err(RevokeError::Store(Arc::clone(e))));
+    }
+    if let Some((_, reply)) = policy {
+        let _ = reply.send(Err(RevokeError::Store(Arc::clone(e))));
+    }
+}
+
+/// How far wall time is ahead of boot time; it changes only when the wall clock is stepped.
+fn offset(clock: &SharedClock) -> i128 {
+    i128::from(clock.wall().0) * 1_000_000 - i128::from(clock.boot().0)
+}
+
+impl PlaneHandle {
+    /// Revokes. Returns when the revocation is on disk and in force.
+    pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
+        self.ask(|reply| Command::Revoke(order, reply)).await?
+    }
+
+    /// Lifts one claim. Returns when that is on disk and in force.
+    pub async fn lift(&self, id: ClaimId) -> Result<Claim, RevokeError> {
+        self.ask(|reply| Command::Lift(id, reply)).await?
+    }
+
+    /// Makes a policy set, named by its hash, the active one; gives its generation.
+    pub async fn activate(&self, hash: String) -> Result<u64, RevokeError> {
+        self.ask(|reply| Command::Activate(hash, reply)).await?
+    }
+
+    /// Takes out what has lapsed.
+    pub async fn sweep(&self) -> Result<(), RevokeError> {
+        self.ask(Command::Sweep).await
+    }
+
+    /// Condemns a token by a policy's decision. Never waits; `false` where the queue is full.
+    pub fn condemn(&self, f: DenyFingerprint, until: WallTime, generation: u64) -> bool {
+        self.commands.try_send(Command::Condemn(f, Condemnation { until, generation })).is_ok()
+    }
+
+    /// Numbers now.
+    pub fn status(&self) -> PlaneStatus {
+        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Up to `limit` claims in force with an id above `after`, in order of their ids.
+    pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<Claim>, RevokeError> {
+        self.ask(|reply| Command::List(after, limit, reply)).await
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RevokeError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(make(reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RevokeError::Stopping,
+        })?;
+        answer.await.map_err(|_| RevokeError::Stopping)
+    }
+}

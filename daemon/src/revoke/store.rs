@@ -1,0 +1,267 @@
+//! The durable store: one redb file, committed with fsync.
+
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use thiserror::Error;
+
+use super::{Claim, ClaimId};
+
+const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
+
+/// Version of the file's contents.
+const FORMAT: u64 = 1;
+
+/// What can go wrong with the store.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("cannot open the revocation store {path}: {message}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The file was made under another fingerprint key.
+    #[error(
+        "the revocation store {path} belongs to fingerprint key {found:08x}, the configured one is {expected:08x}: restore that key file, or move the store away to start without its revocations"
+    )]
+    KeyMismatch {
+        /// The file.
+        path: PathBuf,
+        /// Key id in the file.
+        found: u64,
+        /// Key id configured.
+        expected: u32,
+    },
+    /// The file has another format.
+    #[error(
+        "the revocation store {path} has format {found}, this daemon reads format {FORMAT}: use the version that wrote it"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Format found.
+        found: u64,
+    },
+    /// A write did not become durable: what it held is not acknowledged.
+    #[error("the revocation store {path} did not take the write: {message}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// What is in the file cannot be read.
+    #[error(
+        "the revocation store {path} cannot be read: {message}; restore it from a copy, or move it away to start without its revocations"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+/// What a batch changes.
+#[derive(Debug, Default)]
+pub struct Changes<'a> {
+    /// Claims to add.
+    pub add: Vec<&'a Claim>,
+    /// Claims to take out.
+    pub lift: Vec<ClaimId>,
+    /// The active policy set: its hash and generation.
+    pub policy: Option<(String, u64)>,
+}
+
+/// The open store. It has one owner.
+#[derive(Debug)]
+pub struct Store {
+    db: Database,
+    path: PathBuf,
+    next: u64,
+}
+
+impl Store {
+    /// Opens the file, making it where it is absent (mode 0600); refuses one of another key or format.
+    pub fn open(path: &Path, key_id: u32) -> Result<Self, StoreError> {
+        let fail = |message: String| StoreError::Open { path: path.to_owned(), message };
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| {
+                fail(format!(
+                    "{e}; `revocation.store` must name a file in a directory that exists and is writable"
+                ))
+            })?;
+        let db = redb::Builder::new().create_file(file).map_err(|e| match e {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                fail("another daemon has it open; stop that one first".to_owned())
+            }
+            e => fail(e.to_string()),
+        })?;
+        let mut store = Self { db, path: path.to_owned(), next: 1 };
+        store.prepare(key_id)?;
+        Ok(store)
+    }
+
+    fn prepare(&mut self, key_id: u32) -> Result<(), StoreError> {
+        let write =
+            |e: &dyn std::fmt::Display| StoreError::Write { path: self.path.clone(), message: e.to_string() };
+        let txn = self.db.begin_write().map_err(|e| write(&e))?;
+        {
+            let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
+            txn.open_table(CLAIMS).map_err(|e| write(&e))?;
+            txn.open_table(TEXTS).map_err(|e| write(&e))?;
+            let get = |meta: &redb::Table<'_, &str, u64>, k: &str| {
+                meta.get(k).map(|v| v.map(|v| v.value())).map_err(|e| write(&e))
+            };
+            match get(&meta, "format")? {
+                None => {
+                    meta.insert("format", FORMAT).map_err(|e| write(&e))?;
+                    meta.insert("key_id", u64::from(key_id)).map_err(|e| write(&e))?;
+                    meta.insert("next", 1).map_err(|e| write(&e))?;
+                }
+                Some(FORMAT) => {}
+                Some(found) => return Err(StoreError::Format { path: self.path.clone(), found }),
+            }
+            match get(&meta, "key_id")? {
+                Some(found) if found != u64::from(key_id) => {
+                    return Err(StoreError::KeyMismatch { path: self.path.clone(), found, expected: key_id });
+                }
+                _ => {}
+            }
+            self.next = get(&meta, "next")?.unwrap_or(1);
+        }
+        txn.commit().map_err(|e| StoreError::Write { path: self.path.clone(), message: e.to_string() })
+    }
+
+    /// Every claim in the file.
+    pub fn claims(&self) -> Result<Vec<Claim>, StoreError> {
+        let damaged = |e: &dyn std::fmt::Display| StoreError::Damaged {
+            path: self.path.clone(),
+            message: e.to_string(),
+        };
+        let txn = self.db.begin_read().map_err(|e| damaged(&e))?;
+        let table = txn.open_table(CLAIMS).map_err(|e| damaged(&e))?;
+        let mut claims = Vec::new();
+        for row in table.iter().map_err(|e| damaged(&e))? {
+            let (_, value) = row.map_err(|e| damaged(&e))?;
+            claims.push(serde_json::from_slice(value.value()).map_err(|e| damaged(&e))?);
+        }
+        Ok(claims)
+    }
+
+    /// The last active policy set: its hash and generation.
+    pub fn policy(&self) -> Option<(String, u64)> {
+        let txn = self.db.begin_read().ok()?;
+        let hash = txn.open_table(TEXTS).ok()?.get("policy").ok()??.value().to_owned();
+        let generation = txn.open_table(META).ok()?.get("generation").ok()??.value();
+        Some((hash, generation))
+    }
+
+    /// A fresh id. It is durable with the next [`Self::commit`] that adds a claim.
+    pub fn next_id(&mut self) -> ClaimId {
+        let id = ClaimId(self.next);
+        self.next += 1;
+        id
+    }
+
+    /// Writes a batch and returns when it is on the disk. After an error nothing of it counts.
+    pub fn commit(&mut self, changes: &Changes<'_>) -> Result<(), StoreError> {
+        let write =
+            |e: &dyn std::fmt::Display| StoreError::Write { path: self.path.clone(), message: e.to_string() };
+        let txn = self.db.begin_write().map_err(|e| write(&e))?;
+        {
+            let mut table = txn.open_table(CLAIMS).map_err(|e| write(&e))?;
+            for claim in &changes.add {
+                let bytes = serde_json::to_vec(claim).map_err(|e| write(&e))?;
+                table.insert(claim.id.0, bytes.as_slice()).map_err(|e| write(&e))?;
+            }
+            for id in &changes.lift {
+                table.remove(id.0).map_err(|e| write(&e))?;
+            }
+            let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
+            if !changes.add.is_empty() {
+                meta.insert("next", self.next).map_err(|e| write(&e))?;
+            }
+            if let Some((hash, generation)) = &changes.policy {
+                meta.insert("generation", generation).map_err(|e| write(&e))?;
+                let mut texts = txn.open_table(TEXTS).map_err(|e| write(&e))?;
+                texts.insert("policy", hash.as_str()).map_err(|e| write(&e))?;
+            }
+        }
+        // redb's default durability: the commit returns after fsync.
+        txn.commit().map_err(|e| write(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_common::fingerprint::DenyFingerprint;
+
+    use super::*;
+    use crate::clock::WallTime;
+
+    fn claim(id: ClaimId) -> Claim {
+        Claim {
+            id,
+            fingerprint: DenyFingerprint([id.0, 2]),
+            key_id: 7,
+            created: WallTime(0),
+            until: WallTime(9),
+            reason: "leaked".into(),
+            actor: "uid:0".into(),
+            source: "admin".into(),
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.redb");
+        let mut store = Store::open(&path, 7).unwrap();
+        let (a, b) = (claim(store.next_id()), claim(store.next_id()));
+        store.commit(&Changes { add: vec![&a, &b], ..Changes::default() }).unwrap();
+        store
+            .commit(&Changes { lift: vec![a.id], policy: Some(("h".into(), 3)), ..Changes::default() })
+            .unwrap();
+        drop(store);
+        let mut store = Store::open(&path, 7).unwrap();
+        assert_eq!(store.claims().unwrap(), [b]);
+        assert_eq!(store.policy(), Some(("h".into(), 3)));
+        assert_eq!(store.next_id(), ClaimId(3), "ids are not used twice");
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn another_key_and_a_second_owner_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.redb");
+        let store = Store::open(&path, 7).unwrap();
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Open { .. })));
+        drop(store);
+        assert!(matches!(Store::open(&path, 8), Err(StoreError::KeyMismatch { found: 7, .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.redb");
+        std::fs::write(&path, b"something else entirely").unwrap();
+        assert!(Store::open(&path, 7).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"something else entirely");
+    }
+}
