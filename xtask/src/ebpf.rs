@@ -5,7 +5,7 @@
 //! changes nothing does not rebuild the daemon, which embeds it.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -64,7 +64,7 @@ fn target_dir() -> Result<PathBuf> {
 }
 
 fn compile(toolchain: &Toolchain, root: &Path, source: &Path, out: &Path) -> Result<()> {
-    let flags = [
+    let mut flags = vec![
         format!("-Clinker={}", toolchain.linker.display()),
         // The kernel wants types, and shows source lines when the verifier refuses.
         "-Clink-arg=--btf".to_owned(),
@@ -74,6 +74,9 @@ fn compile(toolchain: &Toolchain, root: &Path, source: &Path, out: &Path) -> Res
         // The same source gives the same object in every clone, and no path of the builder goes with it.
         format!("--remap-path-prefix={}=portcullis", root.display()),
     ];
+    if let Some(home) = cargo_home() {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
     let mut cargo = setup::cargo(toolchain.route)
         .args(["build", "--quiet", "--release", "--target", TARGET])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
@@ -88,6 +91,12 @@ fn compile(toolchain: &Toolchain, root: &Path, source: &Path, out: &Path) -> Res
         cargo = cargo.arg("--locked");
     }
     cargo.run().with_context(|| format!("cannot build the kernel programs with {toolchain}"))
+}
+
+/// Where the sources of dependencies are.
+fn cargo_home() -> Option<PathBuf> {
+    let given = env::var_os("CARGO_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    given.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
 }
 
 /// An ELF header whose machine is BPF.
@@ -123,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_unchanged_object_is_left_alone() {
-        let dir = std::env::temp_dir().join(format!("portcullis-xtask-{}", std::process::id()));
+        let dir = env::temp_dir().join(format!("portcullis-xtask-{}", std::process::id()));
         let file = dir.join("bpf/o");
         replace_if_changed(&file, b"one").unwrap();
         let before = fs::metadata(&file).unwrap().modified().unwrap();

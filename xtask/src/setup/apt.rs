@@ -14,19 +14,27 @@ pub fn commands(packages: &[&str]) -> String {
     format!("    sudo apt-get update\n    sudo apt-get install {}", packages.join(" "))
 }
 
-/// Whether all `packages` can be had, after one refresh of the lists if they are not known yet.
+/// Whether all `packages` can be had without removing others, after one refresh of the lists if they are unknown.
 pub fn offers(packages: &[&str], say: &Say) -> Result<bool> {
     if !is_here() {
         return Ok(false);
     }
     if known(packages) {
-        return Ok(true);
+        return Ok(harmless(packages));
     }
     if privilege::way() == privilege::Way::None {
         return Ok(false);
     }
     refresh(say)?;
-    Ok(known(packages))
+    Ok(known(packages) && harmless(packages))
+}
+
+/// Whether installing removes nothing: rustc-web would push out Debian's own rustc, or its rustup.
+fn harmless(packages: &[&str]) -> bool {
+    exec::cmd("apt-get")
+        .args(["-q", "--simulate", "--no-remove", "--no-install-recommends", "install"])
+        .args(packages)
+        .succeeds()
 }
 
 fn known(packages: &[&str]) -> bool {
@@ -64,7 +72,7 @@ pub fn install(packages: &[&str], why: &str, say: &Say) -> Result<()> {
     privilege::root_command("env", &format!("to install {}", packages.join(", ")))
         .with_context(by_hand)?
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=120"])
-        .args(["install", "--yes", "--no-install-recommends"])
+        .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
         .args(packages)
         .run()
         .with_context(by_hand)

@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Say,
+    Say, apt,
     toolchain::{self, LlvmVersion, Route},
 };
+use crate::exec;
 
 const VERSION: &str = "0.13.0";
 /// The LLVMs this version of bpf-linker can be built on.
@@ -44,7 +45,8 @@ pub fn ensure(route: Route, llvm: &LlvmVersion, say: &Say) -> Result<PathBuf> {
         llvm.major,
         root.display()
     ));
-    let prefix = llvm_prefix(route, llvm, &root)?;
+    ensure_cxx(say)?;
+    let prefix = llvm_prefix(route, llvm, &root, say)?;
     let install = toolchain::cargo(route)
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--quiet"])
         .args(["--no-default-features", "--features", &format!("llvm-{}", llvm.major), "--root"])
@@ -65,7 +67,7 @@ pub fn ensure(route: Route, llvm: &LlvmVersion, say: &Say) -> Result<PathBuf> {
 
 fn works(linker: &Path) -> bool {
     // It is linked against libLLVM, which an upgrade of the system can take away: seeing the file is not enough.
-    linker.is_file() && crate::exec::cmd(linker).arg("--version").succeeds()
+    linker.is_file() && exec::cmd(linker).arg("--version").succeeds()
 }
 
 /// Where tools are kept: below the user's cache.
@@ -83,21 +85,28 @@ fn directory() -> Result<PathBuf> {
 }
 
 /// A directory whose `lib` holds the compiler's own libLLVM.
-fn llvm_prefix(route: Route, llvm: &LlvmVersion, root: &Path) -> Result<PathBuf> {
+fn llvm_prefix(route: Route, llvm: &LlvmVersion, root: &Path, say: &Say) -> Result<PathBuf> {
     match route {
         Route::Debian => {
             let prefix = PathBuf::from(format!("/usr/lib/llvm-{}", llvm.major));
             if !prefix.join("lib/libLLVM.so").exists() {
-                bail!(
-                    "`{}` has no LLVM to link with; run\n    sudo apt-get install llvm-{}-dev",
-                    prefix.display(),
-                    llvm.major
-                );
+                let package = format!("llvm-{}-dev", llvm.major);
+                apt::install(&[&package], "the LLVM that bpf-linker links with", say)?;
             }
             Ok(prefix)
         }
         Route::Nightly => nightly_prefix(root),
     }
+}
+
+/// libLLVM is C++, so its library is linked too; a compiler for C alone does not bring it.
+fn ensure_cxx(say: &Say) -> Result<()> {
+    // Where it finds nothing, the C compiler prints the bare name back.
+    let found = exec::cmd("cc").arg("-print-file-name=libstdc++.so").read().unwrap_or_default();
+    if Path::new(found.trim()).is_absolute() {
+        return Ok(());
+    }
+    apt::install(&["g++"], "the C++ library that bpf-linker links with", say)
 }
 
 /// rustup's compilers bring libLLVM under a name the linker does not look for; give it that name.
