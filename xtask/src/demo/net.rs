@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::exec::{self, Cmd};
 
@@ -92,10 +96,16 @@ fn remove(name: &str) {
     }
 }
 
-/// Removes the namespaces of demos that were killed before they could.
+/// Removes the namespaces of demos that were killed before they could, and what still runs in them.
 pub fn sweep() {
-    for name in stale(Path::new(NAMESPACES)) {
-        remove(&name.file_name().unwrap_or_default().to_string_lossy());
+    for path in stale(Path::new(NAMESPACES)) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let inside = exec::cmd("ip").args(["netns", "pids", &name]).read().unwrap_or_default();
+        for pid in inside.lines().filter_map(|pid| pid.trim().parse().ok()) {
+            // Fails only for one that has just ended.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        remove(&name);
     }
 }
 
