@@ -34,7 +34,7 @@ pub fn ensure(route: Route, llvm: &LlvmVersion, say: &Say) -> Result<PathBuf> {
     if !LLVMS.contains(&llvm.major) {
         bail!(
             "the compiler stands on LLVM {}, and bpf-linker {VERSION} knows LLVM {} to {}; \
-             install a compiler with one of those, for example\n    rustup toolchain install nightly-2026-05-20 --component rust-src",
+             set VERSION and LLVMS in xtask/src/setup/linker.rs to a release of bpf-linker that knows it",
             llvm.major,
             LLVMS.start(),
             LLVMS.end()
