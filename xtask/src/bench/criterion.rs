@@ -1,0 +1,74 @@
+//! Reading what criterion leaves in the target directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+/// The figures of benches that ran since `started`; older ones belong to other runs.
+pub fn gather(dir: &Path, started: SystemTime) -> Result<Vec<Value>> {
+    let mut found = Vec::new();
+    walk(dir, &mut |new| {
+        let estimates = new.join("estimates.json");
+        let fresh = fs::metadata(&estimates).and_then(|meta| meta.modified()).is_ok_and(|at| at >= started);
+        if fresh {
+            found.push(row(&read(&new.join("benchmark.json"))?, &read(&estimates)?));
+        }
+        Ok(())
+    })?;
+    found.sort_by_key(|row| row["name"].as_str().unwrap_or_default().to_owned());
+    Ok(found)
+}
+
+fn row(benchmark: &Value, estimates: &Value) -> Value {
+    let deviation = estimates["median_abs_dev"]["point_estimate"].as_f64().unwrap_or_default();
+    json!({
+        "name": benchmark["full_id"],
+        "value": estimates["median"]["point_estimate"],
+        "unit": "ns",
+        "note": format!("median, ± {deviation:.1}"),
+    })
+}
+
+fn read(file: &Path) -> Result<Value> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", file.display()))
+}
+
+/// Calls `each` with every directory named `new` below `dir`.
+fn walk(dir: &Path, each: &mut impl FnMut(PathBuf) -> Result<()>) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        if entry.file_name() == "new" {
+            each(entry.path())?;
+        } else {
+            walk(&entry.path(), each)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_the_median_in_nanoseconds() {
+        let row = row(
+            &json!({"full_id": "decide/cached"}),
+            &json!({"median": {"point_estimate": 812.5}, "median_abs_dev": {"point_estimate": 3.0}}),
+        );
+        assert_eq!(row["name"], "decide/cached");
+        assert_eq!(row["value"], 812.5);
+        assert_eq!(row["note"], "median, ± 3.0");
+    }
+
+    #[test]
+    fn no_directory_means_no_figures() {
+        assert!(gather(Path::new("/no/such/dir"), SystemTime::UNIX_EPOCH).unwrap().is_empty());
+    }
+}
