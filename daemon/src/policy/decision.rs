@@ -7,7 +7,7 @@ use regorus::Value;
 use super::PolicyError;
 
 /// Longest time that a decision may be kept.
-pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const MAX_TTL: Duration = Duration::from_hours(24);
 /// Longest reason, in characters.
 const MAX_REASON: usize = 200;
 

@@ -91,10 +91,11 @@ impl Files {
         }
         let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
         self.bytes += text.len() as u64;
-        let kind = match relative.to_string_lossy().as_ref() {
-            name if name.ends_with("_test.rego") => &mut self.tests,
-            name if name.ends_with(".rego") => &mut self.modules,
-            _ => &mut self.data,
+        let is_test = relative.file_stem().is_some_and(|s| s.as_encoded_bytes().ends_with(b"_test"));
+        let kind = match (relative.extension().is_some_and(|e| e == "rego"), is_test) {
+            (true, true) => &mut self.tests,
+            (true, false) => &mut self.modules,
+            (false, _) => &mut self.data,
         };
         kind.push(File { path, relative, text });
         let count = self.modules.len() + self.tests.len() + self.data.len();

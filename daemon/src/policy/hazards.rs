@@ -19,26 +19,15 @@ const MOST: usize = 8;
 /// Refuses calls and function heads of a module that have too many arguments.
 pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Result<(), LoadError> {
     let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
-    // A list of what is still to be seen, not recursion: the tree is as deep as its author made it.
-    let mut todo = vec![&tree];
-    while let Some(node) = todo.pop() {
-        match node {
-            Value::Array(items) => todo.extend(items),
-            Value::Object(members) => {
-                for (kind, node) in members {
-                    let arguments = match kind.as_str() {
-                        "Call" => node.get("params"),
-                        "Func" => node.get("args"),
-                        _ => None,
-                    };
-                    let count = arguments.and_then(Value::as_array).map_or(0, Vec::len);
-                    if count > MOST {
-                        return Err(too_many(file, node, count));
-                    }
-                    todo.push(node);
-                }
-            }
-            _ => {}
+    for (kind, node) in nodes(&tree, &[]) {
+        let arguments = match kind {
+            "Call" => node.get("params"),
+            "Func" => node.get("args"),
+            _ => None,
+        };
+        let count = arguments.and_then(Value::as_array).map_or(0, Vec::len);
+        if count > MOST {
+            return Err(too_many(file, node, count));
         }
     }
     Ok(())
@@ -59,27 +48,93 @@ fn too_many(file: &str, node: &Value, count: usize) -> LoadError {
     }
 }
 
-/// The first rule with definitions that could give different values for one input.
+/// What in the set could contradict itself, if anything; where in doubt, something.
 pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
-    let mut rules: Vec<_> =
-        policy.get_rules().iter().filter(|(_, rules)| differ(rules.iter().map(AsRef::as_ref))).collect();
+    let mut rules: Vec<_> = policy.get_rules().iter().collect();
     rules.sort_by_key(|(path, _)| path.as_str());
-    rules.first().map(|(path, _)| (*path).clone())
+    for (path, definitions) in rules {
+        if differ(definitions.iter().map(AsRef::as_ref)) {
+            return Some(format!("the definitions of `{path}`"));
+        }
+        for rule in definitions {
+            let tree = serde_json::to_value(rule.as_ref()).ok()?;
+            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree) {
+                return Some(format!("the values that `{path}` takes in turn"));
+            }
+            if nodes(&tree, &[]).any(|(kind, _)| kind == "ObjectCompr") {
+                return Some(format!("the members of an object comprehension in `{path}`"));
+            }
+        }
+    }
+    None
 }
 
 /// Whether definitions of one rule may give different values. Those of one `else` chain exclude each other.
 fn differ<'a>(definitions: impl Iterator<Item = &'a Rule>) -> bool {
-    let (mut chains, mut values) = (0, Vec::new());
-    for rule in definitions {
-        let Rule::Spec { head, bodies, .. } = rule else { continue };
-        let (RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. }) = head else { continue };
-        chains += 1;
-        values.push(assign.as_ref().map_or(Some("true"), |a| literal(&a.value)));
-        // The first body is the head's own; the others are its `else`s.
-        let elses = bodies.iter().skip(1);
-        values.extend(elses.map(|b| b.assign.as_ref().map_or(Some("true"), |a| literal(&a.value))));
+    let chains: Vec<_> = definitions.filter_map(values).collect();
+    let mut all = chains.iter().flatten();
+    let Some(first) = all.next() else { return false };
+    chains.len() > 1 && (first.is_none() || all.any(|v| v != first))
+}
+
+/// The values that a definition's head and `else`s give: a literal's text, or `None` for what is computed.
+/// A default, and a rule that collects a set, gives no value that another could contradict.
+fn values(rule: &Rule) -> Option<Vec<Option<&str>>> {
+    let Rule::Spec { head: RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. }, bodies, .. } =
+        rule
+    else {
+        return None;
+    };
+    let elses = bodies.iter().filter(|b| b.is_else).map(|b| &b.assign);
+    Some(
+        std::iter::once(assign)
+            .chain(elses)
+            .map(|a| a.as_ref().map_or(Some("true"), |a| literal(&a.value)))
+            .collect(),
+    )
+}
+
+/// Whether a definition's body can be true in several ways. Comprehensions and `every` iterate within.
+fn iterates(rule: &Value) -> bool {
+    const INNER: [&str; 4] = ["ArrayCompr", "SetCompr", "ObjectCompr", "Every"];
+    let variable = |node: &Value| {
+        node.get("Var").and_then(|v| v.get("value")).and_then(Value::as_str).map(str::to_owned)
+    };
+    let mut bound = Vec::new();
+    for (kind, node) in nodes(rule, &INNER) {
+        match kind {
+            "AssignExpr" => bound.extend(node.get("lhs").and_then(variable)),
+            "Func" => bound.extend(
+                node.get("args").and_then(Value::as_array).into_iter().flatten().filter_map(variable),
+            ),
+            _ => {}
+        }
     }
-    chains > 1 && values.iter().any(|v| v.is_none() || *v != values[0])
+    nodes(rule, &INNER).any(|(kind, node)| match kind {
+        "SomeVars" | "SomeIn" => true,
+        // An index that nothing binds runs over the whole collection.
+        "RefBrack" => node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name)),
+        _ => false,
+    })
+}
+
+/// Every member of a syntax tree by name, but nothing within members named in `except`.
+fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    // A list of what is still to be seen, not recursion: the tree is as deep as its author made it.
+    let (mut todo, mut members) = (vec![tree], Vec::new());
+    while let Some(node) = todo.pop() {
+        match node {
+            Value::Array(items) => todo.extend(items),
+            Value::Object(object) => {
+                for (name, node) in object.iter().filter(|(name, _)| !except.contains(&name.as_str())) {
+                    members.push((name.as_str(), node));
+                    todo.push(node);
+                }
+            }
+            _ => {}
+        }
+    }
+    members.into_iter()
 }
 
 /// A literal's text; `None` for what is computed.

@@ -79,8 +79,8 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     let program = if options.strict_builtin_errors {
         // The machine takes any error in a rule's body for an undefined body.
         Err("strict builtin errors are asked for".to_owned())
-    } else if let Some(rule) = hazards::contradictable(&compiled) {
-        Err(format!("the definitions of `{rule}` could contradict each other; an `else` chain could not"))
+    } else if let Some(what) = hazards::contradictable(&compiled) {
+        Err(format!("{what} could contradict each other, which only the interpreter notices"))
     } else {
         to_program(&compiled, &path, &data)
     };

@@ -31,7 +31,7 @@ impl<T> Pool<T> {
 
     /// An idle evaluator, if this thread's shard has one.
     pub fn take(&self) -> Option<T> {
-        self.shard(|idle| idle.pop())
+        self.shard(Vec::pop)
     }
 
     /// Takes an evaluator back.

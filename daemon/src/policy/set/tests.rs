@@ -7,6 +7,11 @@ use serde_json::json;
 use super::*;
 use crate::policy::{LoadError, LoadOptions, Outcome, load, test_set};
 
+/// Time enough on any machine, however busy: only the test of timeouts is about time.
+fn patient() -> LoadOptions {
+    LoadOptions { time_limit: Duration::from_mins(1), ..LoadOptions::default() }
+}
+
 /// Writes files below a directory of their own.
 fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -23,7 +28,7 @@ fn load_with(files: &[(&str, &str)], options: &LoadOptions) -> Result<PolicySet,
 }
 
 fn load_files(files: &[(&str, &str)]) -> Result<PolicySet, LoadError> {
-    load_with(files, &LoadOptions::default())
+    load_with(files, &patient())
 }
 
 /// A set of one module whose rules are `body`.
@@ -37,7 +42,7 @@ fn decide(set: &PolicySet, input: serde_json::Value) -> Result<Decision, PolicyE
 
 fn examples() -> PolicySet {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
-    load(&[dir], "portcullis/decision", &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+    load(&[dir], "portcullis/decision", &patient()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn asked(path: &str, scopes: &[&str], age: f64) -> serde_json::Value {
@@ -125,7 +130,8 @@ fn an_undefined_decision_is_an_error() {
 fn an_endless_evaluation_ends_in_a_timeout() {
     let body =
         "decision if count([1 | some i in input.n; some j in input.n; some k in input.n; i + j + k < 0]) > 0";
-    let set = rules(body);
+    let text = format!("package p\nimport rego.v1\n{body}");
+    let set = load_with(&[("p.rego", &text)], &LoadOptions::default()).unwrap();
     assert_eq!(set.engine(), &EngineKind::Rvm);
     let numbers: Vec<_> = (0..1000).collect();
     assert_eq!(decide(&set, json!({"n": numbers})), Err(PolicyError::Timeout));
@@ -169,23 +175,36 @@ fn rules_that_contradict_each_other_deny_also_behind_a_not() {
         "decision if not blocked\nblocked := true if input.a\nblocked := false if input.b",
         "decision if not blocked(1)\nblocked(x) := x if input.a\nblocked(x) := x + 1 if input.b",
         "decision if not blocked\nblocked := 1 if input.a\nblocked := 2 if input.b else := 3 if input.a",
+        "decision if not blocked\nblocked := v if some v in input.list",
+        "decision if not blocked\nblocked := v if { some i; v := input.list[i] }",
+        "decision if not blocked\nblocked := input.list[_]",
+        "decision if not blocked\nblocked := v if v := input.list[i]",
+        "decision if not blocked(1)\nblocked(x) := v if { some i; v := input.list[i] }",
+        "decision if not {k: v | some k in [\"a\"]; some v in input.list}.a",
     ] {
         let set = rules(body);
         assert!(
             matches!(set.engine(), EngineKind::Interpreter { reason } if reason.contains("contradict")),
             "{body}"
         );
-        let got = decide(&set, json!({"a": 1, "b": 1}));
+        let got = decide(&set, json!({"a": 1, "b": 1, "list": [true, false]}));
         assert!(matches!(got, Err(PolicyError::Failed(_))), "{body}: {got:?}");
     }
     for body in [
         "decision if input.a\ndecision if input.b",
         "decision := true if input.a else := false if input.b",
+        "decision if some x in input.list",
+        "decision := v if { v := count([x | some x in input.list]) > 1 }",
+        "decision := m.a if { i := \"a\"; m := {\"a\": true}; m[i] }",
         "decision if count(p) == 2\np contains 1 if input.a\np contains 2 if input.b",
     ] {
         let set = rules(body);
         assert_eq!(set.engine(), &EngineKind::Rvm, "{body}");
-        assert_eq!(decide(&set, json!({"a": 1, "b": 1})).map(|d| d.allow), Ok(true), "{body}");
+        assert_eq!(
+            decide(&set, json!({"a": 1, "b": 1, "list": [1, 2]})).map(|d| d.allow),
+            Ok(true),
+            "{body}"
+        );
     }
 }
 
