@@ -85,7 +85,12 @@ impl Files {
     }
 
     fn add(&mut self, path: PathBuf, relative: PathBuf, options: &LoadOptions) -> Result<(), LoadError> {
-        let size = fs::metadata(&path).map_err(unreadable(&path))?.len();
+        let meta = fs::metadata(&path).map_err(unreadable(&path))?;
+        if !meta.is_file() {
+            // Reading a pipe would wait for ever.
+            return Err(unreadable(&path)(std::io::Error::other("it is not a regular file")));
+        }
+        let size = meta.len();
         if self.bytes.saturating_add(size) > options.max_bytes {
             return Err(LoadError::TooLarge { limit: options.max_bytes, unit: "bytes" });
         }

@@ -57,7 +57,9 @@ pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
             return Some(format!("the definitions of `{path}`"));
         }
         for rule in definitions {
-            let tree = serde_json::to_value(rule.as_ref()).ok()?;
+            let Ok(tree) = serde_json::to_value(rule.as_ref()) else {
+                return Some(format!("what `{path}` gives, which cannot be analysed,"));
+            };
             if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree) {
                 return Some(format!("the values that `{path}` takes in turn"));
             }
