@@ -1,10 +1,18 @@
 //! The Portcullis daemon as a library: each module is one room of `docs/ARCHITECTURE.md`.
+//!
+//! Data goes one way: `serve → decide → {token, policy, revoke} → kernel`. `app` alone wires them.
 
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic"))]
 
-pub mod kernel;
-
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod decide;
+pub mod kernel;
+pub mod policy;
 pub mod revoke;
+pub mod serve;
+pub mod telemetry;
+pub mod token;

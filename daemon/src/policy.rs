@@ -1,0 +1,140 @@
+//! Policies: Rego in, decisions out.
+//!
+//! Guarantees: a policy set is immutable once loaded, and is loaded whole or not at all: it parses, compiles
+//! and passes its own tests; an evaluation is bounded in time and work, its panics are contained, and what
+//! is not a well-formed decision is an error, which callers must answer with a denial.
+//!
+//! Leaves to others: what the input says, and what a decision does. Evaluation knows JSON alone: no tokens,
+//! sockets or kernel. Only [`load()`] and [`watch()`] touch files.
+
+mod active;
+mod decision;
+mod files;
+mod hazards;
+mod load;
+mod pool;
+mod set;
+mod suite;
+mod watch;
+
+use std::path::PathBuf;
+
+use portcullis_common::reason::Reason;
+use serde::Serialize;
+use thiserror::Error;
+
+pub use active::{Active, Loaded};
+pub use decision::{Block, Decision, MAX_TTL};
+pub use load::{LoadOptions, load};
+pub use set::{EngineKind, PolicySet};
+pub use suite::{Outcome, TestCase, TestReport, test_set};
+pub use watch::{WatchError, Watcher, watch};
+
+/// What a policy is asked about: any JSON. It is cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Input(regorus::Value);
+
+impl Input {
+    /// Takes in anything that serializes to JSON.
+    pub fn new(value: &impl Serialize) -> Result<Self, PolicyError> {
+        let json = serde_json::to_value(value).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        Ok(json.into())
+    }
+}
+
+impl From<serde_json::Value> for Input {
+    fn from(json: serde_json::Value) -> Self {
+        Self(json.into())
+    }
+}
+
+/// Why there is no decision. Each denies; [`Self::reason`] is what the answer, log and metrics say.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PolicyError {
+    /// No rule gave a value.
+    #[error("the policy gave no decision for this input")]
+    Undefined,
+    /// The evaluation ran into its bound of time or instructions.
+    #[error("the policy did not finish in time")]
+    Timeout,
+    /// The evaluation failed or panicked.
+    #[error("the policy failed: {0}")]
+    Failed(String),
+    /// The value is no decision.
+    #[error("the policy's decision is not well formed: {0}")]
+    BadDecision(String),
+}
+
+impl PolicyError {
+    /// The reason code for answers, logs and metrics.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Undefined => Reason::PolicyUndefined,
+            Self::Timeout => Reason::PolicyTimeout,
+            Self::Failed(_) | Self::BadDecision(_) => Reason::PolicyError,
+        }
+    }
+}
+
+/// Why a policy set was not loaded. The one in force stays in force.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// A file or directory cannot be read.
+    #[error("cannot read `{path}`: {source}")]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A link leads out of the policy directory.
+    #[error("`{path}` is a link that leads out of its policy directory; copy the file there instead")]
+    OutsideLink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// The set is larger than the options allow.
+    #[error(
+        "the policy set has more than {limit} {unit}; remove what does not belong to it from the policy directories"
+    )]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+        /// What it counts.
+        unit: &'static str,
+    },
+    /// A module does not parse or compile.
+    #[error("{file}:{line}:{column}: {message}")]
+    Rego {
+        /// The module's file.
+        file: String,
+        /// Line, from 1.
+        line: u32,
+        /// Column, from 1.
+        column: u32,
+        /// What is wrong.
+        message: String,
+    },
+    /// The set does not compile, and the compiler did not say where.
+    #[error("the policy set does not compile: {0}")]
+    Compile(String),
+    /// A data file is not an object, or two give one path different values.
+    #[error("`{path}`: {message}")]
+    Data {
+        /// The data file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The decision's rule is misnamed or absent.
+    #[error("the decision `{path}` {message}")]
+    Decision {
+        /// The decision as configured.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The set's own tests do not all pass.
+    #[error("{} of the policy set's own tests failed: {}", .0.failures().count(), .0.summary())]
+    Tests(TestReport),
+}

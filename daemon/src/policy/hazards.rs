@@ -1,0 +1,152 @@
+//! Finding what the RVM gets wrong, where the interpreter does not. Each is a way to fail open.
+//!
+//! * It drops arguments past the eighth in silence, so that `allow if not blocked(<nine arguments>)` allows
+//!   what the interpreter refuses. Such calls are refused on either engine.
+//! * It takes definitions that contradict each other (an error in OPA) for an undefined rule, so that
+//!   `allow if not blocked` allows. Rules whose definitions could contradict run on the interpreter.
+
+use regorus::{
+    CompiledPolicy,
+    unstable::{Expr, Rule, RuleHead},
+};
+use serde_json::Value;
+
+use super::LoadError;
+
+/// Arguments of a call that the RVM passes on.
+const MOST: usize = 8;
+
+/// Refuses calls and function heads of a module that have too many arguments.
+pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Result<(), LoadError> {
+    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
+    for (kind, node) in nodes(&tree, &[]) {
+        let arguments = match kind {
+            "Call" => node.get("params"),
+            "Func" => node.get("args"),
+            _ => None,
+        };
+        let count = arguments.and_then(Value::as_array).map_or(0, Vec::len);
+        if count > MOST {
+            return Err(too_many(file, node, count));
+        }
+    }
+    Ok(())
+}
+
+fn too_many(file: &str, node: &Value, count: usize) -> LoadError {
+    let position = |name: &str| {
+        let n = node.get("span").and_then(|span| span.get(name)).and_then(Value::as_u64);
+        n.and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
+    };
+    LoadError::Rego {
+        file: file.to_owned(),
+        line: position("line"),
+        column: position("col"),
+        message: format!(
+            "{count} arguments are more than the engine passes on ({MOST}); pass one object instead"
+        ),
+    }
+}
+
+/// What in the set could contradict itself, if anything; where in doubt, something.
+pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
+    let mut rules: Vec<_> = policy.get_rules().iter().collect();
+    rules.sort_by_key(|(path, _)| path.as_str());
+    for (path, definitions) in rules {
+        if differ(definitions.iter().map(AsRef::as_ref)) {
+            return Some(format!("the definitions of `{path}`"));
+        }
+        for rule in definitions {
+            let Ok(tree) = serde_json::to_value(rule.as_ref()) else {
+                return Some(format!("what `{path}` gives, which cannot be analysed,"));
+            };
+            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree) {
+                return Some(format!("the values that `{path}` takes in turn"));
+            }
+            if nodes(&tree, &[]).any(|(kind, _)| kind == "ObjectCompr") {
+                return Some(format!("the members of an object comprehension in `{path}`"));
+            }
+        }
+    }
+    None
+}
+
+/// Whether definitions of one rule may give different values. Those of one `else` chain exclude each other.
+fn differ<'a>(definitions: impl Iterator<Item = &'a Rule>) -> bool {
+    let chains: Vec<_> = definitions.filter_map(values).collect();
+    let mut all = chains.iter().flatten();
+    let Some(first) = all.next() else { return false };
+    chains.len() > 1 && (first.is_none() || all.any(|v| v != first))
+}
+
+/// The values that a definition's head and `else`s give: a literal's text, or `None` for what is computed.
+/// A default, and a rule that collects a set, gives no value that another could contradict.
+fn values(rule: &Rule) -> Option<Vec<Option<&str>>> {
+    let Rule::Spec { head: RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. }, bodies, .. } =
+        rule
+    else {
+        return None;
+    };
+    let elses = bodies.iter().filter(|b| b.is_else).map(|b| &b.assign);
+    Some(
+        std::iter::once(assign)
+            .chain(elses)
+            .map(|a| a.as_ref().map_or(Some("true"), |a| literal(&a.value)))
+            .collect(),
+    )
+}
+
+/// Whether a definition's body can be true in several ways. Comprehensions and `every` iterate within.
+fn iterates(rule: &Value) -> bool {
+    const INNER: [&str; 4] = ["ArrayCompr", "SetCompr", "ObjectCompr", "Every"];
+    let variable = |node: &Value| {
+        node.get("Var").and_then(|v| v.get("value")).and_then(Value::as_str).map(str::to_owned)
+    };
+    let mut bound = Vec::new();
+    for (kind, node) in nodes(rule, &INNER) {
+        match kind {
+            "AssignExpr" => bound.extend(node.get("lhs").and_then(variable)),
+            "Func" => bound.extend(
+                node.get("args").and_then(Value::as_array).into_iter().flatten().filter_map(variable),
+            ),
+            _ => {}
+        }
+    }
+    nodes(rule, &INNER).any(|(kind, node)| match kind {
+        "SomeVars" | "SomeIn" => true,
+        // An index that nothing binds runs over the whole collection.
+        "RefBrack" => node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name)),
+        _ => false,
+    })
+}
+
+/// Every member of a syntax tree by name, but nothing within members named in `except`.
+fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    // A list of what is still to be seen, not recursion: the tree is as deep as its author made it.
+    let (mut todo, mut members) = (vec![tree], Vec::new());
+    while let Some(node) = todo.pop() {
+        match node {
+            Value::Array(items) => todo.extend(items),
+            Value::Object(object) => {
+                for (name, node) in object.iter().filter(|(name, _)| !except.contains(&name.as_str())) {
+                    members.push((name.as_str(), node));
+                    todo.push(node);
+                }
+            }
+            _ => {}
+        }
+    }
+    members.into_iter()
+}
+
+/// A literal's text; `None` for what is computed.
+fn literal(value: &Expr) -> Option<&str> {
+    match value {
+        Expr::String { span, .. }
+        | Expr::RawString { span, .. }
+        | Expr::Number { span, .. }
+        | Expr::Bool { span, .. }
+        | Expr::Null { span, .. } => Some(span.text()),
+        _ => None,
+    }
+}

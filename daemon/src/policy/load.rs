@@ -1,0 +1,199 @@
+//! Loading a policy set: read, parse, check, compile, test. Any fault refuses the whole.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use regorus::{CompiledPolicy, Engine, Value, languages::rego::compiler::Compiler, rvm::program::Program};
+
+use super::{
+    EngineKind, LoadError, PolicySet,
+    files::{File, Files},
+    hazards,
+    set::Limits,
+    suite,
+};
+
+/// How a set is loaded and how far its evaluations may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Longest time for one evaluation.
+    pub time_limit: Duration,
+    /// Most RVM instructions for one evaluation.
+    pub max_instructions: usize,
+    /// Whether a builtin that fails (`to_number("x")`) fails the decision, which then denies. OPA makes it
+    /// undefined instead, which can switch a denying rule off. The RVM knows OPA's way alone, so strict
+    /// sets run on the interpreter.
+    pub strict_builtin_errors: bool,
+    /// Most files in a set.
+    pub max_files: usize,
+    /// Most bytes in a set.
+    pub max_bytes: u64,
+    /// Whether the set must pass its own tests.
+    pub run_tests: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            time_limit: Duration::from_millis(50),
+            max_instructions: 1_000_000,
+            strict_builtin_errors: false,
+            max_files: 1000,
+            max_bytes: 16 << 20,
+            run_tests: true,
+        }
+    }
+}
+
+/// Loads the set in `dirs` whose answer is the rule `decision`, such as `portcullis/decision`.
+///
+/// Modules are `*.rego` files at any depth; `data.json` and `data.yaml` stand in `data` under their
+/// directory's path, as in OPA; `*_test.rego` files are the set's own tests.
+pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<PolicySet, LoadError> {
+    let path = entrypoint(decision)?;
+    let files = Files::collect(dirs, options)?;
+    let hash = files.hash(decision);
+    let mut engine = engine(&files, false)?;
+    engine.set_strict_builtin_errors(options.strict_builtin_errors);
+    let data = engine.get_data();
+    let compiled = compile(&mut engine, &path, decision)?;
+    for module in compiled.get_modules() {
+        hazards::check_arity(module.package.span.source.get_path(), module)?;
+    }
+    for rule in compiled.get_rules().keys() {
+        if overlaps(&data, rule) {
+            let message = format!("the rule `{rule}` and a data file give the same path; move one of them");
+            return Err(LoadError::Compile(message));
+        }
+    }
+    if options.run_tests {
+        let report = suite::run(&files, options.strict_builtin_errors)?;
+        if !report.passed() {
+            return Err(LoadError::Tests(report));
+        }
+    }
+    let program = if options.strict_builtin_errors {
+        // The machine takes any error in a rule's body for an undefined body.
+        Err("strict builtin errors are asked for".to_owned())
+    } else if let Some(what) = hazards::contradictable(&compiled) {
+        Err(format!("{what} could contradict each other, which only the interpreter notices"))
+    } else {
+        to_program(&compiled, &path, &data)
+    };
+    let (program, kind) = match program {
+        Ok(program) => (Some(program), EngineKind::Rvm),
+        Err(reason) => (None, EngineKind::Interpreter { reason }),
+    };
+    let limits = Limits {
+        time: options.time_limit,
+        instructions: options.max_instructions,
+        strict: options.strict_builtin_errors,
+    };
+    Ok(PolicySet::new(engine, program, kind, path, data, limits, hash, files.modules.len()))
+}
+
+/// The rule's path in `data`.
+fn entrypoint(decision: &str) -> Result<String, LoadError> {
+    let segments: Vec<_> = decision.split('/').collect();
+    let identifier = |s: &&str| {
+        s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    if segments.len() < 2 || !segments.iter().all(identifier) {
+        let message = "is not a path of a package and a rule, such as `portcullis/decision`".into();
+        return Err(LoadError::Decision { path: decision.into(), message });
+    }
+    Ok(format!("data.{}", segments.join(".")))
+}
+
+/// An engine with a set's modules and data, and its tests where asked.
+pub(super) fn engine(files: &Files, with_tests: bool) -> Result<Engine, LoadError> {
+    let mut engine = Engine::new();
+    for file in &files.data {
+        let data = nested(file)?;
+        engine.add_data(data).map_err(|e| bad_data(file, &e))?;
+    }
+    let tests = files.tests.iter().filter(|_| with_tests);
+    for file in files.modules.iter().chain(tests) {
+        let added = contained(|| engine.add_policy(file.path.display().to_string(), file.text.clone()));
+        added.and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| located(&e))?;
+    }
+    Ok(engine)
+}
+
+/// Reads a data file into an object under its directory's path.
+fn nested(file: &File) -> Result<Value, LoadError> {
+    let is_json = file.path.extension().is_some_and(|e| e == "json");
+    let parsed = if is_json { Value::from_json_str(&file.text) } else { Value::from_yaml_str(&file.text) };
+    let mut value = parsed.map_err(|e| bad_data(file, &e))?;
+    if !matches!(value, Value::Object(_)) {
+        return Err(bad_data(file, &"a data file holds one object"));
+    }
+    let dir = file.relative.parent().into_iter().flat_map(|p| p.components().rev());
+    for component in dir {
+        let name = component.as_os_str().to_str().ok_or_else(|| bad_data(file, &"its path is not UTF-8"))?;
+        value = Value::from(std::collections::BTreeMap::from([(Value::from(name), value)]));
+    }
+    Ok(value)
+}
+
+fn bad_data(file: &File, message: &dyn std::fmt::Display) -> LoadError {
+    LoadError::Data { path: file.path.clone(), message: message.to_string() }
+}
+
+fn compile(engine: &mut Engine, path: &str, decision: &str) -> Result<CompiledPolicy, LoadError> {
+    let rule = path.into();
+    let compiled = contained(|| engine.compile_with_entrypoint(&rule)).map_err(LoadError::Compile)?;
+    compiled.map_err(|e| match e.to_string() {
+        m if m.contains("not a valid rule path") => LoadError::Decision {
+            path: decision.into(),
+            message: "is not a rule of the policy set; check `policy.decision` and the package's name".into(),
+        },
+        m => located(&m),
+    })
+}
+
+/// Whether a base document stands at a rule's path, or in its way: which of them counts is nobody's guess.
+fn overlaps(data: &Value, rule: &str) -> bool {
+    let mut here = data;
+    for segment in rule.split('.').skip(1) {
+        let Value::Object(members) = here else { return true };
+        match members.get(&Value::from(segment)) {
+            Some(value) => here = value,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Compiles to the RVM; the error says why the interpreter must do.
+fn to_program(compiled: &CompiledPolicy, path: &str, data: &Value) -> Result<Arc<Program>, String> {
+    let program =
+        contained(|| Compiler::compile_from_policy(compiled, &[path]))?.map_err(|e| e.to_string())?;
+    program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
+    Ok(program)
+}
+
+/// Runs a step of regorus; a panic in it is an error like any other.
+fn contained<T>(step: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(step)).map_err(|_| "the compiler panicked".to_owned())
+}
+
+/// Takes `--> file:line:column` and the message out of what regorus says over several lines.
+pub(super) fn located(text: &str) -> LoadError {
+    let place = text.lines().find_map(|l| {
+        let mut parts = l.strip_prefix("--> ")?.rsplitn(3, ':');
+        let (column, line) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((parts.next()?.to_owned(), line, column))
+    });
+    let message =
+        text.lines().rev().find_map(|l| l.strip_prefix("error: ")).unwrap_or(text).trim().to_owned();
+    match place {
+        Some((file, line, column)) => LoadError::Rego { file, line, column, message },
+        None => LoadError::Compile(message),
+    }
+}

@@ -1,0 +1,53 @@
+//! Tokens: found in a request, named by fingerprints, and verified.
+//!
+//! Guarantees: a token's text is held in memory that is wiped, and appears in no log, error or message, for
+//! [`Token`] cannot be printed or compared; what [`Verifier`] accepts is a JWT that one configured issuer
+//! signed with a key and algorithm configured for it, for this audience, within its times.
+//!
+//! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
+
+mod claims;
+mod extract;
+mod identity;
+mod json;
+mod jws;
+mod key;
+mod keys;
+mod settings;
+mod verify;
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+pub use extract::Extraction;
+pub use identity::Identity;
+pub use key::{FingerprintKey, KeyError};
+pub use settings::{IssuerSettings, KeySource, VerifierError};
+pub use verify::{MAX_TOKEN_BYTES, Verifier};
+
+/// A credential's text as presented. It is secret: wiped when dropped, never printed, never compared.
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// Takes a text for a token. Nothing is checked; the text is wiped with the token.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text's bytes, for fingerprints and verification.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The text, for fingerprints and verification.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}

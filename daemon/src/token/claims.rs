@@ -1,0 +1,115 @@
+//! A verified payload's claims, checked and turned into an [`Identity`].
+//!
+//! Registered claims (RFC 7519 §4.1, RFC 9068) have their type or the token is refused: a reader behind us
+//! that takes `null` for absent, or a number for a name, must not be handed one.
+
+use portcullis_common::reason::Reason;
+use serde_json::{Map, Value};
+
+use super::{Identity, jws::Jws};
+
+/// The last second of the year 9999: no honest time lies beyond, and arithmetic below it cannot overflow.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// How claims are judged.
+pub(super) struct Expect<'a> {
+    /// Accepted audiences; empty accepts any.
+    pub audience: &'a [String],
+    /// Seconds of clock skew borne.
+    pub leeway: i64,
+    /// The present, in Unix seconds.
+    pub now: i64,
+}
+
+/// Checks the claims of a token whose signature was verified.
+pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<Identity, Reason> {
+    let claims = &jws.claims;
+    let expires_at = time(claims, "exp", f64::floor)?.ok_or(Reason::ClaimsInvalid)?;
+    // Rounded up: a token is not valid in the second before its `nbf`.
+    let not_before = time(claims, "nbf", f64::ceil)?;
+    let issued_at = time(claims, "iat", f64::floor)?;
+    let identity = Identity {
+        issuer: issuer.to_owned(),
+        subject: text(claims, "sub")?,
+        token_id: text(claims, "jti")?,
+        session: text(claims, "sid")?,
+        client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?,
+        issued_at,
+        expires_at: Some(expires_at),
+        not_before,
+        scopes: match scopes(claims, "scope")? {
+            Some(scopes) => scopes,
+            None => scopes(claims, "scp")?.unwrap_or_default(),
+        },
+        algorithm: format!("{:?}", jws.algorithm),
+        key_id: jws.kid,
+        claims: Value::Null,
+    };
+    audience(claims, expect.audience)?;
+    if expect.now >= expires_at.saturating_add(expect.leeway) {
+        return Err(Reason::TokenExpired);
+    }
+    let soonest = expect.now.saturating_add(expect.leeway);
+    if not_before.is_some_and(|t| t > soonest) || issued_at.is_some_and(|t| t > soonest) {
+        return Err(Reason::TokenNotYetValid);
+    }
+    Ok(Identity { claims: Value::Object(jws.claims), ..identity })
+}
+
+/// A claim that is a string where present.
+fn text(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, Reason> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s.clone())),
+        Some(_) => Err(Reason::ClaimsInvalid),
+    }
+}
+
+/// A claim that is a `NumericDate` where present: a number of seconds between 1970 and 9999.
+fn time(claims: &Map<String, Value>, name: &str, round: fn(f64) -> f64) -> Result<Option<i64>, Reason> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let Value::Number(number) = value else { return Err(Reason::ClaimsInvalid) };
+    let seconds = match (number.as_i64(), number.as_f64()) {
+        (Some(seconds), _) => seconds,
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "the range check keeps it far below 2^53, where both casts are exact"
+        )]
+        (None, Some(f)) if (0.0..=LAST_SECOND as f64).contains(&f) => round(f) as i64,
+        _ => return Err(Reason::ClaimsInvalid),
+    };
+    if (0..=LAST_SECOND).contains(&seconds) { Ok(Some(seconds)) } else { Err(Reason::ClaimsInvalid) }
+}
+
+/// A list of scopes: one string split at spaces, or an array of strings.
+fn scopes(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, Reason> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(s)) => {
+            Ok(Some(s.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()))
+        }
+        Some(Value::Array(items)) => strings(items).map(Some),
+        Some(_) => Err(Reason::ClaimsInvalid),
+    }
+}
+
+fn strings(items: &[Value]) -> Result<Vec<String>, Reason> {
+    items.iter().map(|v| v.as_str().map(str::to_owned).ok_or(Reason::ClaimsInvalid)).collect()
+}
+
+/// Whether the token is meant for one of `accepted`. Even where any audience will do, `aud` has its type.
+fn audience(claims: &Map<String, Value>, accepted: &[String]) -> Result<(), Reason> {
+    let named = match claims.get("aud") {
+        None if accepted.is_empty() => return Ok(()),
+        None => return Err(Reason::AudienceMismatch),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(items)) => strings(items)?,
+        Some(_) => return Err(Reason::ClaimsInvalid),
+    };
+    if accepted.is_empty() || named.iter().any(|a| accepted.contains(a)) {
+        Ok(())
+    } else {
+        Err(Reason::AudienceMismatch)
+    }
+}

@@ -1,0 +1,99 @@
+//! What a verifier is built from, and why it may not be.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// One issuer whose tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerSettings {
+    /// `iss`, matched exactly.
+    pub issuer: String,
+    /// Accepted `aud` values; empty accepts any audience.
+    pub audience: Vec<String>,
+    /// Accepted `alg` values.
+    pub algorithms: Vec<String>,
+    /// Where its keys are.
+    pub keys: KeySource,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A JSON Web Key Set (RFC 7517).
+    JwksFile(PathBuf),
+    /// One public key in PEM: `PUBLIC KEY` or `RSA PUBLIC KEY`.
+    PemFile {
+        /// The file.
+        path: PathBuf,
+        /// The `kid` it answers to; `None` for any.
+        kid: Option<String>,
+    },
+    /// One HMAC secret: the file's bytes, without the line end that a text file ends in.
+    HmacFile {
+        /// The file.
+        path: PathBuf,
+        /// The `kid` it answers to; `None` for any.
+        kid: Option<String>,
+    },
+}
+
+impl KeySource {
+    /// The file that holds the keys.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            Self::JwksFile(path) | Self::PemFile { path, .. } | Self::HmacFile { path, .. } => path,
+        }
+    }
+}
+
+/// Why a verifier could not be built. Messages name the issuer and the file, and never a key's content.
+#[derive(Debug, Error)]
+pub enum VerifierError {
+    /// One issuer is given twice.
+    #[error("the issuer `{issuer}` is configured twice; give all its audiences and algorithms in one entry")]
+    DuplicateIssuer {
+        /// The issuer.
+        issuer: String,
+    },
+    /// An algorithm is not one of JWS, or refused.
+    #[error(
+        "the issuer `{issuer}` lists the algorithm `{name}`, which is not supported; use some of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+    )]
+    Algorithm {
+        /// The issuer.
+        issuer: String,
+        /// The algorithm as configured.
+        name: String,
+    },
+    /// No algorithm is listed.
+    #[error(
+        "the issuer `{issuer}` lists no algorithms; name those that its tokens are signed with, such as `ES256`"
+    )]
+    NoAlgorithms {
+        /// The issuer.
+        issuer: String,
+    },
+    /// The file of keys cannot be read.
+    #[error(
+        "the keys of issuer `{issuer}` cannot be read from `{path}`: {source}; check the path and its permissions"
+    )]
+    Read {
+        /// The issuer.
+        issuer: String,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The file of keys holds something that must not be used.
+    #[error("the keys of issuer `{issuer}` in `{path}` are refused: {why}")]
+    Keys {
+        /// The issuer.
+        issuer: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}

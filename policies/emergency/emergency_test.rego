@@ -1,0 +1,44 @@
+package portcullis.emergency_test
+
+import rego.v1
+
+import data.portcullis.emergency
+
+calm := {"everything": false, "clients": [], "subjects": [], "issuers": [], "block_tokens": false}
+
+asked := {"token_status": "valid", "identity": {"iss": "i", "sub": "s", "client": "c"}}
+
+denial(changes) := d if {
+	d := emergency.denial with input as asked with data.emergency as object.union(calm, changes)
+}
+
+test_nothing_is_stopped_by_default if {
+	not denial({})
+	not denial({"clients": ["other"], "subjects": ["c"], "issuers": ["s"]})
+}
+
+test_everything_can_be_stopped if {
+	denial({"everything": true}).allow == false
+	not emergency.denial with input as {} with data.emergency as calm
+	emergency.denial.allow == false with input as {} with data.emergency as object.union(calm, {"everything": true})
+}
+
+test_a_client_subject_or_issuer_can_be_stopped if {
+	denial({"clients": ["c"]}).reason == "this client is stopped"
+	denial({"subjects": ["s"]}).reason == "this subject is stopped"
+	denial({"issuers": ["i"]}).reason == "this issuer is stopped"
+}
+
+test_a_stop_is_kept_for_five_seconds_and_blocks_only_when_asked if {
+	denial({"clients": ["c"]}).ttl == 5
+	denial({"clients": ["c"]}).block == "none"
+	denial({"clients": ["c"], "block_tokens": true}).block == "token"
+}
+
+test_the_configured_stop_is_well_formed if {
+	is_boolean(data.emergency.everything)
+	is_boolean(data.emergency.block_tokens)
+	is_array(data.emergency.clients)
+	is_array(data.emergency.subjects)
+	is_array(data.emergency.issuers)
+}

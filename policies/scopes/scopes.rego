@@ -1,0 +1,74 @@
+# METADATA
+# title: Scopes by route
+# description: |
+#   Denies a request whose token lacks a scope that its route needs, and every request that no route matches.
+#   Routes stand in data.scopes.routes: a method, a path whose segment `*` stands for any one segment and
+#   whose last segment `**` for any number of them, and the scopes needed. Where several routes match, the
+#   scopes of all of them are needed. A route that needs none is public.
+package portcullis.scopes
+
+import rego.v1
+
+matched if {
+	some route in data.scopes.routes
+	matches(route)
+}
+
+required contains scope if {
+	some route in data.scopes.routes
+	matches(route)
+	some scope in route.scopes
+}
+
+held := {scope | some scope in input.identity.scopes}
+
+missing := required - held
+
+public if {
+	matched
+	count(required) == 0
+}
+
+granted if {
+	matched
+	count(missing) == 0
+}
+
+denial := {"allow": false, "reason": "no route matches this request", "status": 403} if not matched
+
+else := {"allow": false, "reason": reason, "status": 403} if {
+	count(missing) > 0
+	reason := substring(concat(" ", ["the token lacks", concat(", ", missing)]), 0, 200)
+}
+
+matches(route) if {
+	route.method == input.request.method
+	pattern := split(trim_prefix(route.path, "/"), "/")
+	fits(pattern, input.request.segments)
+}
+
+fits(pattern, segments) if {
+	count(pattern) == count(segments)
+	every i, part in pattern {
+		part_fits(part, segments[i])
+	}
+}
+
+fits(pattern, segments) if {
+	head := count(pattern) - 1
+	pattern[head] == "**"
+	count(segments) >= head
+	every i, part in array.slice(pattern, 0, head) {
+		part_fits(part, segments[i])
+	}
+	every segment in segments {
+		ordinary(segment)
+	}
+}
+
+part_fits(part, segment) if part == segment
+
+part_fits("*", segment) if ordinary(segment)
+
+# A wildcard stands for no segment that a server may read as another path.
+ordinary(segment) if not segment in {"", ".", ".."}

@@ -1,0 +1,77 @@
+package portcullis.scopes_test
+
+import rego.v1
+
+import data.portcullis.scopes
+
+routes := [
+	{"method": "GET", "path": "/v1/orders", "scopes": ["orders:read"]},
+	{"method": "POST", "path": "/v1/orders", "scopes": ["orders:write", "audit"]},
+	{"method": "GET", "path": "/v1/orders/*", "scopes": ["orders:read"]},
+	{"method": "GET", "path": "/v1/reports/**", "scopes": ["reports:read"]},
+	{"method": "GET", "path": "/v1/reports/secret", "scopes": ["secrets:read"]},
+	{"method": "GET", "path": "/health", "scopes": []},
+]
+
+asked(method, path, held) := {
+	"request": {"method": method, "segments": split(trim_prefix(path, "/"), "/")},
+	"identity": {"scopes": held},
+}
+
+granted(method, path, held) if {
+	scopes.granted with input as asked(method, path, held) with data.scopes.routes as routes
+}
+
+denial(method, path, held) := d if {
+	d := scopes.denial with input as asked(method, path, held) with data.scopes.routes as routes
+}
+
+test_the_scope_of_the_route_is_needed if {
+	granted("GET", "/v1/orders", ["orders:read"])
+	not granted("GET", "/v1/orders", ["orders:write"])
+	not granted("GET", "/v1/orders", [])
+	denial("GET", "/v1/orders", []).reason == "the token lacks orders:read"
+}
+
+test_every_scope_of_a_route_is_needed if {
+	granted("POST", "/v1/orders", ["audit", "orders:write", "more"])
+	denial("POST", "/v1/orders", ["audit"]).reason == "the token lacks orders:write"
+}
+
+test_a_star_is_one_segment if {
+	granted("GET", "/v1/orders/7", ["orders:read"])
+	not granted("GET", "/v1/orders/7/lines", ["orders:read"])
+	not granted("GET", "/v1/orders/", ["orders:read"])
+	not granted("GET", "/v1/orders/..", ["orders:read"])
+}
+
+test_two_stars_are_any_tail if {
+	granted("GET", "/v1/reports", ["reports:read"])
+	granted("GET", "/v1/reports/2024/11", ["reports:read"])
+	not granted("GET", "/v1/reports/../secrets", ["reports:read"])
+	not granted("GET", "/v1", ["reports:read"])
+}
+
+test_several_matching_routes_need_all_their_scopes if {
+	not granted("GET", "/v1/reports/secret", ["reports:read"])
+	granted("GET", "/v1/reports/secret", ["reports:read", "secrets:read"])
+}
+
+test_what_no_route_matches_is_denied if {
+	denial("DELETE", "/v1/orders", ["orders:write"]).status == 403
+	denial("GET", "/other", []).reason == "no route matches this request"
+}
+
+test_a_route_without_scopes_is_public if {
+	scopes.public with input as {"request": {"method": "GET", "segments": ["health"]}} with data.scopes.routes as routes
+	not scopes.public with input as asked("GET", "/v1/orders", []) with data.scopes.routes as routes
+	not scopes.public with input as asked("GET", "/other", []) with data.scopes.routes as routes
+}
+
+test_the_configured_routes_are_well_formed if {
+	every route in data.scopes.routes {
+		is_string(route.method)
+		startswith(route.path, "/")
+		is_array(route.scopes)
+	}
+}
