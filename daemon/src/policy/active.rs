@@ -23,11 +23,14 @@ impl Active {
         Self(ArcSwap::from_pointee(Loaded { set: Arc::new(set), generation }))
     }
 
-    /// Puts a set in force and returns its generation.
-    pub fn install(&self, set: PolicySet) -> u64 {
-        let set = Arc::new(set);
-        let before = self.0.rcu(|old| Loaded { set: set.clone(), generation: old.generation + 1 });
-        before.generation + 1
+    /// Puts a set in force under a generation that whoever numbers them gave it.
+    pub fn install(&self, set: PolicySet, generation: u64) {
+        self.0.store(Arc::new(Loaded { set: Arc::new(set), generation }));
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> u64 {
+        self.0.load().generation
     }
 
     /// The set in force.

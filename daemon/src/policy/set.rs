@@ -101,9 +101,22 @@ impl PolicySet {
         Decision::read(&self.decide(input)?)
     }
 
+    /// Evaluates the decision and gives it as the policy wrote it beside how it was read.
+    pub fn eval_decision_value(&self, input: &Input) -> Result<(Decision, serde_json::Value), PolicyError> {
+        let value = self.decide(input)?;
+        let decision = Decision::read(&value)?;
+        let json = serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        Ok((decision, json))
+    }
+
+    /// Whether a path of `data` is the decision's.
+    pub fn is_decision(&self, path: &[&str]) -> bool {
+        self.decision.split('.').skip(1).eq(path.iter().copied())
+    }
+
     /// The value of any path in `data`, rules and base documents alike; `None` where it is undefined.
     pub fn eval_path(&self, path: &[&str], input: &Input) -> Result<Option<serde_json::Value>, PolicyError> {
-        let value = if self.decision.split('.').skip(1).eq(path.iter().copied()) {
+        let value = if self.is_decision(path) {
             self.decide(input)?
         } else {
             self.query(path, input)?

@@ -62,7 +62,7 @@ pub enum RevokeError {
 enum Command {
     Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
     Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
-    Condemn(DenyFingerprint, Condemnation),
+    Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
     Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
     Sweep(oneshot::Sender<()>),
     List(ClaimId, usize, oneshot::Sender<Vec<Claim>>),
@@ -229,7 +229,9 @@ impl Plane {
                         let _ = reply.send(Err(RevokeError::Unknown(id)));
                     }
                 },
-                Command::Condemn(f, c) => self.condemn(f, c),
+                Command::Condemn(f, c, reply) => {
+                    let _ = reply.send(self.condemn(f, c));
+                }
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
                 Command::Sweep(reply) => sweeps.push(reply),
                 Command::List(after, limit, reply) => {
@@ -328,16 +330,16 @@ impl Plane {
         })
     }
 
-    fn condemn(&mut self, f: DenyFingerprint, c: Condemnation) {
+    fn condemn(&mut self, f: DenyFingerprint, c: Condemnation) -> bool {
         if c.generation != self.generation || c.until <= self.clock.wall() {
-            return;
+            return false;
         }
         if !self.ledger.condemn(f, c) {
             self.refused += 1;
-            return;
+            return false;
         }
         let done = self.write(f);
-        let _ = self.noted(done);
+        self.noted(done).is_ok()
     }
 
     /// The same policy set keeps its generation over a restart, so that its condemnations stay in force.
@@ -451,9 +453,11 @@ impl PlaneHandle {
         self.ask(Command::Sweep).await
     }
 
-    /// Condemns a token by a policy's decision. Never waits; `false` where the queue is full.
-    pub fn condemn(&self, f: DenyFingerprint, until: WallTime, generation: u64) -> bool {
-        self.commands.try_send(Command::Condemn(f, Condemnation { until, generation })).is_ok()
+    /// Condemns a token by a policy's decision. `true` when that is in force; `false` where the policy set
+    /// is no longer the active one or its quota is used up.
+    pub async fn condemn(&self, f: DenyFingerprint, until: WallTime, generation: u64) -> bool {
+        let c = Condemnation { until, generation };
+        self.ask(|reply| Command::Condemn(f, c, reply)).await.unwrap_or(false)
     }
 
     /// Numbers now.

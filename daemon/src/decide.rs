@@ -1,0 +1,17 @@
+//! The decision path: a request and its token in, a ruling out.
+//!
+//! Every step that can fail denies. A ruling that allows holds a [`Permit`], which only this room can make. A
+//! cached verdict is used only while its policy generation is active, its time has not come, and its token is
+//! not revoked, which is asked on every hit. The cache key is, for now, the whole input: the token's text and
+//! every attribute that policies may read.
+
+mod cache;
+mod data;
+mod decider;
+mod request;
+mod ruling;
+
+pub use data::DataAnswer;
+pub use decider::{Decider, DeciderParts, Explanation, Settings};
+pub use request::{BadPath, Request, segments};
+pub use ruling::{Permit, Refusal, Ruling};

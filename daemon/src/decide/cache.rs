@@ -1,0 +1,75 @@
+//! Verdicts and identities in memory.
+
+use std::{
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+};
+
+use moka::sync::Cache;
+use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
+
+use super::Ruling;
+use crate::{clock::WallTime, token::Identity};
+
+/// A decision as the cache holds it.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What to answer.
+    pub ruling: Ruling,
+    /// The policy's own words, for the data API.
+    pub value: serde_json::Value,
+    /// Whose token it is about; revocation is asked of it on every hit.
+    pub fingerprint: Option<DenyFingerprint>,
+    /// Until when it counts.
+    pub until: WallTime,
+    /// The policy set that gave it.
+    pub generation: u64,
+}
+
+/// Keys here are outputs of a secret keyed hash: their own bits are hash enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uniform;
+
+/// Folds the words of a key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UniformHasher(u64);
+
+impl Hasher for UniformHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_ne_bytes(word));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = self.0.rotate_left(32) ^ n;
+    }
+    fn write_usize(&mut self, _: usize) {
+        // The length of a fixed-size key says nothing.
+    }
+}
+
+impl BuildHasher for Uniform {
+    type Hasher = UniformHasher;
+    fn build_hasher(&self) -> UniformHasher {
+        UniformHasher::default()
+    }
+}
+
+/// Verdicts by the digest of their whole input.
+pub type Verdicts = Cache<[u64; 2], Arc<Verdict>, Uniform>;
+/// Identities by token text: what was verified once needs no second signature check until it expires.
+pub type Identities = Cache<AllowFingerprint, Arc<Identity>, Uniform>;
+
+/// A bounded cache. Lifetimes are checked on every hit by whoever reads it.
+pub fn bounded<K, V>(entries: u64) -> Cache<K, V, Uniform>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(entries).build_with_hasher(Uniform)
+}

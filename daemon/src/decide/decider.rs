@@ -1,0 +1,366 @@
+//! The steps of a decision.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    Permit, Refusal, Request, Ruling,
+    cache::{Identities, Verdict, Verdicts, bounded},
+};
+use crate::{
+    clock::{SharedClock, WallTime},
+    policy::{Active, Block, Decision, Input, Loaded, PolicyError},
+    revoke::{Index, PlaneHandle},
+    telemetry::Metrics,
+    token::{FingerprintKey, Identity, Token, Verifier},
+};
+
+/// Separates keys of the verdict cache from other digests under the fingerprint key.
+const REQUEST_DOMAIN: u64 = 0x7265_7175_6573_7431;
+
+/// How decisions are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Verdicts kept.
+    pub cache_entries: u64,
+    /// Lifetime of a verdict whose policy gives none.
+    pub default_ttl: Duration,
+    /// Longest lifetime.
+    pub max_ttl: Duration,
+    /// Tolerance for clocks that differ, as the verifier has it.
+    pub leeway: Duration,
+}
+
+/// What a decider is made of.
+pub struct DeciderParts {
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Names tokens.
+    pub key: Arc<FingerprintKey>,
+    /// The policy set in force.
+    pub policy: Arc<Active>,
+    /// Who is revoked.
+    pub index: Arc<Index>,
+    /// Takes condemnations.
+    pub plane: PlaneHandle,
+    /// The time.
+    pub clock: SharedClock,
+    /// Where decisions are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Decides requests; shared by all front doors.
+pub struct Decider {
+    pub(super) parts: DeciderParts,
+    pub(super) settings: Settings,
+    verdicts: Verdicts,
+    identities: Identities,
+    ready: AtomicBool,
+}
+
+/// A token as the path has read it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// `valid`, or the reason why it is not.
+    pub status: Result<Arc<Identity>, Reason>,
+    pub fingerprint: Option<DenyFingerprint>,
+}
+
+/// How a decision came to be, step by step, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The token's deny fingerprint.
+    pub fingerprint: Option<String>,
+    /// `valid`, or the reason why the token is not.
+    pub token_status: String,
+    /// What the token says of itself, if it is valid.
+    pub identity: Option<Value>,
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// What the policy was asked about.
+    pub input: Value,
+    /// What it said, or why it said nothing.
+    pub policy: Value,
+    /// What the request gets.
+    pub allow: bool,
+    /// Why.
+    pub reason: &'static str,
+    /// With which status.
+    pub status: u16,
+}
+
+impl Decider {
+    /// A decider that is not ready: it denies until [`Self::set_ready`].
+    pub fn new(parts: DeciderParts, settings: Settings) -> Self {
+        let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
+        Self { parts, settings, verdicts, identities, ready: AtomicBool::new(false) }
+    }
+
+    /// Says whether decisions can be made.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Whether decisions can be made.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Verdicts in the cache.
+    pub fn cached(&self) -> u64 {
+        self.verdicts.entry_count()
+    }
+
+    /// The fingerprint key in use.
+    pub fn key(&self) -> &FingerprintKey {
+        &self.parts.key
+    }
+
+    /// Decides a request. `credential` is its token, or why none could be read.
+    pub async fn request(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Ruling {
+        if !self.is_ready() {
+            return Ruling::Deny(Refusal::of(Reason::NotReady));
+        }
+        let key = self.request_key(request, &credential);
+        if let Some(ruling) = self.cached_ruling(key) {
+            return ruling;
+        }
+        let known = self.know(credential);
+        let verdict = self.evaluate(&known, |time| request_input(request, &known, time)).await;
+        self.keep(key, verdict).ruling.clone()
+    }
+
+    /// A verdict of the cache, if it still counts.
+    pub(super) fn cached_verdict(&self, key: [u64; 2]) -> Option<Arc<Verdict>> {
+        let hit = self.verdicts.get(&key).filter(|v| {
+            v.until > self.parts.clock.wall() && v.generation == self.parts.policy.generation()
+        });
+        self.parts.metrics.cache(hit.is_some());
+        hit
+    }
+
+    fn cached_ruling(&self, key: [u64; 2]) -> Option<Ruling> {
+        let verdict = self.cached_verdict(key)?;
+        if self.is_revoked(verdict.fingerprint) {
+            return Some(Ruling::Deny(Refusal::of(Reason::TokenRevoked)));
+        }
+        Some(verdict.ruling.clone())
+    }
+
+    pub(super) fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
+        f.is_some_and(|f| self.parts.index.is_revoked(f, self.parts.clock.wall()))
+    }
+
+    /// Keeps a verdict for its time; one that has none is answered and forgotten.
+    pub(super) fn keep(&self, key: [u64; 2], verdict: Verdict) -> Arc<Verdict> {
+        let verdict = Arc::new(verdict);
+        if verdict.until > self.parts.clock.wall() {
+            self.verdicts.insert(key, Arc::clone(&verdict));
+        }
+        verdict
+    }
+
+    /// Every attribute and the token, each with its length before it, under the secret key.
+    fn request_key(&self, r: &Request<'_>, credential: &Result<Option<Token>, Reason>) -> [u64; 2] {
+        let mut text = Vec::with_capacity(1024);
+        let mut put = |s: &[u8]| {
+            text.extend_from_slice(&(s.len() as u64).to_le_bytes());
+            text.extend_from_slice(s);
+        };
+        for part in [r.method, r.path, r.query, r.host, r.source] {
+            put(part.as_bytes());
+        }
+        for (name, value) in &r.headers {
+            put(name.as_bytes());
+            put(value.as_bytes());
+        }
+        match credential {
+            Ok(Some(token)) => put(token.as_bytes()),
+            Ok(None) => put(b""),
+            Err(reason) => put(reason.code().as_bytes()),
+        }
+        let key = self.parts.key.digest(REQUEST_DOMAIN, &text);
+        zeroize::Zeroize::zeroize(&mut text);
+        key
+    }
+
+    /// Fingerprints and verifies a token.
+    pub(super) fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
+        let token = match credential {
+            Ok(Some(token)) => token,
+            Ok(None) => return Known { status: Err(Reason::TokenMissing), fingerprint: None },
+            Err(reason) => return Known { status: Err(reason), fingerprint: None },
+        };
+        let fingerprint = Some(self.parts.key.deny(&token));
+        let name = self.parts.key.allow(&token);
+        let now = self.parts.clock.wall().seconds();
+        if let Some(identity) = self.identities.get(&name)
+            && identity.expires_at.is_none_or(|exp| now < exp)
+        {
+            return Known { status: Ok(identity), fingerprint };
+        }
+        let status = self.parts.verifier.verify(&token, now).map(Arc::new);
+        if let Ok(identity) = &status {
+            self.identities.insert(name, Arc::clone(identity));
+        }
+        Known { status, fingerprint }
+    }
+
+    /// Asks the policy, and does what its answer orders.
+    pub(super) async fn evaluate(&self, known: &Known, input: impl FnOnce(WallTime) -> Value) -> Verdict {
+        let now = self.parts.clock.wall();
+        let loaded = self.parts.policy.current();
+        if self.is_revoked(known.fingerprint) {
+            return self.forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked));
+        }
+        match loaded.set.eval_decision_value(&Input::from(input(now))) {
+            Ok((decision, value)) => self.decided(known, &loaded, decision, value, now).await,
+            Err(e) => {
+                self.log_policy_error(&e);
+                self.forgotten(known, &loaded, Refusal::of(e.reason()))
+            }
+        }
+    }
+
+    #[allow(clippy::unused_self, reason = "a step of the path")]
+    fn log_policy_error(&self, e: &PolicyError) {
+        tracing::warn!(error = %e, "the policy gave no decision: denied");
+    }
+
+    /// A denial that is not kept.
+    #[allow(clippy::unused_self, reason = "a step of the path")]
+    fn forgotten(&self, known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
+        Verdict {
+            value: json!({"allow": false, "reason": refusal.reason.code(), "status": refusal.status}),
+            ruling: Ruling::Deny(refusal),
+            fingerprint: known.fingerprint,
+            until: WallTime(i64::MIN),
+            generation: loaded.generation,
+        }
+    }
+
+    async fn decided(
+        &self,
+        known: &Known,
+        loaded: &Loaded,
+        decision: Decision,
+        value: Value,
+        now: WallTime,
+    ) -> Verdict {
+        let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
+        let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
+        let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
+        let ruling = if decision.allow {
+            let subject = known.status.as_ref().ok().and_then(|i| i.subject.clone());
+            Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject))
+        } else {
+            if decision.block == Block::Token {
+                self.condemn(known, loaded, &decision, exp, now).await;
+            }
+            // What is wrong with the token says more than that the policy wants a good one.
+            let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
+            let status = decision.status.unwrap_or(reason.status());
+            Ruling::Deny(Refusal { reason, detail: decision.reason, status })
+        };
+        Verdict { ruling, value, fingerprint: known.fingerprint, until, generation: loaded.generation }
+    }
+
+    /// Condemns a verified token until its `exp` and the leeway, or for the decision's ttl where the token
+    /// has expired or the policy asks for less. A token that does not verify condemns nothing.
+    async fn condemn(
+        &self,
+        known: &Known,
+        loaded: &Loaded,
+        decision: &Decision,
+        exp: Option<WallTime>,
+        now: WallTime,
+    ) {
+        let (Ok(_), Some(f)) = (&known.status, known.fingerprint) else { return };
+        let asked = decision.ttl.map(|ttl| now.plus(ttl));
+        let until = match (exp.map(|e| e.plus(self.settings.leeway)).filter(|e| *e > now), asked) {
+            (Some(exp), Some(asked)) => exp.min(asked),
+            (Some(exp), None) => exp,
+            (None, Some(asked)) => asked,
+            (None, None) => now.plus(self.settings.max_ttl),
+        };
+        let in_force = self.parts.plane.condemn(f, until, loaded.generation).await;
+        self.parts.metrics.condemnation(in_force);
+    }
+
+    /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
+    pub fn explain(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Explanation {
+        let known = self.know(credential);
+        let revoked = self.is_revoked(known.fingerprint);
+        let input = request_input(request, &known, self.parts.clock.wall());
+        let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
+        let (policy, ruling) = match answer {
+            Ok((d, value)) if d.allow && !revoked => {
+                (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None)))
+            }
+            Ok((d, value)) => {
+                let reason = match (&known.status, revoked) {
+                    (_, true) => Reason::TokenRevoked,
+                    (Err(reason), _) => *reason,
+                    (Ok(_), _) => Reason::PolicyDenied,
+                };
+                let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
+                (value, Ruling::Deny(Refusal { reason, detail: d.reason, status }))
+            }
+            Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
+        };
+        Explanation {
+            fingerprint: known.fingerprint.map(|f| f.to_string()),
+            token_status: status_code(&known).to_owned(),
+            identity: known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()),
+            revoked,
+            input,
+            policy,
+            allow: matches!(ruling, Ruling::Allow(_)),
+            reason: ruling.reason().code(),
+            status: match &ruling {
+                Ruling::Allow(p) => p.status(),
+                Ruling::Deny(r) => r.status,
+            },
+        }
+    }
+}
+
+/// `valid`, or the reason's code.
+pub(super) fn status_code(known: &Known) -> &'static str {
+    known.status.as_ref().map_or_else(|r| r.code(), |_| "valid")
+}
+
+/// The input of policies for a request; see `policies/README.md`.
+fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
+    let headers: serde_json::Map<String, Value> =
+        r.headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
+    let mut input = json!({
+        "request": {
+            "method": r.method, "path": r.path, "segments": r.segments, "query": r.query, "host": r.host,
+            "headers": headers, "source": r.source,
+        },
+    });
+    add_token(&mut input, known, now);
+    input
+}
+
+/// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
+pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
+    let Value::Object(members) = input else { return };
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in a double")]
+    members.insert("time".to_owned(), Value::from(now.0 as f64 / 1000.0));
+    members.insert("token_status".to_owned(), Value::from(status_code(known)));
+    match known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()) {
+        Some(identity) => members.insert("identity".to_owned(), identity),
+        None => members.remove("identity"),
+    };
+}

@@ -1,0 +1,63 @@
+//! What is answered: a permit or a refusal.
+
+use portcullis_common::reason::Reason;
+
+/// Leave to pass. Only the decision path makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    status: u16,
+    subject: Option<String>,
+}
+
+impl Permit {
+    pub(super) const fn new(status: u16, subject: Option<String>) -> Self {
+        Self { status, subject }
+    }
+
+    /// The HTTP status, 2xx.
+    pub const fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// `sub` of the verified token, for the application.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+}
+
+/// A denial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What the policy says of it, for people.
+    pub detail: Option<String>,
+    /// The HTTP status, 4xx or 5xx.
+    pub status: u16,
+}
+
+impl Refusal {
+    /// A denial for a reason, with its usual status.
+    pub const fn of(reason: Reason) -> Self {
+        Self { reason, detail: None, status: reason.status() }
+    }
+}
+
+/// What a request gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// It may pass.
+    Allow(Permit),
+    /// It may not.
+    Deny(Refusal),
+}
+
+impl Ruling {
+    /// The reason, for metrics and logs.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Allow(_) => Reason::Allowed,
+            Self::Deny(r) => r.reason,
+        }
+    }
+}

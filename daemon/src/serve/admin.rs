@@ -1,0 +1,335 @@
+//! The admin API: HTTP and JSON on a Unix socket of mode 0600.
+//!
+//! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
+
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+    serve::IncomingStream,
+};
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{net::UnixListener, sync::broadcast};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::ServeError;
+use crate::{
+    clock::SharedClock,
+    decide::{Decider, Request, segments},
+    revoke::{ClaimId, Order, PlaneHandle, RevokeError},
+    telemetry::Metrics,
+    token::Token,
+};
+
+/// Longest request body, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// Longest page of a listing.
+const MAX_PAGE: usize = 10_000;
+/// Longest reason given for a revocation, in bytes.
+const MAX_REASON: usize = 1000;
+
+/// A kernel event as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventRecord {
+    /// When (ms since 1970).
+    pub time: i64,
+    /// Whose token.
+    pub fingerprint: String,
+    /// The client.
+    pub source: std::net::SocketAddr,
+    /// The server.
+    pub destination: std::net::SocketAddr,
+    /// Index of the interface.
+    pub interface: u32,
+    /// Why.
+    pub reason: &'static str,
+    /// What was done.
+    pub action: &'static str,
+}
+
+/// What the admin API works with.
+#[derive(Clone)]
+pub struct AdminState {
+    /// Decides and fingerprints.
+    pub decider: Arc<Decider>,
+    /// Takes orders.
+    pub plane: PlaneHandle,
+    /// The time.
+    pub clock: SharedClock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Kernel events, as they come.
+    pub events: broadcast::Sender<EventRecord>,
+    /// The rest of `status`, from whoever wired the daemon.
+    pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Asks for the policies to be loaded again; gives what came of it.
+    pub reload: tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<Result<u64, String>>>,
+    /// Lifetime of a revocation that names none.
+    pub default_ttl: Duration,
+}
+
+/// The caller's user id.
+#[derive(Clone, Debug)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|c| c.uid()))
+    }
+}
+
+/// An error as the API tells it.
+struct ApiError(StatusCode, &'static str, String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"code": self.1, "message": self.2}))).into_response()
+    }
+}
+
+impl From<RevokeError> for ApiError {
+    fn from(e: RevokeError) -> Self {
+        let (status, code) = match &e {
+            RevokeError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+            RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
+            RevokeError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
+            RevokeError::Kernel(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kernel_failed"),
+            RevokeError::Busy | RevokeError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        };
+        Self(status, code, e.to_string())
+    }
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError(StatusCode::BAD_REQUEST, "bad_request", message.into())
+}
+
+/// Binds the socket and serves until `stop`; the future that serves is returned once it is bound.
+pub async fn serve_admin(
+    path: PathBuf,
+    state: AdminState,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()>, ServeError> {
+    let listener = bind(&path)?;
+    let router = Router::new()
+        .route("/v1/revocations", post(revoke).get(list))
+        .route("/v1/revocations/{id}", delete(unrevoke))
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/decide", post(decide))
+        .route("/v1/fingerprint", post(fingerprint))
+        .route("/v1/reload", post(reload))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+        .into_make_service_with_connect_info::<Peer>();
+    Ok(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(e) = served.await {
+            tracing::error!(error = %e, "the admin API ended");
+        }
+        let _ = fs::remove_file(&path);
+    })
+}
+
+/// Binds with mode 0600 from the first instant on; takes the place of a socket that nobody serves.
+fn bind(path: &Path) -> Result<UnixListener, ServeError> {
+    let fail = |message: String| ServeError::Socket { path: path.to_owned(), message };
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(fail("there is a file of that name that is no socket; name another path".to_owned()));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(fail("another daemon serves it; stop that one first".to_owned()));
+        }
+        fs::remove_file(path).map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
+    }
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(|e| fail(format!("cannot create {}: {e}", dir.display())))?;
+    }
+    // Bound under a name of its own and renamed when its mode is set, so that nobody else ever reaches it.
+    let hidden = path.with_extension(format!("{}.tmp", std::process::id()));
+    let _ = fs::remove_file(&hidden);
+    let listener = UnixListener::bind(&hidden).map_err(|e| fail(e.to_string()))?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(|e| fail(e.to_string()))?;
+    fs::rename(&hidden, path).map_err(|e| fail(e.to_string()))?;
+    Ok(listener)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeRequest {
+    token: Option<String>,
+    fingerprint: Option<String>,
+    ttl: Option<String>,
+    #[serde(default)]
+    reason: String,
+    actor: Option<String>,
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
+    // serde's messages may quote what they choke on, and that may be a token.
+    serde_json::from_slice(body).map_err(|e| {
+        let what = if e.is_data() { "has a member that is unknown or of the wrong type" } else { "is not JSON" };
+        bad(format!("the body {what} (line {}, column {})", e.line(), e.column()))
+    })
+}
+
+async fn revoke(
+    State(s): State<AdminState>,
+    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let start = Instant::now();
+    let r: RevokeRequest = parse(&body)?;
+    let fingerprint = match (r.token, r.fingerprint) {
+        (Some(token), None) => s.decider.key().deny(&read_token(&token)?),
+        (None, Some(f)) => f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?,
+        _ => return Err(bad("give either `token` or `fingerprint`")),
+    };
+    let ttl = match r.ttl.as_deref() {
+        None => s.default_ttl,
+        Some(text) => humantime::parse_duration(text)
+            .ok()
+            .filter(|d| !d.is_zero())
+            .ok_or_else(|| bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\"")))?,
+    };
+    if r.reason.len() > MAX_REASON || r.reason.chars().any(char::is_control) {
+        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+    }
+    let peer = uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
+    let actor = match r.actor {
+        None => peer,
+        Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => format!("{a} ({peer})"),
+        Some(_) => return Err(bad("`actor` must be printable and of at most 100 bytes")),
+    };
+    let order = Order {
+        fingerprint,
+        until: s.clock.wall().plus(ttl),
+        reason: r.reason,
+        actor,
+        source: "admin".to_owned(),
+    };
+    let claim = s.plane.revoke(order).await?;
+    s.metrics.revocation("admin", start.elapsed());
+    tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
+    Ok((StatusCode::CREATED, Json(claim)).into_response())
+}
+
+/// A token as it may stand in a request: whatever else is there could never be condemned by its text.
+fn read_token(text: &str) -> Result<Token, ApiError> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(bad("the token is empty or holds white space, control or non-ASCII characters: give its text alone, without `Bearer`"));
+    }
+    if text.len() > portcullis_common::head::MAX_TOKEN as usize {
+        return Err(bad("the token is longer than 4096 bytes, which is what the kernel reads"));
+    }
+    Ok(Token::new(text.to_owned()))
+}
+
+async fn unrevoke(State(s): State<AdminState>, UrlPath(id): UrlPath<u64>) -> Result<Response, ApiError> {
+    let claim = s.plane.lift(ClaimId(id)).await?;
+    tracing::info!(id, fingerprint = %claim.fingerprint, "revocation lifted");
+    Ok(Json(claim).into_response())
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+async fn list(State(s): State<AdminState>, Query(page): Query<Page>) -> Result<Response, ApiError> {
+    let limit = page.limit.unwrap_or(100).clamp(1, MAX_PAGE);
+    let claims = s.plane.list(ClaimId(page.after), limit).await?;
+    let next = claims.last().filter(|_| claims.len() == limit).map(|c| c.id);
+    Ok(Json(json!({"revocations": claims, "next": next})).into_response())
+}
+
+async fn status(State(s): State<AdminState>) -> Json<Value> {
+    Json((s.status)())
+}
+
+/// Streams events as JSON lines. A reader that is too slow is told how many it missed.
+async fn events(State(s): State<AdminState>) -> Response {
+    let receiver = s.events.subscribe();
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines(receiver))).into_response()
+}
+
+fn lines(
+    receiver: broadcast::Receiver<EventRecord>,
+) -> impl futures_core::Stream<Item = Result<String, std::io::Error>> {
+    BroadcastStream::new(receiver).map(|event| {
+        let value = match event {
+            Ok(event) => serde_json::to_value(event).unwrap_or_default(),
+            Err(BroadcastStreamRecvError::Lagged(n)) => json!({"missed": n}),
+        };
+        Ok(format!("{value}\n"))
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecideRequest {
+    token: Option<String>,
+    method: String,
+    path: String,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
+}
+
+async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
+    let r: DecideRequest = parse(&body)?;
+    let (path, query) = r.path.split_once('?').unwrap_or((&r.path, ""));
+    let segments = segments(path).map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
+    let token = r.token.as_deref().map(read_token).transpose()?;
+    let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let request =
+        Request { method: &r.method, path, segments, query, host: &r.host, headers, source: &r.source };
+    Ok(Json(s.decider.explain(&request, Ok(token))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FingerprintRequest {
+    token: String,
+}
+
+async fn fingerprint(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
+    let r: FingerprintRequest = parse(&body)?;
+    let key = s.decider.key();
+    let f = key.deny(&read_token(&r.token)?);
+    Ok(Json(json!({"fingerprint": f.to_string(), "key_id": format!("{:08x}", key.id)})).into_response())
+}
+
+async fn reload(State(s): State<AdminState>) -> Result<Response, ApiError> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let stopping = || ApiError(StatusCode::SERVICE_UNAVAILABLE, "busy", "the daemon is stopping".to_owned());
+    s.reload.send(reply).await.map_err(|_| stopping())?;
+    match answer.await.map_err(|_| stopping())? {
+        Ok(generation) => Ok(Json(json!({"generation": generation})).into_response()),
+        Err(message) => Err(ApiError(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", message)),
+    }
+}

@@ -1,0 +1,7 @@
+//! Metrics and log lines. Knows none of the stages: they import it and hand it plain values.
+
+mod logs;
+mod metrics;
+
+pub use logs::init as init_logs;
+pub use metrics::{Door, Metrics};

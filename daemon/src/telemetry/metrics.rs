@@ -1,0 +1,259 @@
+//! Every metric, declared in one place and documented in `docs/metrics.md`.
+
+use std::time::Duration;
+
+use portcullis_common::reason::{Outcome, Reason};
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// A front door, as metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// `/auth`.
+    ForwardAuth,
+    /// `/v1/data`.
+    Data,
+    /// `portcullis decide`.
+    Admin,
+}
+
+impl Door {
+    /// Its label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ForwardAuth => "forward_auth",
+            Self::Data => "data",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// All metrics of one daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: [Vec<IntCounter>; 3],
+    decision_seconds: [Histogram; 3],
+    cache_hits: IntCounter,
+    cache_misses: IntCounter,
+    cache_entries: IntGauge,
+    fail_open: IntCounter,
+    policy_generation: IntGauge,
+    policy_reloads: IntCounterVec,
+    policy_engine: IntGaugeVec,
+    revocations: IntCounterVec,
+    revocation_seconds: Histogram,
+    claims: IntGauge,
+    entries: IntGaugeVec,
+    limits: IntGaugeVec,
+    condemnations: IntCounter,
+    condemnations_refused: IntCounter,
+    kernel: IntCounterVec,
+    kernel_mode: IntGaugeVec,
+    kernel_attached: IntGaugeVec,
+    kernel_instructions: IntGauge,
+    ready: IntGauge,
+}
+
+/// From a microsecond to a second.
+const SECONDS: &[f64] =
+    &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0];
+
+const DOORS: [Door; 3] = [Door::ForwardAuth, Door::Data, Door::Admin];
+
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn keep<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
+        let c = made?;
+        self.0.register(Box::new(c.clone()))?;
+        Ok(c)
+    }
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.keep(IntCounter::new(name, help))
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.keep(IntGauge::new(name, help))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
+    }
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels))
+    }
+}
+
+impl Metrics {
+    /// Makes and registers them all.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        let decisions = make.counters(
+            "portcullis_decisions_total",
+            "Decisions by front door and reason; every reason but `allowed` is a denial.",
+            &["door", "reason"],
+        )?;
+        let seconds = make.histograms(
+            "portcullis_decision_seconds",
+            "Time from a request's last byte to its answer's first.",
+            &["door"],
+        )?;
+        let build = make.gauges("portcullis_build_info", "Always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            decisions: DOORS.map(|d| {
+                Reason::ALL.iter().map(|r| decisions.with_label_values(&[d.label(), r.code()])).collect()
+            }),
+            decision_seconds: DOORS.map(|d| seconds.with_label_values(&[d.label()])),
+            cache_hits: make.counter("portcullis_verdict_cache_hits_total", "Decisions answered from the verdict cache.")?,
+            cache_misses: make.counter("portcullis_verdict_cache_misses_total", "Decisions that were evaluated.")?,
+            cache_entries: make.gauge("portcullis_verdict_cache_entries", "Verdicts in the cache.")?,
+            fail_open: make.counter("portcullis_fail_open_total", "Requests let through because no decision could be made and the configuration says `serve.fail_open`.")?,
+            policy_generation: make.gauge("portcullis_policy_generation", "Number of the active policy set.")?,
+            policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
+            policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set.", &["engine"])?,
+            revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
+            revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
+            claims: make.gauge("portcullis_revocations", "Revocations in force.")?,
+            entries: make.gauges("portcullis_deny_map_entries", "Tokens condemned in the kernel, by revocation or by policy.", &["kind"])?,
+            limits: make.gauges("portcullis_deny_map_limit", "Room for them.", &["kind"])?,
+            condemnations: make.counter("portcullis_condemnations_total", "Tokens condemned by a policy's token-wide denial.")?,
+            condemnations_refused: make.counter("portcullis_condemnations_refused_total", "Token-wide denials that did not reach the kernel: the quota was used up or the policy had changed.")?,
+            kernel: make.counters("portcullis_kernel_outcomes_total", "What the kernel programs did, by outcome.", &["outcome"])?,
+            kernel_mode: make.gauges("portcullis_kernel_mode", "1 for the mode in force: enforce, observe or off.", &["mode"])?,
+            kernel_attached: make.gauges("portcullis_kernel_attached", "1 for each interface that is guarded.", &["interface", "hook"])?,
+            kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for guard.")?,
+            ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
+            registry,
+        })
+    }
+
+    /// Counts a decision.
+    pub fn decision(&self, door: Door, reason: Reason, took: Duration) {
+        if let Some(c) = self.decisions[door as usize].get(reason as usize) {
+            c.inc();
+        }
+        self.decision_seconds[door as usize].observe(took.as_secs_f64());
+    }
+
+    /// Counts a look into the verdict cache.
+    pub fn cache(&self, hit: bool) {
+        if hit { self.cache_hits.inc() } else { self.cache_misses.inc() }
+    }
+
+    /// Notes how many verdicts are kept.
+    pub fn cache_entries(&self, n: u64) {
+        self.cache_entries.set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a request let through without a decision.
+    pub fn fail_open(&self) {
+        self.fail_open.inc();
+    }
+
+    /// Notes the active policy set.
+    pub fn policy(&self, generation: u64, engine: &str) {
+        self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.policy_engine.reset();
+        self.policy_engine.with_label_values(&[engine]).set(1);
+    }
+
+    /// Counts an attempt to load policies.
+    pub fn policy_reload(&self, good: bool) {
+        self.policy_reloads.with_label_values(&[if good { "ok" } else { "refused" }]).inc();
+    }
+
+    /// Counts an acknowledged revocation.
+    pub fn revocation(&self, source: &str, took: Duration) {
+        self.revocations.with_label_values(&[source]).inc();
+        self.revocation_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes what the deny map holds: claims, then entries and room by revocation and by policy.
+    pub fn deny_map(&self, claims: usize, revoked: (usize, usize), condemned: (usize, usize)) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.claims.set(number(claims));
+        for (kind, (entries, limit)) in [("revoked", revoked), ("condemned", condemned)] {
+            self.entries.with_label_values(&[kind]).set(number(entries));
+            self.limits.with_label_values(&[kind]).set(number(limit));
+        }
+    }
+
+    /// Counts a token-wide denial.
+    pub fn condemnation(&self, in_force: bool) {
+        if in_force { self.condemnations.inc() } else { self.condemnations_refused.inc() }
+    }
+
+    /// Takes over a counter of the kernel's, which may have started again from nothing.
+    pub fn kernel_outcome(&self, outcome: Outcome, total: u64) {
+        let c = self.kernel.with_label_values(&[outcome.code()]);
+        let seen = c.get();
+        if total < seen {
+            c.reset();
+            c.inc_by(total);
+        } else {
+            c.inc_by(total - seen);
+        }
+    }
+
+    /// Notes how the kernel side stands.
+    pub fn kernel_side(&self, mode: &str, attached: &[(String, &str)], instructions: Option<u32>) {
+        self.kernel_mode.reset();
+        self.kernel_mode.with_label_values(&[mode]).set(1);
+        self.kernel_attached.reset();
+        for (interface, hook) in attached {
+            self.kernel_attached.with_label_values(&[interface.as_str(), hook]).set(1);
+        }
+        self.kernel_instructions.set(instructions.unwrap_or(0).into());
+    }
+
+    /// Notes whether the daemon is ready.
+    pub fn ready(&self, ready: bool) {
+        self.ready.set(ready.into());
+    }
+
+    /// All of them, in Prometheus's text format.
+    pub fn render(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let m = Metrics::new().unwrap();
+        m.revocation("admin", Duration::ZERO);
+        m.policy(1, "rvm");
+        m.policy_reload(true);
+        m.deny_map(0, (0, 0), (0, 0));
+        m.kernel_outcome(Outcome::Segments, 1);
+        m.kernel_side("enforce", &[("lo".into(), "tcx")], None);
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md"));
+        for family in m.registry.gather() {
+            assert!(page.contains(&format!("`{}`", family.name())), "{} is not in docs/metrics.md", family.name());
+        }
+    }
+
+    #[test]
+    fn kernel_counters_may_start_again() {
+        let m = Metrics::new().unwrap();
+        m.kernel_outcome(Outcome::Segments, 5);
+        m.kernel_outcome(Outcome::Segments, 7);
+        assert!(m.render().unwrap().contains("portcullis_kernel_outcomes_total{outcome=\"segments\"} 7"));
+        m.kernel_outcome(Outcome::Segments, 2);
+        assert!(m.render().unwrap().contains("portcullis_kernel_outcomes_total{outcome=\"segments\"} 2"));
+    }
+}
