@@ -9,16 +9,16 @@ package portcullis.scopes
 
 import rego.v1
 
-matched if {
+# The routes that match, found once.
+hits := [route |
 	some route in data.scopes.routes
-	matches(route)
-}
+	route.method == input.request.method
+	fits(route.path)
+]
 
-required contains scope if {
-	some route in data.scopes.routes
-	matches(route)
-	some scope in route.scopes
-}
+matched if count(hits) > 0
+
+required := {scope | some route in hits; some scope in route.scopes}
 
 held := {scope | some scope in input.identity.scopes}
 
@@ -41,20 +41,22 @@ else := {"allow": false, "reason": reason, "status": 403} if {
 	reason := substring(concat(" ", ["the token lacks", concat(", ", missing)]), 0, 200)
 }
 
-matches(route) if {
-	route.method == input.request.method
-	pattern := split(trim_prefix(route.path, "/"), "/")
-	fits(pattern, input.request.segments)
+fits(path) if path == input.request.path
+
+fits(path) if {
+	contains(path, "*")
+	pattern := split(trim_prefix(path, "/"), "/")
+	segments_fit(pattern, input.request.segments)
 }
 
-fits(pattern, segments) if {
+segments_fit(pattern, segments) if {
 	count(pattern) == count(segments)
 	every i, part in pattern {
 		part_fits(part, segments[i])
 	}
 }
 
-fits(pattern, segments) if {
+segments_fit(pattern, segments) if {
 	head := count(pattern) - 1
 	pattern[head] == "**"
 	count(segments) >= head
