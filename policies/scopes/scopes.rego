@@ -9,12 +9,21 @@ package portcullis.scopes
 
 import rego.v1
 
-# The routes that match, found once.
-hits := [route |
+# The routes that match, found once. Most are literal: they are compared without calling a function.
+literal_hits := [route |
 	some route in data.scopes.routes
+	route.path == input.request.path
 	route.method == input.request.method
-	fits(route.path)
 ]
+
+pattern_hits := [route |
+	some route in data.scopes.routes
+	contains(route.path, "*")
+	route.method == input.request.method
+	fits(split(trim_prefix(route.path, "/"), "/"), input.request.segments)
+]
+
+hits := array.concat(literal_hits, pattern_hits)
 
 matched if count(hits) > 0
 
@@ -41,22 +50,14 @@ else := {"allow": false, "reason": reason, "status": 403} if {
 	reason := substring(concat(" ", ["the token lacks", concat(", ", missing)]), 0, 200)
 }
 
-fits(path) if path == input.request.path
-
-fits(path) if {
-	contains(path, "*")
-	pattern := split(trim_prefix(path, "/"), "/")
-	segments_fit(pattern, input.request.segments)
-}
-
-segments_fit(pattern, segments) if {
+fits(pattern, segments) if {
 	count(pattern) == count(segments)
 	every i, part in pattern {
 		part_fits(part, segments[i])
 	}
 }
 
-segments_fit(pattern, segments) if {
+fits(pattern, segments) if {
 	head := count(pattern) - 1
 	pattern[head] == "**"
 	count(segments) >= head
