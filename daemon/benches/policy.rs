@@ -1,7 +1,7 @@
 //! The Rego part of a decision: the example policies on the compiled machine, as on a verdict cache's miss.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic and documents itself")]
 
-use std::{hint::black_box, path::Path};
+use std::{fs, hint::black_box, path::Path};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::policy::{EngineKind, Input, LoadOptions, load};
@@ -37,6 +37,13 @@ fn decisions(c: &mut Criterion) {
         });
     }
     let input = Input::from(asked("/v1/orders"));
+    // What an evaluation costs whatever the policy says: the floor under the figures above.
+    let dir = std::env::temp_dir().join(format!("portcullis-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("p.rego"), "package p\ndecision := input.token_status == \"valid\"").unwrap();
+    let bare = load(std::slice::from_ref(&dir), "p/decision", &LoadOptions::default()).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    group.bench_function("bare", |b| b.iter(|| bare.eval_decision(black_box(&input))));
     group.bench_function("any_path_on_the_interpreter", |b| {
         b.iter(|| set.eval_path(&["portcullis", "scopes", "granted"], black_box(&input)));
     });

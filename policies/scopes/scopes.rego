@@ -9,16 +9,25 @@ package portcullis.scopes
 
 import rego.v1
 
-matched if {
+# The routes that match, found once. Most are literal: they are compared without calling a function.
+literal_hits := [route |
 	some route in data.scopes.routes
-	matches(route)
-}
+	route.path == input.request.path
+	route.method == input.request.method
+]
 
-required contains scope if {
+pattern_hits := [route |
 	some route in data.scopes.routes
-	matches(route)
-	some scope in route.scopes
-}
+	contains(route.path, "*")
+	route.method == input.request.method
+	fits(split(trim_prefix(route.path, "/"), "/"), input.request.segments)
+]
+
+hits := array.concat(literal_hits, pattern_hits)
+
+matched if count(hits) > 0
+
+required := {scope | some route in hits; some scope in route.scopes}
 
 held := {scope | some scope in input.identity.scopes}
 
@@ -39,12 +48,6 @@ denial := {"allow": false, "reason": "no route matches this request", "status": 
 else := {"allow": false, "reason": reason, "status": 403} if {
 	count(missing) > 0
 	reason := substring(concat(" ", ["the token lacks", concat(", ", missing)]), 0, 200)
-}
-
-matches(route) if {
-	route.method == input.request.method
-	pattern := split(trim_prefix(route.path, "/"), "/")
-	fits(pattern, input.request.segments)
 }
 
 fits(pattern, segments) if {

@@ -14,7 +14,7 @@ routes := [
 ]
 
 asked(method, path, held) := {
-	"request": {"method": method, "segments": split(trim_prefix(path, "/"), "/")},
+	"request": {"method": method, "path": path, "segments": split(trim_prefix(path, "/"), "/")},
 	"identity": {"scopes": held},
 }
 
@@ -63,7 +63,7 @@ test_what_no_route_matches_is_denied if {
 }
 
 test_a_route_without_scopes_is_public if {
-	scopes.public with input as {"request": {"method": "GET", "segments": ["health"]}} with data.scopes.routes as routes
+	scopes.public with input as {"request": {"method": "GET", "path": "/health", "segments": ["health"]}} with data.scopes.routes as routes
 	not scopes.public with input as asked("GET", "/v1/orders", []) with data.scopes.routes as routes
 	not scopes.public with input as asked("GET", "/other", []) with data.scopes.routes as routes
 }
