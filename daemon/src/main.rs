@@ -1,2 +1,5 @@
-//! The `portcullis` command.
-fn main() {}
+//! The `portcullis` command; see [`portcullis::cli`].
+
+fn main() -> std::process::ExitCode {
+    portcullis::cli::main()
+}

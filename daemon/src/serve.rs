@@ -20,7 +20,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// A TCP address.
-    #[error("cannot listen on {address} (`{key}`): {source}; another process may hold it, or the address is not this host's")]
+    #[error(
+        "cannot listen on {address} (`{key}`): {source}; another process may hold it, or the address is not this host's"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -32,13 +32,19 @@ impl Decider {
     /// Answers a query for `path` with the input in `body`, an object with a member `input`. The token at
     /// `token_path` below it is verified and taken out; policies see what it says in `input.identity`. A token
     /// that is revoked gets no allow from any path.
-    pub async fn data(&self, path: &[&str], body: &[u8], token_path: &[String]) -> Result<DataAnswer, Reason> {
+    pub async fn data(
+        &self,
+        path: &[&str],
+        body: &[u8],
+        token_path: &[String],
+    ) -> Result<DataAnswer, Reason> {
         if !self.is_ready() {
             return Ok(DataAnswer::undefined(Reason::NotReady));
         }
         let loaded = self.parts.policy.current();
         let key = self.data_key(path, body);
-        let member = path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last);
+        let member =
+            path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last);
         let is_decision = loaded.set.is_decision(path) || member.is_some();
         if is_decision && let Some(verdict) = self.cached_verdict(key) {
             let ruling = match self.is_revoked(verdict.fingerprint) {

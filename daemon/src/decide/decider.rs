@@ -141,9 +141,10 @@ impl Decider {
 
     /// A verdict of the cache, if it still counts.
     pub(super) fn cached_verdict(&self, key: [u64; 2]) -> Option<Arc<Verdict>> {
-        let hit = self.verdicts.get(&key).filter(|v| {
-            v.until > self.parts.clock.wall() && v.generation == self.parts.policy.generation()
-        });
+        let hit = self
+            .verdicts
+            .get(&key)
+            .filter(|v| v.until > self.parts.clock.wall() && v.generation == self.parts.policy.generation());
         self.parts.metrics.cache(hit.is_some());
         hit
     }

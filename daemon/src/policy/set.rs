@@ -47,6 +47,24 @@ impl Limits {
     }
 }
 
+impl EngineKind {
+    /// Its name, in `status` and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Rvm => "rvm",
+            Self::Interpreter { .. } => "interpreter",
+        }
+    }
+
+    /// Why it is the interpreter, if it is.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Rvm => None,
+            Self::Interpreter { reason } => Some(reason),
+        }
+    }
+}
+
 /// An immutable, compiled policy set. Many threads may evaluate it at once.
 pub struct PolicySet {
     /// Made ready, cloned for each interpreter.
@@ -116,11 +134,7 @@ impl PolicySet {
 
     /// The value of any path in `data`, rules and base documents alike; `None` where it is undefined.
     pub fn eval_path(&self, path: &[&str], input: &Input) -> Result<Option<serde_json::Value>, PolicyError> {
-        let value = if self.is_decision(path) {
-            self.decide(input)?
-        } else {
-            self.query(path, input)?
-        };
+        let value = if self.is_decision(path) { self.decide(input)? } else { self.query(path, input)? };
         match value {
             Value::Undefined => Ok(None),
             value => serde_json::to_value(&value).map(Some).map_err(|e| PolicyError::Failed(e.to_string())),

@@ -179,9 +179,12 @@ impl Plane {
         Ok(())
     }
 
-    /// The last active policy set, as stored: its hash and generation.
-    pub fn stored_policy(&self) -> Option<(String, u64)> {
-        self.store.policy()
+    /// Makes a policy set the active one before anything runs; gives its generation.
+    pub fn activate_first(&mut self, hash: &str) -> Result<u64, RevokeError> {
+        let generation = self.next_generation(hash);
+        let changes = Changes { policy: Some((hash.to_owned(), generation)), ..Changes::default() };
+        self.commit(&changes).map_err(RevokeError::Store)?;
+        self.activate(generation)
     }
 
     /// The kernel side, where there is one.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, backends::FileBackend};
 use thiserror::Error;
 
 use super::{Claim, ClaimId};
@@ -105,12 +105,14 @@ impl Store {
                     "{e}; `revocation.store` must name a file in a directory that exists and is writable"
                 ))
             })?;
-        let db = redb::Builder::new().create_file(file).map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                fail("another daemon has it open; stop that one first".to_owned())
-            }
-            e => fail(e.to_string()),
-        })?;
+        let db = FileBackend::new(file)
+            .and_then(|file| redb::Builder::new().create_with_backend(file))
+            .map_err(|e| match e {
+                redb::DatabaseError::DatabaseAlreadyOpen => {
+                    fail("another daemon has it open; stop that one first".to_owned())
+                }
+                e => fail(e.to_string()),
+            })?;
         let mut store = Self { db, path: path.to_owned(), next: 1 };
         store.prepare(key_id)?;
         Ok(store)

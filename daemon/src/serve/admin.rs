@@ -158,7 +158,8 @@ fn bind(path: &Path) -> Result<UnixListener, ServeError> {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(fail("another daemon serves it; stop that one first".to_owned()));
         }
-        fs::remove_file(path).map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
+        fs::remove_file(path)
+            .map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
     }
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|e| fail(format!("cannot create {}: {e}", dir.display())))?;
@@ -186,7 +187,8 @@ struct RevokeRequest {
 fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     // serde's messages may quote what they choke on, and that may be a token.
     serde_json::from_slice(body).map_err(|e| {
-        let what = if e.is_data() { "has a member that is unknown or of the wrong type" } else { "is not JSON" };
+        let what =
+            if e.is_data() { "has a member that is unknown or of the wrong type" } else { "is not JSON" };
         bad(format!("the body {what} (line {}, column {})", e.line(), e.column()))
     })
 }
@@ -205,10 +207,9 @@ async fn revoke(
     };
     let ttl = match r.ttl.as_deref() {
         None => s.default_ttl,
-        Some(text) => humantime::parse_duration(text)
-            .ok()
-            .filter(|d| !d.is_zero())
-            .ok_or_else(|| bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\"")))?,
+        Some(text) => humantime::parse_duration(text).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
+            bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\""))
+        })?,
     };
     if r.reason.len() > MAX_REASON || r.reason.chars().any(char::is_control) {
         return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
@@ -216,7 +217,9 @@ async fn revoke(
     let peer = uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
     let actor = match r.actor {
         None => peer,
-        Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => format!("{a} ({peer})"),
+        Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => {
+            format!("{a} ({peer})")
+        }
         Some(_) => return Err(bad("`actor` must be printable and of at most 100 bytes")),
     };
     let order = Order {
@@ -236,7 +239,9 @@ async fn revoke(
 fn read_token(text: &str) -> Result<Token, ApiError> {
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(bad("the token is empty or holds white space, control or non-ASCII characters: give its text alone, without `Bearer`"));
+        return Err(bad(
+            "the token is empty or holds white space, control or non-ASCII characters: give its text alone, without `Bearer`",
+        ));
     }
     if text.len() > portcullis_common::head::MAX_TOKEN as usize {
         return Err(bad("the token is longer than 4096 bytes, which is what the kernel reads"));
@@ -303,7 +308,8 @@ struct DecideRequest {
 async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
     let r: DecideRequest = parse(&body)?;
     let (path, query) = r.path.split_once('?').unwrap_or((&r.path, ""));
-    let segments = segments(path).map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
+    let segments =
+        segments(path).map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let request =
@@ -321,7 +327,7 @@ async fn fingerprint(State(s): State<AdminState>, body: Bytes) -> Result<Respons
     let r: FingerprintRequest = parse(&body)?;
     let key = s.decider.key();
     let f = key.deny(&read_token(&r.token)?);
-    Ok(Json(json!({"fingerprint": f.to_string(), "key_id": format!("{:08x}", key.id)})).into_response())
+    Ok(Json(json!({"fingerprint": f.to_string(), "key_id": format!("{:08x}", key.id())})).into_response())
 }
 
 async fn reload(State(s): State<AdminState>) -> Result<Response, ApiError> {

@@ -36,14 +36,19 @@ async fn decide(doors: &Doors, headers: &HeaderMap, peer: Option<SocketAddr>) ->
     let Ok(request) = original(headers, &settings.headers, &peer) else {
         return Ruling::Deny(Refusal::of(Reason::RequestMalformed));
     };
-    let credential = settings.extraction.from_headers(headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
+    let credential =
+        settings.extraction.from_headers(headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
     doors.decider.request(&request, credential).await
 }
 
 struct Malformed;
 
 /// The request that the gateway asks about, from the headers it sets.
-fn original<'a>(headers: &'a HeaderMap, allowed: &'a [String], peer: &'a str) -> Result<decide::Request<'a>, Malformed> {
+fn original<'a>(
+    headers: &'a HeaderMap,
+    allowed: &'a [String],
+    peer: &'a str,
+) -> Result<decide::Request<'a>, Malformed> {
     let uri = one_of(headers, ["x-original-uri", "x-forwarded-uri"])?.ok_or(Malformed)?;
     let method = one_of(headers, ["x-original-method", "x-forwarded-method"])?.unwrap_or("GET");
     if method.is_empty() || !method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') {
@@ -68,7 +73,10 @@ fn original<'a>(headers: &'a HeaderMap, allowed: &'a [String], peer: &'a str) ->
 
 /// The value of the first of these headers that is there. Two of one name, or bytes that are no text, are
 /// malformed: whoever reads the other one would decide otherwise.
-fn one_of<'a, const N: usize>(headers: &'a HeaderMap, names: [&str; N]) -> Result<Option<&'a str>, Malformed> {
+fn one_of<'a, const N: usize>(
+    headers: &'a HeaderMap,
+    names: [&str; N],
+) -> Result<Option<&'a str>, Malformed> {
     for name in names {
         let mut values = headers.get_all(name).iter();
         if let Some(value) = values.next() {
@@ -118,7 +126,8 @@ fn denial(refusal: &Refusal) -> Answer {
     }
     if status == StatusCode::UNAUTHORIZED {
         // RFC 6750 §3.1: no error code where no credential was given.
-        let challenge = if refusal.reason == Reason::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+        let challenge =
+            if refusal.reason == Reason::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     answer

@@ -50,7 +50,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 impl Doors {
     /// Binds an address, so that a fault is told before the daemon says it is ready.
     pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-        TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, key: "serve.listen", source })
+        TcpListener::bind(address).await.map_err(|source| ServeError::Listen {
+            address,
+            key: "serve.listen",
+            source,
+        })
     }
 
     /// Serves connections until `stop`, then lets those in progress finish.
@@ -117,7 +121,11 @@ impl Doors {
             };
         }
         if path == "/health" {
-            return plain(if self.decider.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
+            return plain(if self.decider.is_ready() {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            });
         }
         plain(StatusCode::NOT_FOUND)
     }

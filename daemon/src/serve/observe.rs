@@ -26,9 +26,11 @@ pub async fn serve_observe(
     state: ObserveState,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()>, ServeError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, key: "observe.listen", source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen {
+        address,
+        key: "observe.listen",
+        source,
+    })?;
     let router = Router::new()
         .route("/metrics", get(metrics))
         // Alive: the process answers. Ready: decisions are made and revocations taken.
@@ -52,5 +54,9 @@ async fn metrics(State(s): State<ObserveState>) -> impl IntoResponse {
 }
 
 async fn ready(State(s): State<ObserveState>) -> impl IntoResponse {
-    if s.decider.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if s.decider.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }

@@ -6,8 +6,9 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
 /// Starts logging; `json` as asked for, or by what standard error is. Errors name the filter.
 pub fn init(level: &str, json: Option<bool>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|e| format!("`log.level` \"{level}\" is not a filter such as \"info\" or \"portcullis=debug,warn\": {e}"))?;
+    let filter = EnvFilter::try_new(level).map_err(|e| {
+        format!("`log.level` \"{level}\" is not a filter such as \"info\" or \"portcullis=debug,warn\": {e}")
+    })?;
     let terminal = stderr().is_terminal();
     let builder = fmt().with_env_filter(filter).with_writer(stderr);
     let started = if json.unwrap_or(!terminal) {

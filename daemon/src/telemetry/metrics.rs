@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis_common::reason::{Outcome, Reason};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// A front door, as metrics name it.
@@ -58,8 +58,10 @@ pub struct Metrics {
 }
 
 /// From a microsecond to a second.
-const SECONDS: &[f64] =
-    &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0];
+const SECONDS: &[f64] = &[
+    1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1,
+    0.25, 1.0,
+];
 
 const DOORS: [Door; 3] = [Door::ForwardAuth, Door::Data, Door::Admin];
 
@@ -243,7 +245,11 @@ mod tests {
         m.kernel_side("enforce", &[("lo".into(), "tcx")], None);
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md"));
         for family in m.registry.gather() {
-            assert!(page.contains(&format!("`{}`", family.name())), "{} is not in docs/metrics.md", family.name());
+            assert!(
+                page.contains(&format!("`{}`", family.name())),
+                "{} is not in docs/metrics.md",
+                family.name()
+            );
         }
     }
 

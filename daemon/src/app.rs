@@ -1,0 +1,224 @@
+//! Wires everything: the one place that may know every room.
+//!
+//! Start, in this order: configuration (before), key, store, kernel maps filled, policies, front doors bound,
+//! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
+//! thread. The kernel goes on enforcing after the end.
+
+mod settings;
+mod status;
+mod tasks;
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::{SharedClock, SystemClock},
+    config::{Config, KernelMode},
+    decide::{Decider, DeciderParts},
+    kernel::{Attachment, CounterReader, EventSource, Kernel},
+    policy::{self, Active, LoadOptions, PolicySet},
+    revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
+    serve::{AdminState, Doors, ObserveState, serve_admin, serve_observe},
+    telemetry::Metrics,
+    token::{FingerprintKey, Verifier},
+};
+
+/// Events kept for readers that are slow.
+const EVENT_BACKLOG: usize = 4096;
+
+/// The kernel side after the plane took its maps over.
+pub(crate) struct KernelSide {
+    counters: CounterReader,
+    attachments: Vec<Attachment>,
+    adopted: bool,
+    capacity: u32,
+    instructions: Option<u32>,
+}
+
+/// What `status`, metrics and tasks share.
+pub(crate) struct Shared {
+    config: Config,
+    decider: Arc<Decider>,
+    policy: Arc<Active>,
+    plane: PlaneHandle,
+    metrics: Arc<Metrics>,
+    kernel: Option<KernelSide>,
+    /// Kernel events seen, for `status`.
+    events_seen: AtomicU64,
+    started: std::time::Instant,
+}
+
+/// Runs the daemon until `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
+    let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
+    let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
+    let set = load_policies(&config)?;
+    let store = Store::open(&config.revocation.store, key.id())?;
+    let kernel_settings = settings::kernel(&config, &key)?;
+    let kernel = kernel_settings.as_ref().map(Kernel::load).transpose()?;
+    let index = Arc::new(Index::default());
+    let limits = limits(&config, kernel.as_ref());
+    let mut plane = Plane::new(
+        store,
+        kernel,
+        Arc::clone(&index),
+        Arc::clone(&clock),
+        PlaneSettings { limits, key_id: key.id() },
+    )?;
+    let kernel_parts = match plane.kernel_mut() {
+        None => None,
+        Some(kernel) => Some(kernel_side(kernel)?),
+    };
+    // The generation is settled before a program is attached: the kernel must not judge by an older one.
+    let hash = set.hash().to_owned();
+    let generation = plane.activate_first(&hash)?;
+    let mut kernel = None;
+    let mut events = None;
+    if let (Some((mut side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
+        if let Some(k) = plane.kernel_mut() {
+            k.attach(settings)?;
+            side.attachments = k.attachments().to_vec();
+        }
+        (kernel, events) = (Some(side), Some(source));
+    }
+    let (plane, thread) = plane.start().context("the revocation thread cannot be started")?;
+    let engine = set.engine().name();
+    let active = Arc::new(Active::new(set, generation));
+    metrics.policy(generation, engine);
+    let parts = DeciderParts {
+        verifier,
+        key,
+        policy: Arc::clone(&active),
+        index,
+        plane: plane.clone(),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+    };
+    let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
+    let shared = Arc::new(Shared {
+        decider,
+        policy: active,
+        plane,
+        metrics,
+        kernel,
+        events_seen: AtomicU64::new(0),
+        started: std::time::Instant::now(),
+        config,
+    });
+    let served = serve(Arc::clone(&shared), events, clock, stop).await;
+    // Every handle is gone now: the thread ends when it has answered what is queued.
+    drop(shared);
+    tokio::task::spawn_blocking(move || thread.join())
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .ok_or_else(|| anyhow!("the revocation thread ended badly; what was acknowledged is on disk"))?;
+    served
+}
+
+/// Opens every socket, says that it is ready, and waits for the end.
+async fn serve(
+    shared: Arc<Shared>,
+    events: Option<EventSource>,
+    clock: SharedClock,
+    stop: CancellationToken,
+) -> Result<()> {
+    let tasks = TaskTracker::new();
+    let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
+    let (reload, reloads) = mpsc::channel(4);
+    let doors = Arc::new(Doors {
+        decider: Arc::clone(&shared.decider),
+        metrics: Arc::clone(&shared.metrics),
+        settings: settings::doors(&shared.config),
+    });
+    let mut listeners = Vec::new();
+    for address in &shared.config.serve.listen {
+        listeners.push(Doors::bind(*address).await?);
+    }
+    let admin = AdminState {
+        decider: Arc::clone(&shared.decider),
+        plane: shared.plane.clone(),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&shared.metrics),
+        events: event_sender.clone(),
+        status: status::reader(&shared),
+        reload,
+        default_ttl: shared.config.revocation.default_ttl.0,
+    };
+    let observe = ObserveState {
+        metrics: Arc::clone(&shared.metrics),
+        decider: Arc::clone(&shared.decider),
+        refresh: status::refresher(&shared),
+    };
+    tasks.spawn(serve_admin(shared.config.admin.socket.clone(), admin, stop.clone()).await?);
+    tasks.spawn(serve_observe(shared.config.observe.listen, observe, stop.clone()).await?);
+    for listener in listeners {
+        tracing::info!(address = %listener.local_addr()?, "front doors: /auth and /v1/data");
+        tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
+    }
+    tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    if let Some(source) = events {
+        tasks.spawn(tasks::events(Arc::clone(&shared), source, clock, event_sender, stop.clone()));
+    }
+    let watcher = tasks::reload(&shared, reloads, &tasks, stop.clone())?;
+    shared.decider.set_ready(true);
+    shared.metrics.ready(true);
+    announce(&shared);
+    stop.cancelled().await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping; what the kernel enforces stays in force");
+    shared.decider.set_ready(false);
+    drop(watcher);
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn announce(shared: &Shared) {
+    match &shared.kernel {
+        Some(k) => {
+            for a in &k.attachments {
+                tracing::info!(interface = a.interface, hook = ?a.hook, adopted = a.adopted, "guarded");
+            }
+            if shared.config.kernel.mode == KernelMode::Observe {
+                tracing::warn!("`kernel.mode` is \"observe\": condemned tokens are counted and let through");
+            }
+        }
+        None => tracing::warn!(
+            "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
+        ),
+    }
+    if shared.config.serve.fail_open {
+        tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");
+    }
+    tracing::info!("ready");
+    // Not run by systemd: there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
+    policy::load(&config.policy.dirs, &config.policy.decision, &LoadOptions::default())
+}
+
+fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {
+    // Without a kernel map memory is the only bound; the configured one is kept as that.
+    let capacity = kernel.map_or(config.kernel.max_entries, |k| k.deny.capacity()) as usize;
+    let condemned = (config.kernel.policy_entries as usize).min(capacity / 2);
+    Limits { revoked: capacity - condemned, condemned }
+}
+
+fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
+    let side = KernelSide {
+        counters: kernel.counters()?,
+        attachments: Vec::new(),
+        adopted: kernel.adopted,
+        capacity: kernel.deny.capacity(),
+        instructions: kernel.verified_instructions(),
+    };
+    Ok((side, kernel.events()?))
+}

@@ -1,0 +1,97 @@
+//! What `portcullis status` and the gauges show.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::Shared;
+use crate::{config::KernelMode, kernel::Hook};
+
+const fn mode(m: KernelMode) -> &'static str {
+    match m {
+        KernelMode::Enforce => "enforce",
+        KernelMode::Observe => "observe",
+        KernelMode::Off => "off",
+    }
+}
+
+/// Gives the whole state as JSON.
+pub fn reader(shared: &Arc<Shared>) -> Arc<dyn Fn() -> Value + Send + Sync> {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move || shared.upgrade().map_or(Value::Null, |s| read(&s)))
+}
+
+fn read(s: &Shared) -> Value {
+    let loaded = s.policy.current();
+    let plane = s.plane.status();
+    let kernel = s.kernel.as_ref().map(|k| {
+        let counters: Map<String, Value> = k
+            .counters
+            .read()
+            .map(|c| c.iter().map(|(o, n)| (o.code().to_owned(), n.into())).collect())
+            .unwrap_or_default();
+        json!({
+            "attached": k.attachments,
+            "adopted": k.adopted,
+            "capacity": k.capacity,
+            "verified_instructions": k.instructions,
+            "ports": s.config.kernel.ports,
+            "pin_dir": s.config.kernel.pin_dir,
+            "counters": counters,
+            "events_seen": s.events_seen.load(Ordering::Relaxed),
+        })
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": s.started.elapsed().as_secs(),
+        "ready": s.decider.is_ready(),
+        "mode": mode(s.config.kernel.mode),
+        "fail_open": s.config.serve.fail_open,
+        "key_id": format!("{:08x}", s.decider.key().id()),
+        "policy": {
+            "generation": loaded.generation,
+            "hash": loaded.set.hash(),
+            "engine": loaded.set.engine().name(),
+            "interpreted_because": loaded.set.engine().reason(),
+            "modules": loaded.set.modules(),
+            "dirs": s.config.policy.dirs,
+        },
+        "revocations": plane,
+        "verdict_cache": {"entries": s.decider.cached(), "capacity": s.config.decide.cache_entries},
+        "kernel": kernel,
+    })
+}
+
+/// Brings the gauges up to date.
+pub fn refresher(shared: &Arc<Shared>) -> Arc<dyn Fn() + Send + Sync> {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move || {
+        if let Some(s) = shared.upgrade() {
+            refresh(&s);
+        }
+    })
+}
+
+fn refresh(s: &Shared) {
+    let plane = s.plane.status();
+    s.metrics.deny_map(
+        plane.claims,
+        (plane.revoked, plane.revoked_limit),
+        (plane.condemned, plane.condemned_limit),
+    );
+    s.metrics.cache_entries(s.decider.cached());
+    s.metrics.ready(s.decider.is_ready() && !plane.store_failed);
+    let attached: Vec<(String, &str)> = s
+        .kernel
+        .iter()
+        .flat_map(|k| &k.attachments)
+        .map(|a| (a.interface.clone(), if a.hook == Hook::Tcx { "tcx" } else { "clsact" }))
+        .collect();
+    let instructions = s.kernel.as_ref().and_then(|k| k.instructions);
+    s.metrics.kernel_side(mode(s.config.kernel.mode), &attached, instructions);
+    if let Some(Ok(counts)) = s.kernel.as_ref().map(|k| k.counters.read()) {
+        for (outcome, total) in counts.iter() {
+            s.metrics.kernel_outcome(outcome, total);
+        }
+    }
+}

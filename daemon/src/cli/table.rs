@@ -1,0 +1,45 @@
+//! Columns for people.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Lays rows out under a head, each column as wide as its widest cell.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (w, cell) in widths.iter_mut().zip(row) {
+            *w = (*w).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut text = line(&mut head.iter().copied());
+    for row in rows {
+        text.push('\n');
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+/// Milliseconds since 1970 as RFC 3339, to the second.
+pub fn time(ms: i64) -> String {
+    let at = u64::try_from(ms).ok().and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+    at.map_or_else(|| "never".to_owned(), |t| humantime::format_rfc3339_seconds(t).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["1".into(), "long cell".into(), "x".into()]];
+        assert_eq!(table(&["ID", "B", "C"], &rows), "ID  B          C\n1   long cell  x");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(1_732_412_345_123), "2024-11-24T01:39:05Z");
+    }
+}
