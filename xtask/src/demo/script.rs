@@ -85,7 +85,7 @@ pub fn play(stage: &mut Stage, policies: &Path) -> Result<()> {
 const FOR_REAL: &str = "
 To run it for real:
     cargo build --release -p portcullis        # after `cargo xtask build-ebpf`
-    portcullis check-config --config portcullis.toml
+    portcullis check-config portcullis.toml
     sudo portcullis run --config portcullis.toml
 README.md has a configuration to begin with; deploy/ has a systemd unit and nginx in front of a service.";
 
