@@ -79,20 +79,25 @@ pub const KIND_CONTENT_LENGTH: u32 = 3;
 /// `Transfer-Encoding`.
 pub const KIND_TRANSFER_ENCODING: u32 = 4;
 
+/// Where a header's name stands in [`ScanConfig::name_bits`], by its first and third byte in any letter case:
+/// many names of no interest begin with `X-`.
+#[inline(always)]
+pub const fn name_bit(first: u8, third: u8) -> u32 {
+    ((first & 31) as u32 + 3 * (third & 31) as u32) & 63
+}
+
 /// What the head scanner looks for.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ScanConfig {
     /// The fingerprint key.
     pub key: Key,
-    /// Bit `c & 31` is set for each letter that some name in `names` begins with.
-    pub first_letters: u32,
+    /// Bit [`name_bit`] is set for each name in `names`.
+    pub name_bits: u64,
     /// Longest head read, in bytes.
     pub max_head: u32,
     /// Longest token looked up, in bytes.
     pub max_token: u32,
-    /// Padding.
-    pub pad: u32,
     /// Header names, unused slots last.
     pub names: [Pattern<4>; NAMES],
     /// Authorization schemes, unused slots last.
@@ -119,10 +124,9 @@ impl ScanConfig {
     pub fn new(key: Key, schemes: &[&str], key_headers: &[&str]) -> Result<Self, ScanConfigError> {
         let mut c = Self {
             key,
-            first_letters: 0,
+            name_bits: 0,
             max_head: crate::head::MAX_HEAD,
             max_token: crate::head::MAX_TOKEN,
-            pad: 0,
             names: [Pattern::EMPTY; NAMES],
             schemes: [Pattern::EMPTY; SCHEMES],
         };
@@ -137,7 +141,8 @@ impl ScanConfig {
         let all = own.into_iter().chain(key_headers.iter().map(|n| (*n, KIND_API_KEY)));
         for (slot, (name, kind)) in c.names.iter_mut().zip(all) {
             *slot = Pattern::new(name.as_bytes(), kind)?;
-            c.first_letters |= 1 << (name.as_bytes().first().copied().unwrap_or(0) & 31);
+            let byte = |i: usize| name.as_bytes().get(i).copied().unwrap_or(b':');
+            c.name_bits |= 1 << name_bit(byte(0), byte(2));
         }
         for (slot, scheme) in c.schemes.iter_mut().zip(schemes) {
             *slot = Pattern::new(scheme.as_bytes(), 0)?;

@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod bench;
 mod count;
 mod maps;
 mod packet;
@@ -55,7 +56,6 @@ fn guard_steps(skb: *mut __sk_buff) -> i32 {
     if packet.len == 0 {
         return PASS;
     }
-    count(Outcome::Segments);
     match scan::heads(skb, scratch, packet) {
         Scanned::Passed => PASS,
         Scanned::Refused => react::refuse(skb, scratch, packet),

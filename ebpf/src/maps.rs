@@ -43,9 +43,9 @@ pub static PORTS: Array<u64> = Array::with_max_entries(1 << 16, 0);
 #[map]
 pub static ADDRESSES: HashMap<AddressKey, u64> = HashMap::with_max_entries(1024, 0);
 
-/// One counter per outcome and CPU.
+/// One set of counters a CPU, indexed by outcome.
 #[map]
-pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(OUTCOMES, 0);
+pub static COUNTERS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max_entries(1, 0);
 
 /// What happened, for whoever listens.
 #[map]

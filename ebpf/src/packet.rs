@@ -59,6 +59,10 @@ pub struct Packet {
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
+    /// Client port and server port.
+    pub ports: u32,
+    /// 1 where [`Headers`] hold this packet's; else [`copy`] must be called before they are used.
+    pub copied: u32,
 }
 
 /// What a packet is to guard.
@@ -123,20 +127,125 @@ impl Headers {
 /// Copies the headers and reads them. A function of its own, for the verifier's sake: see [`Packet`].
 #[inline(never)]
 pub fn read(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
+    match quick_look(skb, scratch) {
+        Look::Settled(port) => return port,
+        Look::Careful => {}
+    }
     // SAFETY: the context of the running program.
     let (skb_len, protocol) = unsafe { ((*skb).len, u16::from_be((*skb).protocol as u16)) };
-    let n = if skb_len < COPIED { skb_len } else { COPIED };
     // Too short for IPv4 and TCP without a link header.
-    if n < 40 {
+    if skb_len < 40 {
         return Port::Open;
     }
-    // SAFETY: `n` is at most the size of `headers`.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*scratch).headers).cast(), n) } != 0 {
+    if !copy(skb, scratch) {
         return Port::Unsupported;
     }
     let h = Headers::of(scratch);
     let Some((l3, v6)) = network_header(h, protocol, skb_len) else { return Port::Open };
     if v6 { read_v6(skb, scratch, l3, skb_len) } else { read_v4(scratch, l3, skb_len) }
+}
+
+/// Copies the packet's first bytes, for [`Headers`].
+#[inline(always)]
+pub fn copy(skb: *mut __sk_buff, scratch: *mut Scratch) -> bool {
+    // SAFETY: the context of the running program.
+    let len = unsafe { (*skb).len };
+    let n = if len < COPIED { len } else { COPIED };
+    if n == 0 {
+        return false;
+    }
+    // SAFETY: `n` is at most the size of `headers`.
+    unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*scratch).headers).cast(), n) == 0 }
+}
+
+/// What a quick look came to.
+enum Look {
+    /// The packet is read.
+    Settled(Port),
+    /// It must be read with care.
+    Careful,
+}
+
+/// Reads the packets that nearly all are: plain Ethernet, a bare IPv4 or IPv6 header, TCP, headers in the
+/// linear part. They are read from packet memory, without a copy; [`copy`] makes one where it is needed later.
+#[inline(always)]
+fn quick_look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
+    // SAFETY: the context of the running program.
+    let (start, end, len) = unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
+    if start + 54 > end {
+        return Look::Careful;
+    }
+    let p = start as *const u8;
+    // SAFETY: 54 bytes from `start` are within the packet's linear part, as was just checked.
+    let (ether, first) = unsafe { (p.add(12).cast::<u16>().read(), p.add(14).read()) };
+    // SAFETY: the context of the running program.
+    if u32::from(ether) != unsafe { (*skb).protocol } {
+        return Look::Careful;
+    }
+    let (l4, l3_end, v6) = if ether == 0x0800_u16.to_be() && first == 0x45 {
+        // SAFETY: as above.
+        let (total, fragment, protocol) = unsafe {
+            (p.add(16).cast::<u16>().read(), p.add(20).cast::<u16>().read(), p.add(23).read())
+        };
+        if protocol != TCP {
+            return Look::Settled(Port::Open);
+        }
+        let l3_end = 14 + u32::from(u16::from_be(total));
+        if fragment & 0x3fff_u16.to_be() != 0 || total == 0 || l3_end > len {
+            return Look::Careful;
+        }
+        (34, l3_end, 0)
+    } else if ether == 0x86dd_u16.to_be() && first >> 4 == 6 {
+        // SAFETY: as above.
+        let (payload, next) = unsafe { (p.add(18).cast::<u16>().read(), p.add(20).read()) };
+        let l3_end = 54 + u32::from(u16::from_be(payload));
+        if next != TCP || payload == 0 || l3_end > len || start + 74 > end {
+            return Look::Careful;
+        }
+        (54, l3_end, 1)
+    } else {
+        return Look::Careful;
+    };
+    let t = (start + l4) as *const u8;
+    // Said once more for the verifier, which takes the two cases as one here.
+    if start + l4 + 20 > end {
+        return Look::Careful;
+    }
+    // SAFETY: 20 bytes from `t` are within the packet's linear part, as was just checked.
+    let (ports, port, seq, ack, offset, flags) = unsafe {
+        (
+            t.cast::<u32>().read(),
+            t.add(2).cast::<u16>().read(),
+            t.add(4).cast::<u32>().read(),
+            t.add(8).cast::<u32>().read(),
+            t.add(12).read(),
+            t.add(13).read(),
+        )
+    };
+    match PORTS.get(u32::from(u16::from_be(port))) {
+        None | Some(&PORT_OPEN) => return Look::Settled(Port::Open),
+        Some(&PORT_BY_ADDRESS) => return Look::Careful,
+        Some(_) => {}
+    }
+    let payload = l4 as u32 + u32::from(offset >> 4) * 4;
+    if payload < l4 as u32 + 20 || payload > l3_end {
+        return Look::Settled(Port::Unsupported);
+    }
+    let packet = Packet {
+        l3: ETH_LEN,
+        l4: l4 as u32,
+        payload,
+        len: l3_end - payload,
+        v6,
+        flags: u32::from(flags),
+        seq: u32::from_be(seq),
+        ack: u32::from_be(ack),
+        ports: u32::from_be(ports),
+        copied: 0,
+    };
+    // SAFETY: this CPU's scratch; nothing else refers to it yet.
+    unsafe { (&raw mut (*scratch).packet).write(packet) };
+    Look::Settled(Port::Guarded)
 }
 
 /// Finds the IP header: behind Ethernet with up to two in-band VLAN tags, or at the very start (tun,
@@ -290,6 +399,8 @@ fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool) -> Port 
         flags: u32::from(h.u8(l4 + 13)),
         seq: h.u32(l4 + 4),
         ack: h.u32(l4 + 8),
+        ports: h.u32(l4),
+        copied: 1,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
     unsafe { (&raw mut (*scratch).packet).write(packet) };

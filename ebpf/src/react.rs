@@ -50,6 +50,9 @@ struct Segment {
 #[inline(never)]
 pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     let Some(config) = maps::config() else { return DROP };
+    if p.copied == 0 && !packet::copy(skb, scratch) {
+        return DROP;
+    }
     // SAFETY: this CPU's scratch.
     let first = unsafe { (*scratch).run.head } == p.payload;
     if config.reaction == REACT_DROP {

@@ -17,7 +17,7 @@ use portcullis_common::{
 };
 
 use crate::{
-    count::{add, count},
+    count::{Counters, count},
     maps::{self, Scratch},
     packet::Packet,
     verdict,
@@ -104,36 +104,29 @@ pub fn heads(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Scanned 
 fn account(scratch: *mut Scratch) -> Scanned {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let s = unsafe { &*scratch };
-    if s.scan.heads != 0 {
-        add(Outcome::Requests, u64::from(s.scan.heads));
-    }
-    if s.scan.tokens != 0 {
-        add(Outcome::Tokens, u64::from(s.scan.tokens));
-    }
-    if s.scan.long_tokens != 0 {
-        add(Outcome::TokenTooLong, u64::from(s.scan.long_tokens));
-    }
-    if s.scan.odd_heads != 0 {
-        add(Outcome::Ambiguous, u64::from(s.scan.odd_heads));
-    }
     let step = s.run.step;
+    let Some(c) = Counters::get() else { return Scanned::Passed };
+    c.add(Outcome::Segments, 1);
+    c.add(Outcome::Requests, s.scan.heads);
+    c.add(Outcome::Tokens, s.scan.tokens);
+    c.add(Outcome::TokenTooLong, s.scan.long_tokens);
+    c.add(Outcome::Ambiguous, s.scan.odd_heads);
     if step == Step::Refused as u32 {
-        count(if s.run.reason == Reason::TokenRevoked as u32 { Outcome::Revoked } else { Outcome::Condemned });
+        let revoked = s.run.reason == Reason::TokenRevoked as u32;
+        c.add(if revoked { Outcome::Revoked } else { Outcome::Condemned }, 1);
         return Scanned::Refused;
     }
     if step == Step::More as u32 {
-        if s.scan.in_head() {
-            count(Outcome::SplitHead);
-        }
+        c.add(Outcome::SplitHead, u32::from(s.scan.in_head()));
     } else if step == Step::NotHttp as u32 {
-        count(Outcome::NotHttp);
+        c.add(Outcome::NotHttp, 1);
     } else if step == Step::Opaque as u32 {
-        count(Outcome::Opaque);
+        c.add(Outcome::Opaque, 1);
     } else if step == Step::Http2 as u32 {
-        count(Outcome::Http2);
+        c.add(Outcome::Http2, 1);
     } else {
         // Too long, or more steps than the bounds allow.
-        count(Outcome::HeadTooLong);
+        c.add(Outcome::HeadTooLong, 1);
     }
     Scanned::Passed
 }

@@ -18,13 +18,10 @@ const LIFE: u64 = 60_000_000_000;
 /// Data that arrives this long after the answer was not in flight: the client is told again.
 const IN_FLIGHT: u64 = 200_000_000;
 
-/// The filter's slot for a connection.
+/// The filter's slot for a connection: its ports tell it apart well enough.
 #[inline(always)]
-fn slot(scratch: *mut Scratch, p: &Packet) -> u32 {
-    let h = packet::Headers::of(scratch);
-    // The last word of the source address tells clients apart in IPv4 and IPv6 alike.
-    let address = if p.v6 != 0 { h.u32(p.l3 + 20) } else { h.u32(p.l3 + 12) };
-    (address.wrapping_mul(0x9e37_79b1) ^ h.u32(p.l4).wrapping_mul(0x85eb_ca6b)) >> 16 & (TOMB_SLOTS - 1)
+fn slot(p: &Packet) -> u32 {
+    (p.ports.wrapping_mul(0x85eb_ca6b) >> 16) & (TOMB_SLOTS - 1)
 }
 
 /// Remembers a connection as answered.
@@ -33,7 +30,7 @@ pub fn raise(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let _ = TOMBS.insert(&packet::flow(skb, scratch, p), &now, 0);
-    if let Some(t) = TOMB_FILTER.get_ptr_mut(slot(scratch, p)) {
+    if let Some(t) = TOMB_FILTER.get_ptr_mut(slot(p)) {
         // SAFETY: a word of an array map; a race keeps one of two times that are close.
         unsafe { *t = now };
     }
@@ -56,7 +53,7 @@ pub enum Tomb {
 /// Settles whether a packet's connection was answered.
 #[inline(never)]
 pub fn check(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Tomb {
-    let Some(last) = TOMB_FILTER.get(slot(scratch, p)) else { return Tomb::None };
+    let Some(last) = TOMB_FILTER.get(slot(p)) else { return Tomb::None };
     let last = *last;
     if last == 0 {
         return Tomb::None;
@@ -65,6 +62,9 @@ pub fn check(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Tomb {
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if now - last > LIFE {
         return Tomb::None;
+    }
+    if p.copied == 0 && !packet::copy(skb, scratch) {
+        return Tomb::Drop;
     }
     let flow: Flow = packet::flow(skb, scratch, p);
     let Some(raised) = TOMBS.get_ptr(&flow) else { return Tomb::None };

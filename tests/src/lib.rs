@@ -1,1 +1,9 @@
-//! End-to-end tests: real kernel, real servers, real clients, in namespaces of their own.
+//! End-to-end tests: real kernel, real servers, real clients, in namespaces of their own. And what they and
+//! the benchmarks share.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic"))]
+
+pub mod bpffs;
+pub mod figures;
+pub mod frames;
+pub mod guard;

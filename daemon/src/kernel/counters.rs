@@ -1,7 +1,7 @@
 //! The kernel programs' counters, summed over CPUs.
 
 use aya::maps::{MapData, PerCpuArray};
-use portcullis_common::reason::Outcome;
+use portcullis_common::reason::{OUTCOMES, Outcome};
 
 use super::KernelError;
 
@@ -22,22 +22,17 @@ impl Counts {
 }
 
 /// Reads the counters; shared freely.
-pub struct CounterReader(PerCpuArray<MapData, u64>);
+pub struct CounterReader(PerCpuArray<MapData, [u64; OUTCOMES as usize]>);
 
 impl CounterReader {
-    pub(super) fn new(map: PerCpuArray<MapData, u64>) -> Self {
+    pub(super) fn new(map: PerCpuArray<MapData, [u64; OUTCOMES as usize]>) -> Self {
         Self(map)
     }
 
     /// The sums now. They start again when the pinned maps are made anew.
     pub fn read(&self) -> Result<Counts, KernelError> {
-        Outcome::ALL
-            .iter()
-            .map(|o| {
-                let per_cpu = self.0.get(&u32::from(*o as u8), 0);
-                per_cpu.map(|v| v.iter().sum()).map_err(|e| KernelError::map("read the kernel's counters", e))
-            })
-            .collect::<Result<_, _>>()
-            .map(Counts)
+        let per_cpu = self.0.get(&0, 0).map_err(|e| KernelError::map("read the kernel's counters", e))?;
+        let sum = |o: &Outcome| per_cpu.iter().filter_map(|c| c.get(*o as usize)).sum();
+        Ok(Counts(Outcome::ALL.iter().map(sum).collect()))
     }
 }

@@ -25,6 +25,9 @@ use super::{
 /// The programs, as `cargo xtask build-ebpf` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis.bpf.o"));
 
+/// The program that is attached.
+const GUARD: &str = "guard";
+
 /// Maps that outlive the daemon.
 const PINNED: &[&str] = &["DENY", "META", "ACTIVE", "COUNTERS", "EVENTS", "TOMBS", "TOMB_FILTER"];
 
@@ -77,16 +80,16 @@ impl Kernel {
             verified_instructions: None,
         };
         kernel.write_settings(settings)?;
-        let guard = kernel.guard()?;
+        let guard = kernel.program(GUARD)?;
         guard.load().map_err(|e| KernelError::program("load guard", &e))?;
         kernel.verified_instructions =
-            kernel.guard()?.info().ok().and_then(|i| i.verified_instruction_count());
+            kernel.program(GUARD)?.info().ok().and_then(|i| i.verified_instruction_count());
         Ok(kernel)
     }
 
-    fn guard(&mut self) -> Result<&mut SchedClassifier, KernelError> {
-        let program = self.ebpf.program_mut("guard").ok_or_else(|| missing("program guard"))?;
-        program.try_into().map_err(|e| KernelError::program("find guard", &e))
+    fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        program.try_into().map_err(|e| KernelError::program(format!("find {name}"), &e))
     }
 
     fn write_settings(&mut self, s: &Settings) -> Result<(), KernelError> {
@@ -123,7 +126,7 @@ impl Kernel {
     /// Attaches to every configured interface, in place of an earlier daemon's programs, and detaches from
     /// those that are no longer configured.
     pub fn attach(&mut self, settings: &Settings) -> Result<(), KernelError> {
-        let guard = self.guard()?;
+        let guard = self.program(GUARD)?;
         let attachments: Result<Vec<_>, _> = settings
             .interfaces
             .iter()
@@ -296,9 +299,39 @@ pub mod test_support {
         pub time: Duration,
     }
 
+    /// A program of the object.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Which {
+        /// The guard itself.
+        Guard,
+        /// A program that does nothing.
+        Empty,
+        /// One that hashes as many bytes as the packet has behind its Ethernet header, and looks that up.
+        Hash,
+    }
+
+    impl Which {
+        const fn name(self) -> &'static str {
+            match self {
+                Self::Guard => "guard",
+                Self::Empty => "bench_empty",
+                Self::Hash => "bench_hash",
+            }
+        }
+    }
+
     impl Kernel {
-        /// Runs guard over a packet (`BPF_PROG_TEST_RUN`), `repeat` times.
-        pub fn test_run(&mut self, packet: &[u8], repeat: u32) -> Result<Ran, KernelError> {
+        /// Loads the yardsticks of the benchmark beside guard.
+        pub fn load_yardsticks(&mut self) -> Result<(), KernelError> {
+            for which in [Which::Empty, Which::Hash] {
+                let what = || format!("load {}", which.name());
+                self.program(which.name())?.load().map_err(|e| KernelError::program(what(), &e))?;
+            }
+            Ok(())
+        }
+
+        /// Runs a program over a packet (`BPF_PROG_TEST_RUN`), `repeat` times.
+        pub fn test_run(&mut self, which: Which, packet: &[u8], repeat: u32) -> Result<Ran, KernelError> {
             let mut out = vec![0; 65536];
             let options = TestRunOptions {
                 data_in: Some(packet),
@@ -306,8 +339,10 @@ pub mod test_support {
                 repeat,
                 ..TestRunOptions::new()
             };
-            let result =
-                self.guard()?.test_run(options).map_err(|e| KernelError::program("run guard", &e))?;
+            let result = self
+                .program(which.name())?
+                .test_run(options)
+                .map_err(|e| KernelError::program(format!("run {}", which.name()), &e))?;
             out.truncate(result.data_size_out as usize);
             Ok(Ran { action: result.return_value.cast_signed(), packet: out, time: result.duration })
         }

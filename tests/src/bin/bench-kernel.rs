@@ -1,0 +1,79 @@
+//! `cargo xtask bench kernel`: guard by `BPF_PROG_TEST_RUN`, beside yardsticks of the same run.
+//!
+//! Each figure is the median of rounds in which every program runs in turn, so that a change of the machine's
+//! speed meets all of them. TEST_RUN takes packets of up to about 3.7 KB.
+
+use std::{env, path::PathBuf};
+
+use anyhow::Result;
+use portcullis::kernel::{Kernel, test_support::Which};
+use portcullis_common::layout::{DenyValue, FOREVER};
+use portcullis_tests::{
+    bpffs::Bpffs,
+    figures::{Figures, median},
+    frames::{Frame, jws, request},
+    guard::{KEY, is_root, load},
+};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let quick = args.iter().any(|a| a == "--quick");
+    let json = args.iter().position(|a| a == "--json").and_then(|i| args.get(i + 1)).map(PathBuf::from);
+    let mut figures = Figures::default();
+    if is_root("bench kernel") {
+        measure(&mut figures, quick)?;
+    }
+    figures.write(json.as_deref())
+}
+
+fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
+    let (rounds, repeat) = if quick { (3, 2_000) } else { (15, 50_000) };
+    let bpffs = Bpffs::mount()?;
+    let mut kernel = load(&bpffs)?;
+    kernel.load_yardsticks()?;
+    if let Some(n) = kernel.verified_instructions() {
+        figures.at_most("guard, verified instructions", f64::from(n), "", 100_000.0, "");
+    }
+    // Tokens of others, so that a lookup meets what it meets in use.
+    for i in 0..1000 {
+        kernel.deny.put(
+            KEY.deny(jws(300, i + 10_000).as_bytes()),
+            DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0 },
+        )?;
+    }
+    let open = Frame { port: 81, ..Frame::default() }.build(&request(&jws(300, 1), 500));
+    let runs = time(&mut kernel, &[(Which::Empty, &open), (Which::Guard, &open)], rounds, repeat)?;
+    figures.add("empty program", runs[0], "ns", "");
+    figures.at_most("guard, unguarded port", runs[1], "ns", 1.5 * runs[0] + 15.0, "(1.5 × empty + 15)");
+    let bare = Frame::default()
+        .build(b"GET /v1/orders/7 HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/7.88.1\r\n\r\n");
+    let ack = Frame::default().build(b"");
+    let runs = time(&mut kernel, &[(Which::Guard, &ack), (Which::Guard, &bare)], rounds, repeat)?;
+    figures.add("guard, segment without payload", runs[0], "ns", "");
+    figures.add("guard, 72-byte request without a token", runs[1], "ns", "");
+    for (request_len, token_len) in [(500, 300), (1300, 1100), (3400, 3000)] {
+        let token = jws(token_len, 1);
+        let live = Frame::default().build(&request(&token, request_len));
+        let same = vec![0; 14 + token_len];
+        let runs = time(&mut kernel, &[(Which::Hash, &same), (Which::Guard, &live)], rounds, repeat)?;
+        let name = format!("{request_len}-byte request, {token_len}-byte token");
+        figures.add(&format!("{name}: hash and lookup alone"), runs[0], "ns", "");
+        figures.add(&format!("{name}: guard"), runs[1], "ns", "");
+        if token_len <= 1100 {
+            figures.at_most(&format!("{name}: ratio"), runs[1] / runs[0], "", 2.0, "× hash and lookup");
+        }
+    }
+    Ok(())
+}
+
+/// Median times in ns, each program once a round.
+fn time(kernel: &mut Kernel, what: &[(Which, &[u8])], rounds: usize, repeat: u32) -> Result<Vec<f64>> {
+    let mut times = vec![Vec::new(); what.len()];
+    for _ in 0..rounds {
+        for (slot, (which, packet)) in times.iter_mut().zip(what) {
+            #[allow(clippy::cast_precision_loss, reason = "nanoseconds of one run")]
+            slot.push(kernel.test_run(*which, packet, repeat)?.time.as_nanos() as f64);
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
+}
