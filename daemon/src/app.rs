@@ -180,18 +180,17 @@ async fn serve(
 }
 
 fn announce(shared: &Shared) {
-    match &shared.kernel {
-        Some(k) => {
-            for a in &k.attachments {
-                tracing::info!(interface = a.interface, hook = ?a.hook, adopted = a.adopted, "guarded");
-            }
-            if shared.config.kernel.mode == KernelMode::Observe {
-                tracing::warn!("`kernel.mode` is \"observe\": condemned tokens are counted and let through");
-            }
+    if let Some(k) = &shared.kernel {
+        for a in &k.attachments {
+            tracing::info!(interface = a.interface, hook = ?a.hook, adopted = a.adopted, "guarded");
         }
-        None => tracing::warn!(
+        if shared.config.kernel.mode == KernelMode::Observe {
+            tracing::warn!("`kernel.mode` is \"observe\": condemned tokens are counted and let through");
+        }
+    } else {
+        tracing::warn!(
             "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
-        ),
+        );
     }
     if shared.config.serve.fail_open {
         tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");

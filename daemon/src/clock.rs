@@ -28,6 +28,7 @@ impl WallTime {
     }
 
     /// Later by a length of time; the far future where that does not fit.
+    #[must_use]
     pub fn plus(self, d: std::time::Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
     }

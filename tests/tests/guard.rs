@@ -395,7 +395,7 @@ fn host(payload: &[u8], config: &ScanConfig, dead: DenyFingerprint) -> Reading {
 }
 
 /// Pieces of requests, whole and broken, with the condemned token here and there.
-fn pieces(dead: String) -> impl Strategy<Value = Vec<u8>> {
+fn pieces(dead: &str) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just("GET /a HTTP/1.1\r\n".to_owned()),
         Just("POST /b HTTP/1.1\r\n".to_owned()),
@@ -446,7 +446,7 @@ fn kernel_and_host_read_every_payload_alike() {
     let (port, kernel) = (Cell::new(1000_u16), RefCell::new(kernel));
     runner
         .run(
-            &prop_oneof![3 => pieces(dead), 1 => proptest::collection::vec(any::<u8>(), 1..3000)],
+            &prop_oneof![3 => pieces(&dead), 1 => proptest::collection::vec(any::<u8>(), 1..3000)],
             |payload| {
                 if payload.is_empty() {
                     return Ok(());

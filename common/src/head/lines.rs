@@ -200,7 +200,7 @@ pub(super) fn line(
 ) -> Step {
     for _ in 0..LINES {
         let start = w.word::<0>(at);
-        let (first, third) = (start as u8, (start >> 16) as u8);
+        let [first, _, third, ..] = start.to_le_bytes();
         // So few bytes may begin anything.
         if left < 3
             || is_line_end(first)

@@ -1,5 +1,7 @@
 //! The scanner against a parser of another making: whole streams, split at once, by lines.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -40,7 +42,11 @@ fn run(stream: &[u8], pieces: &[usize], seen: &mut Seen) -> (Scan, Step) {
                 break;
             }
             buffer[FRONT..FRONT + n].copy_from_slice(&stream[at..at + n]);
-            let mut c = Cursor { end: n as u32, last: u32::from(at + n == available), ..Cursor::default() };
+            let mut c = Cursor {
+                end: u32::try_from(n).unwrap(),
+                last: u32::from(at + n == available),
+                ..Cursor::default()
+            };
             let mut steps = 0;
             let step = loop {
                 let step = step_in(&mut scan, &mut c, &buffer, &config, seen);
@@ -58,7 +64,7 @@ fn run(stream: &[u8], pieces: &[usize], seen: &mut Seen) -> (Scan, Step) {
             assert!((c.end - c.at) as usize <= MAX_UNREAD, "{} bytes unread", c.end - c.at);
             scan.next_window(&c);
             at += c.at as usize;
-            let skip = (scan.skippable() as usize).min(available - at);
+            let skip = usize::try_from(scan.skippable()).unwrap().min(available - at);
             scan.skip(skip as u64);
             at += skip;
             if c.last != 0 {
@@ -207,7 +213,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
             match body {
                 None => r.push_str("\r\n"),
                 Some((false, b)) => {
-                    r.push_str(&format!("Content-Length: {}\r\n\r\n", b.len()));
+                    write!(r, "Content-Length: {}\r\n\r\n", b.len()).unwrap();
                     return [r.into_bytes(), b].concat();
                 }
                 Some((true, b)) => {

@@ -26,7 +26,7 @@ const SLOW: u32 = 3;
 const fn plain(a: u64, b: u64, c: u64, d: u64) -> bool {
     #[inline(always)]
     const fn high(x: u64) -> u64 {
-        (((x | 2 * ONES) ^ 0x2e * ONES) + 0x7f * ONES) & (x + 0x5f * ONES)
+        (((x | (2 * ONES)) ^ (0x2e * ONES)) + 0x7f * ONES) & (x + 0x5f * ONES)
     }
     if (a | b | c | d) & HIGH != 0 {
         return false;

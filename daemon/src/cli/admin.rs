@@ -23,9 +23,9 @@ impl ReloadArgs {
     pub fn run(self) -> Outcome {
         let answer = self.target.call(Method::POST, "/v1/reload", None)?;
         if self.json {
-            print_json(&answer)?
+            print_json(&answer)?;
         } else {
-            print(&format!("policy generation {} is in force", answer["generation"]))?
+            print(&format!("policy generation {} is in force", answer["generation"]))?;
         }
         Ok(OK)
     }

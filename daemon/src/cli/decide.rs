@@ -55,9 +55,9 @@ impl Args {
         }
         let e = self.target.call(Method::POST, "/v1/decide", Some(&body))?;
         if self.json {
-            print_json(&e)?
+            print_json(&e)?;
         } else {
-            print(&human(&e))?
+            print(&human(&e))?;
         }
         Ok(if e["allow"] == true { OK } else { DENIED })
     }

@@ -1,6 +1,6 @@
 //! `portcullis generate-docs`: the pages that are made from types.
 
-use std::{fs, path::PathBuf};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
@@ -45,7 +45,7 @@ pub fn reasons() -> String {
          | number | code | HTTP status | meaning |\n|---|---|---|---|\n",
     );
     for r in Reason::ALL {
-        page.push_str(&format!("| {} | `{}` | {} | {} |\n", *r as u8, r.code(), r.status(), r.describe()));
+        let _ = writeln!(page, "| {} | `{}` | {} | {} |", *r as u8, r.code(), r.status(), r.describe());
     }
     page.push_str(
         "\n## Kernel outcomes\n\n\
@@ -53,7 +53,7 @@ pub fn reasons() -> String {
          | number | code | meaning |\n|---|---|---|\n",
     );
     for o in KernelOutcome::ALL {
-        page.push_str(&format!("| {} | `{}` | {} |\n", *o as u8, o.code(), o.describe()));
+        let _ = writeln!(page, "| {} | `{}` | {} |", *o as u8, o.code(), o.describe());
     }
     page
 }

@@ -25,9 +25,9 @@ impl Args {
         let body = json!({"token": self.token.read()?.as_str()});
         let answer = self.target.call(Method::POST, "/v1/fingerprint", Some(&body))?;
         if self.json {
-            print_json(&answer)?
+            print_json(&answer)?;
         } else {
-            print(answer["fingerprint"].as_str().unwrap_or_default())?
+            print(answer["fingerprint"].as_str().unwrap_or_default())?;
         }
         Ok(OK)
     }

@@ -22,9 +22,9 @@ impl Args {
     pub fn run(self) -> Outcome {
         let status = self.target.call(Method::GET, "/v1/status", None)?;
         if self.json {
-            print_json(&status)?
+            print_json(&status)?;
         } else {
-            print(&human(&status))?
+            print(&human(&status))?;
         }
         Ok(OK)
     }

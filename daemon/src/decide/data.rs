@@ -47,9 +47,10 @@ impl Decider {
             path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last);
         let is_decision = loaded.set.is_decision(path) || member.is_some();
         if is_decision && let Some(verdict) = self.cached_verdict(key) {
-            let ruling = match self.is_revoked(verdict.fingerprint) {
-                true => Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
-                false => verdict.ruling.clone(),
+            let ruling = if self.is_revoked(verdict.fingerprint) {
+                Ruling::Deny(Refusal::of(Reason::TokenRevoked))
+            } else {
+                verdict.ruling.clone()
             };
             return Ok(shaped(&ruling, &verdict.value, member));
         }

@@ -113,8 +113,7 @@ fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin_dir: &Path) ->
 
 fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<bool, KernelError> {
     match tc::qdisc_add_clsact(interface) {
-        Ok(()) => {}
-        Err(TcError::AlreadyAttached) => {}
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
         Err(e) if os_error(&e) == Some(libc::EEXIST) => {}
         Err(e) if os_error(&e) == Some(libc::ENODEV) => {
             return Err(KernelError::NoInterface { interface: interface.to_owned() });

@@ -243,7 +243,7 @@ fn prepare_pin_dir(path: &Path) -> Result<(), KernelError> {
     let fs_kind = nix::sys::statfs::statfs(path)
         .map_err(|e| KernelError::io(format!("look at {}", path.display()), e.into()))?
         .filesystem_type();
-    if i64::from(fs_kind.0) & 0xffff_ffff != BPFFS {
+    if fs_kind.0 & 0xffff_ffff != BPFFS {
         let _ = fs::remove_dir(path);
         return Err(KernelError::NotBpffs { path: path.to_owned() });
     }

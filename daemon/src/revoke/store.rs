@@ -211,6 +211,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use portcullis_common::fingerprint::DenyFingerprint;
 
     use super::*;
@@ -244,7 +246,6 @@ mod tests {
         assert_eq!(store.claims().unwrap(), [b]);
         assert_eq!(store.policy(), Some(("h".into(), 3)));
         assert_eq!(store.next_id(), ClaimId(3), "ids are not used twice");
-        use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
