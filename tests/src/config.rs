@@ -29,6 +29,8 @@ pub struct Config {
     pub attach: &'static str,
     /// `kernel.interfaces`
     pub interface: String,
+    /// `kernel.ports`
+    pub ports: Vec<u16>,
     /// `kernel.max_entries`
     pub max_entries: u32,
     /// `kernel.policy_entries`
@@ -56,6 +58,7 @@ impl Default for Config {
             reaction: "respond",
             attach: "auto",
             interface: SERVER_DEVICE.to_owned(),
+            ports: vec![PORT],
             max_entries: 4096,
             policy_entries: 1024,
             policies: repository().join("policies"),
@@ -81,7 +84,7 @@ mode = "{mode}"
 reaction = "{reaction}"
 attach = "{attach}"
 interfaces = ["{interface}"]
-ports = [{PORT}]
+ports = {ports:?}
 pin_dir = "{pins}"
 max_entries = {max_entries}
 policy_entries = {policy_entries}
@@ -127,6 +130,7 @@ level = "{log}"
             attach = self.attach,
             interface = self.interface,
             pins = path(self.pin_dir),
+            ports = self.ports,
             max_entries = self.max_entries,
             policy_entries = self.policy_entries,
             fingerprint = path("fingerprint.key"),

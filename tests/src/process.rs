@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -9,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
@@ -65,6 +66,8 @@ impl Process {
     pub fn start(ns: &Namespace, command: &mut Command) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A group of its own, so that its children can be ended with it.
+        command.process_group(0);
         let mut child = ns.enter(|| command.spawn().with_context(|| format!("start `{name}`")))?;
         let stderr = child.stderr.take().context("no standard error to read")?;
         let said = Arc::new(Watched::<Said>::default());
@@ -94,12 +97,13 @@ impl Process {
 
     /// Sends a signal and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
-        let pid = i32::try_from(self.child.id()).context("process id")?;
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);
         if self.child.try_wait()?.is_none() {
-            kill(Pid::from_raw(pid), signal).context("signal a process")?;
+            kill(pid, signal).context("signal a process")?;
         }
         let status = self.child.wait()?;
-        // Children of its own may hold its standard error for a moment longer.
+        // Children of its own would keep its standard error open. Usually there are none.
+        let _ = killpg(pid, Signal::SIGKILL);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }

@@ -129,17 +129,19 @@ fn converse(mut stream: TcpStream, index: usize, log: &Watched<Vec<Connection>>)
             Err(_) => break End::Reset,
         };
         pending.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        // Answers go out before the log tells, so that who waits for a request may count on its answer.
         let mut heads = Vec::new();
         while let Some(head) = take_request(&mut pending) {
-            let answer = format!("HTTP/1.1 200 OK\r\nServer: {NAME}\r\nContent-Length: 3\r\n\r\nok\n");
-            let _ = stream.write_all(answer.as_bytes());
             heads.push(head);
         }
+        // Noted before it is answered, so that who has an answer may count on the log.
         note(&|c| {
             c.bytes += n;
             c.requests.extend(heads.iter().cloned());
         });
+        for _ in heads {
+            let answer = format!("HTTP/1.1 200 OK\r\nServer: {NAME}\r\nContent-Length: 3\r\n\r\nok\n");
+            let _ = stream.write_all(answer.as_bytes());
+        }
     };
     note(&|c| c.end = Some(end));
 }

@@ -1,8 +1,11 @@
 //! Everything one test needs, made and removed together.
 
-use std::sync::{
-    Once,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -13,7 +16,7 @@ use crate::{
     config::Config,
     daemon::Daemon,
     dir::{self, Dir},
-    net::{self, Net, SERVER_V4, SERVER_V6, guarded},
+    net::{self, Namespace, Net, SERVER_V4, SERVER_V6, guarded},
     server::{End, Server},
     tokens::Mint,
 };
@@ -84,20 +87,18 @@ impl World {
         Client::connect(&self.net.client, guarded(SERVER_V4))
     }
 
-    /// One request on a connection of its own, and what came until its end.
-    pub fn exchange(&self, request: &[u8]) -> Result<(Vec<u8>, End)> {
-        let mut client = self.connect()?;
-        client.send(request)?;
-        client.rest()
-    }
-
     /// Asserts that a request with `token` gets the server's own 200.
     #[track_caller]
     pub fn assert_passes(&self, token: &str) {
-        let answer = self.connect().and_then(|mut client| client.ask(&bearer("/passes", token)));
-        match answer {
+        self.assert_request_passes(&bearer("/passes", token));
+    }
+
+    /// The same for any request.
+    #[track_caller]
+    pub fn assert_request_passes(&self, request: &[u8]) {
+        match self.connect().and_then(|mut client| client.ask(request)) {
             Ok(answer) => assert!(answer.status == 200 && answer.is_servers(), "{answer:?}"),
-            Err(e) => panic!("a token that should pass did not: {e:#}"),
+            Err(e) => panic!("a request that should pass did not: {e:#}"),
         }
     }
 
@@ -110,25 +111,46 @@ impl World {
     /// The same for any request.
     #[track_caller]
     pub fn assert_request_refused(&self, request: &[u8]) {
-        let n = self.server.connections().len();
-        let refused = self.exchange(request).and_then(|(bytes, end)| {
-            let answer = whole_refusal(bytes)?;
-            Ok((answer, end, self.server.ended(n)?))
+        self.assert_refused_from(&self.net.client, guarded(SERVER_V4), request);
+    }
+
+    /// The same from any namespace to any address.
+    #[track_caller]
+    pub fn assert_refused_from(&self, ns: &Namespace, to: SocketAddr, request: &[u8]) {
+        let received = self.assert_unread(|| {
+            let mut client = Client::connect(ns, to)?;
+            client.send(request)?;
+            let (bytes, end) = client.rest()?;
+            assert_eq!(end, End::Closed, "the client reads the end, not a reset");
+            Ok(bytes)
         });
-        match refused {
-            Ok((_, end, seen)) => {
-                assert_eq!(end, End::Closed, "the client reads the end, not a reset");
+        whole_refusal(received);
+    }
+
+    /// Runs a client that makes one connection, and asserts that the server read nothing on it and was reset.
+    #[track_caller]
+    pub fn assert_unread<T>(&self, client: impl FnOnce() -> Result<T>) -> T {
+        let n = self.server.connections().len();
+        let done = client().and_then(|received| Ok((received, self.server.ended(n)?)));
+        match done {
+            Ok((received, seen)) => {
                 assert_eq!((seen.bytes, seen.end), (0, Some(End::Reset)), "{seen:?}");
+                received
             }
-            Err(e) => panic!("a token that should be refused was not: {e:#}"),
+            Err(e) => panic!("a request that should be refused was not: {e:#}"),
         }
     }
 }
 
-/// One whole 401 of the kernel's, with nothing behind it.
-pub fn whole_refusal(mut bytes: Vec<u8>) -> Result<Answer> {
-    let answer = Answer::take(&mut bytes)?;
-    assert!(bytes.is_empty(), "behind the answer: {:?}", String::from_utf8_lossy(&bytes));
-    assert!(answer.status == 401 && !answer.is_servers(), "{answer:?}");
-    Ok(answer)
+/// Asserts that these bytes are one whole 401 of the kernel's with nothing behind it.
+#[track_caller]
+pub fn whole_refusal(mut bytes: Vec<u8>) -> Answer {
+    match Answer::take(&mut bytes) {
+        Ok(answer) => {
+            assert!(bytes.is_empty(), "behind the answer: {:?}", String::from_utf8_lossy(&bytes));
+            assert!(answer.status == 401 && !answer.is_servers(), "{answer:?}");
+            answer
+        }
+        Err(e) => panic!("no whole answer: {e:#}"),
+    }
 }
