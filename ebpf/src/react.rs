@@ -182,7 +182,7 @@ fn checksum_is_partial(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -
 }
 
 /// Writes `s` over the packet, headers and all. The TCP header stays where it is, for a partial checksum is
-/// completed at an offset that cannot be moved: IP options become no-ops, extension headers one of padding.
+/// completed at an offset that cannot be moved: IP options become no-ops, extension headers padding.
 #[inline(always)]
 fn write(
     skb: *mut __sk_buff,
@@ -318,7 +318,7 @@ fn network4(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -
     Ok(())
 }
 
-/// Writes an IPv6 header; extension headers become one of destination options that holds padding alone.
+/// Writes an IPv6 header; extension headers become destination options that hold padding alone.
 #[inline(always)]
 fn network6(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -> Result<(), ()> {
     let (source, destination) = if back { (24, 8) } else { (8, 24) };
@@ -332,13 +332,14 @@ fn network6(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -
     if extensions == 0 {
         return Ok(());
     }
-    // Next header TCP, length in units of eight beyond the first; PadN over all the rest.
-    store(skb, p.l3 + 40, &[6, (extensions / 8 - 1) as u8, 1, (extensions - 4) as u8, 0, 0, 0, 0])?;
-    for i in 1..8 {
+    // Each of eight bytes: next header, no length beyond, PadN over the rest. One header with more would be
+    // dropped: Linux takes no more than seven bytes of padding in a row.
+    for i in 0..8 {
         if i * 8 >= extensions {
             break;
         }
-        store(skb, p.l3 + 40 + i * 8, &[0u8; 8])?;
+        let next = if i * 8 + 8 == extensions { 6 } else { 60 };
+        store(skb, p.l3 + 40 + i * 8, &[next, 0, 1, 4, 0u8, 0, 0, 0])?;
     }
     Ok(())
 }
