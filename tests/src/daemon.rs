@@ -88,10 +88,11 @@ impl Daemon {
         self.process.as_ref().map(Process::lines).unwrap_or_default()
     }
 
-    /// Waits for a log line behind the first `from` with this message.
-    pub fn await_log(&self, from: usize, wanted: &str) -> Result<String> {
+    /// Waits for a log line behind the first `from` with this message and `part` somewhere in it.
+    pub fn await_log(&self, from: usize, wanted: &str, part: &str) -> Result<()> {
         let process = self.process.as_ref().context("the daemon does not run")?;
-        process.await_line(from, |line| message(line).as_deref() == Some(wanted))
+        let fits = |line: &str| message(line).as_deref() == Some(wanted) && line.contains(part);
+        process.await_line(from, fits).map(drop)
     }
 
     /// A command of the binary that needs no daemon, to its end.
