@@ -1,6 +1,6 @@
 //! Wires everything: the one place that may know every room.
 //!
-//! Start, in this order: configuration (before), key, store, kernel maps filled, policies, front doors bound,
+//! Start, in this order: configuration (before), key, policies, store, sockets bound, kernel maps filled,
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
@@ -11,21 +11,26 @@ mod tasks;
 use std::sync::{Arc, atomic::AtomicU64};
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::{SharedClock, SystemClock},
     config::{Config, KernelMode},
     decide::{Decider, DeciderParts},
-    kernel::{Attachment, CounterReader, EventSource, Kernel},
+    kernel::{self, Attachment, CounterReader, EventSource, Kernel},
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
-    serve::{AdminState, Doors, ObserveState, serve_admin, serve_observe},
+    serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
 };
 
+/// How long requests in progress may take when the daemon stops.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(15);
 /// Events kept for readers that are slow.
 const EVENT_BACKLOG: usize = 4096;
 
@@ -59,6 +64,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
     let set = load_policies(&config)?;
     let store = Store::open(&config.revocation.store, key.id())?;
+    // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
+    let sockets = Sockets::bind(&config).await?;
     let kernel_settings = settings::kernel(&config, &key)?;
     let kernel = kernel_settings.as_ref().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
@@ -81,7 +88,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let mut events = None;
     if let (Some((mut side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
         if let Some(k) = plane.kernel_mut() {
-            k.attach(settings)?;
+            k.attach(settings).inspect_err(|_| give_up(k.adopted, settings))?;
             side.attachments = k.attachments().to_vec();
         }
         (kernel, events) = (Some(side), Some(source));
@@ -110,7 +117,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         started: std::time::Instant::now(),
         config,
     });
-    let served = serve(Arc::clone(&shared), events, clock, stop).await;
+    let served = serve(Arc::clone(&shared), sockets, events, clock, stop).await;
     // Every handle is gone now: the thread ends when it has answered what is queued.
     drop(shared);
     tokio::task::spawn_blocking(move || thread.join())
@@ -121,9 +128,36 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     served
 }
 
-/// Opens every socket, says that it is ready, and waits for the end.
+/// Every socket, bound but not served.
+struct Sockets {
+    doors: Vec<TcpListener>,
+    admin: AdminSocket,
+    observe: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let mut doors = Vec::new();
+        for address in &config.serve.listen {
+            doors.push(bind(*address, "serve.listen").await?);
+        }
+        let observe = bind(config.observe.listen, "observe.listen").await?;
+        let admin = AdminSocket::bind(&config.admin.socket)?;
+        Ok(Self { doors, admin, observe })
+    }
+}
+
+/// Leaves nothing attached by a start that failed, unless an earlier daemon's enforcement was adopted.
+fn give_up(adopted: bool, settings: &kernel::Settings) {
+    if !adopted && let Err(e) = kernel::detach_all(&settings.pin_dir, &settings.interfaces) {
+        tracing::warn!(error = %e, "what this start had attached could not be taken away: run `portcullis detach`");
+    }
+}
+
+/// Serves every socket, says that it is ready, and waits for the end.
 async fn serve(
     shared: Arc<Shared>,
+    sockets: Sockets,
     events: Option<EventSource>,
     clock: SharedClock,
     stop: CancellationToken,
@@ -136,10 +170,6 @@ async fn serve(
         metrics: Arc::clone(&shared.metrics),
         settings: settings::doors(&shared.config),
     });
-    let mut listeners = Vec::new();
-    for address in &shared.config.serve.listen {
-        listeners.push(Doors::bind(*address).await?);
-    }
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
         plane: shared.plane.clone(),
@@ -148,6 +178,7 @@ async fn serve(
         events: event_sender.clone(),
         status: status::reader(&shared),
         reload,
+        stop: stop.clone(),
         default_ttl: shared.config.revocation.default_ttl.0,
     };
     let observe = ObserveState {
@@ -155,9 +186,9 @@ async fn serve(
         decider: Arc::clone(&shared.decider),
         refresh: status::refresher(&shared),
     };
-    tasks.spawn(serve_admin(shared.config.admin.socket.clone(), admin, stop.clone()).await?);
-    tasks.spawn(serve_observe(shared.config.observe.listen, observe, stop.clone()).await?);
-    for listener in listeners {
+    tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
+    tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
+    for listener in sockets.doors {
         tracing::info!(address = %listener.local_addr()?, "front doors: /auth and /v1/data");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
@@ -175,7 +206,9 @@ async fn serve(
     shared.decider.set_ready(false);
     drop(watcher);
     tasks.close();
-    tasks.wait().await;
+    if tokio::time::timeout(LAST_WORDS, tasks.wait()).await.is_err() {
+        tracing::warn!("connections that would not end were cut");
+    }
     Ok(())
 }
 

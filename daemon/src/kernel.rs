@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod load;
 mod settings;
+mod unlink;
 
 pub use attach::{Attachment, Hook};
 pub use counters::{CounterReader, Counts};

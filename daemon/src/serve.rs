@@ -8,13 +8,19 @@ mod data;
 mod doors;
 mod observe;
 
-pub use admin::{AdminState, EventRecord, serve_admin};
+pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
 pub use doors::{DoorSettings, Doors};
 pub use observe::{ObserveState, serve_observe};
 
 use std::{io, net::SocketAddr};
 
 use thiserror::Error;
+use tokio::net::TcpListener;
+
+/// Binds an address that the configuration names under `key`.
+pub async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, key, source })
+}
 
 /// A listener that could not be opened.
 #[derive(Debug, Error)]

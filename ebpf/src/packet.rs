@@ -3,10 +3,7 @@
 //! One helper call copies the first bytes into scratch; everything after is bounded reads of that copy. A
 //! tcx skb's linear part may end behind the TCP header, so nothing is read through packet pointers.
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::bpf_skb_load_bytes,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use portcullis_common::{
     layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_OPEN},
     word,
@@ -184,9 +181,8 @@ fn quick_look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
     }
     let (l4, l3_end, v6) = if ether == 0x0800_u16.to_be() && first == 0x45 {
         // SAFETY: as above.
-        let (total, fragment, protocol) = unsafe {
-            (p.add(16).cast::<u16>().read(), p.add(20).cast::<u16>().read(), p.add(23).read())
-        };
+        let (total, fragment, protocol) =
+            unsafe { (p.add(16).cast::<u16>().read(), p.add(20).cast::<u16>().read(), p.add(23).read()) };
         if protocol != TCP {
             return Look::Settled(Port::Open);
         }

@@ -75,9 +75,21 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     tell(skb, scratch, p, if respond { Outcome::Responded } else { Outcome::Reset });
     tomb::raise(skb, scratch, p);
     let to_client = if respond {
-        Segment { back: true, flags: PSH | ACK | FIN, seq: p.ack, ack: p.seq.wrapping_add(p.len), answer: true }
+        Segment {
+            back: true,
+            flags: PSH | ACK | FIN,
+            seq: p.ack,
+            ack: p.seq.wrapping_add(p.len),
+            answer: true,
+        }
     } else {
-        Segment { back: true, flags: RST | ACK, seq: s.snd_nxt, ack: p.seq.wrapping_add(p.len), answer: false }
+        Segment {
+            back: true,
+            flags: RST | ACK,
+            seq: s.snd_nxt,
+            ack: p.seq.wrapping_add(p.len),
+            answer: false,
+        }
     };
     let partial = checksum_is_partial(skb, scratch, p);
     if write(skb, scratch, p, &to_client, config, partial).is_err() {
@@ -185,7 +197,7 @@ fn checksum_is_partial(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -
 }
 
 /// Writes `s` over the packet, headers and all. The TCP header stays where it is, for a partial checksum is
-/// completed at an offset that cannot be moved: IP options become no-ops, extension headers one of padding.
+/// completed at an offset that cannot be moved: IP options become no-ops, extension headers padding.
 #[inline(always)]
 fn write(
     skb: *mut __sk_buff,
@@ -246,9 +258,7 @@ fn write(
             return Err(());
         }
         // SAFETY: `n` is at most the answer's size.
-        let stored = unsafe {
-            bpf_skb_store_bytes(skb, p.l4 + tcp_len, config.answer.as_ptr().cast(), n, 0)
-        };
+        let stored = unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, config.answer.as_ptr().cast(), n, 0) };
         if stored != 0 {
             return Err(());
         }
@@ -276,7 +286,13 @@ fn timestamps(h: Headers, p: &Packet) -> Option<(u32, u32)> {
 fn store<T: Copy>(skb: *mut __sk_buff, at: u32, plain: &T) -> Result<(), ()> {
     // SAFETY: the helper reads the value's bytes, all of them initialised integers.
     let stored = unsafe {
-        bpf_skb_store_bytes(skb, at, core::ptr::from_ref(plain).cast(), size_of::<T>() as u32, INVALIDATE_HASH)
+        bpf_skb_store_bytes(
+            skb,
+            at,
+            core::ptr::from_ref(plain).cast(),
+            size_of::<T>() as u32,
+            INVALIDATE_HASH,
+        )
     };
     if stored == 0 { Ok(()) } else { Err(()) }
 }
@@ -290,7 +306,11 @@ fn link(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool) -> Result<(), (
     // Destination, then source: six bytes each.
     let (a, b, c) = (h.u32(0), h.u32(4), h.u32(8));
     if back {
-        store(skb, 0, &[(b << 16 | c >> 16).to_be(), (c << 16 | a >> 16).to_be(), (a << 16 | b >> 16).to_be()])
+        store(
+            skb,
+            0,
+            &[(b << 16 | c >> 16).to_be(), (c << 16 | a >> 16).to_be(), (a << 16 | b >> 16).to_be()],
+        )
     } else {
         store(skb, 0, &[a.to_be(), b.to_be(), c.to_be()])
     }
@@ -321,7 +341,7 @@ fn network4(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -
     Ok(())
 }
 
-/// Writes an IPv6 header; extension headers become one of destination options that holds padding alone.
+/// Writes an IPv6 header; extension headers become destination options that hold padding alone.
 #[inline(always)]
 fn network6(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -> Result<(), ()> {
     let (source, destination) = if back { (24, 8) } else { (8, 24) };
@@ -335,13 +355,14 @@ fn network6(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -
     if extensions == 0 {
         return Ok(());
     }
-    // Next header TCP, length in units of eight beyond the first; PadN over all the rest.
-    store(skb, p.l3 + 40, &[6, (extensions / 8 - 1) as u8, 1, (extensions - 4) as u8, 0, 0, 0, 0])?;
-    for i in 1..8 {
+    // Each of eight bytes: next header, no length beyond, PadN over the rest. One header with more would be
+    // dropped: Linux takes no more than seven bytes of padding in a row.
+    for i in 0..8 {
         if i * 8 >= extensions {
             break;
         }
-        store(skb, p.l3 + 40 + i * 8, &[0u8; 8])?;
+        let next = if i * 8 + 8 == extensions { 6 } else { 60 };
+        store(skb, p.l3 + 40 + i * 8, &[next, 0, 1, 4, 0u8, 0, 0, 0])?;
     }
     Ok(())
 }

@@ -145,9 +145,8 @@ unsafe extern "C" fn window(_: u64, env: *mut Env) -> i64 {
         return 1;
     }
     // SAFETY: `n` is at most `WINDOW`, and the buffer has that much behind `FRONT`.
-    let loaded = unsafe {
-        bpf_skb_load_bytes(skb.cast(), at, (&raw mut s.buffer).cast::<u8>().add(FRONT).cast(), n)
-    };
+    let loaded =
+        unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut s.buffer).cast::<u8>().add(FRONT).cast(), n) };
     if loaded != 0 {
         s.run.step = Step::NotHttp as u32;
         return 1;
@@ -202,8 +201,10 @@ unsafe extern "C" fn step(_: u64, env: *mut Env) -> i64 {
     let result = unsafe {
         let scratch = (*env).scratch;
         let config = &*(*env).config;
-        let mut lookup =
-            Lookup { run: &mut (*scratch).run, observe: config.reaction == portcullis_common::layout::REACT_OBSERVE };
+        let mut lookup = Lookup {
+            run: &mut (*scratch).run,
+            observe: config.reaction == portcullis_common::layout::REACT_OBSERVE,
+        };
         head::step(
             &mut (*scratch).scan,
             &mut (*scratch).cursor,

@@ -44,7 +44,8 @@ pub struct Socket {
 #[inline(always)]
 pub fn find(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Socket {
     let h = Headers::of(scratch);
-    let mut socket = Socket { kind: Kind::Nothing, rcv_nxt: p.seq, snd_nxt: p.ack, snd_una: p.ack, received: 0 };
+    let mut socket =
+        Socket { kind: Kind::Nothing, rcv_nxt: p.seq, snd_nxt: p.ack, snd_una: p.ack, received: 0 };
     // Source, destination, both ports, as they stand in the packet.
     let mut tuple = [0u32; 9];
     let size = if p.v6 != 0 {

@@ -18,7 +18,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::{Attach, KernelError, error::os_error};
+use super::{Attach, KernelError, error::os_error, unlink};
 
 /// Priority of the clsact filter: before those that systems add by themselves (49152).
 const PRIORITY: u16 = 0x5043;
@@ -149,6 +149,10 @@ fn detach_clsact(interface: &str) {
 }
 
 fn drop_pin(path: &Path) -> Result<(), KernelError> {
+    if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)) {
+        // Usually there is none, or its interface is gone; what matters is that the pin goes, below.
+        let _ = unlink::detach(path);
+    }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(KernelError::io(format!("remove the pin {}", path.display()), e))

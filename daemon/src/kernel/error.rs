@@ -154,6 +154,14 @@ pub(super) fn os_error(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
         if let Some(code) = e.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
             return Some(code);
         }
+        // aya's wrappers are transparent: they give their inner error's source, never the inner error.
+        let inner = match e.downcast_ref::<ProgramError>() {
+            Some(ProgramError::TcError(inner)) => Some(inner),
+            _ => e.downcast_ref::<TcError>(),
+        };
+        if let Some(TcError::IoError(inner)) = inner {
+            return inner.raw_os_error();
+        }
         next = e.source();
     }
     None

@@ -22,11 +22,11 @@ use axum::{
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{net::UnixListener, sync::broadcast};
-use tokio_stream::{
-    StreamExt as _,
-    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, broadcast::error::RecvError, mpsc},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
@@ -80,7 +80,9 @@ pub struct AdminState {
     /// The rest of `status`, from whoever wired the daemon.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Asks for the policies to be loaded again; gives what came of it.
-    pub reload: tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<Result<u64, String>>>,
+    pub reload: mpsc::Sender<tokio::sync::oneshot::Sender<Result<u64, String>>>,
+    /// The daemon's end.
+    pub stop: CancellationToken,
     /// Lifetime of a revocation that names none.
     pub default_ttl: Duration,
 }
@@ -121,13 +123,15 @@ fn bad(message: impl Into<String>) -> ApiError {
     ApiError(StatusCode::BAD_REQUEST, "bad_request", message.into())
 }
 
-/// Binds the socket and serves until `stop`; the future that serves is returned once it is bound.
-pub async fn serve_admin(
+/// The admin API's socket, bound.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
     path: PathBuf,
-    state: AdminState,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()>, ServeError> {
-    let listener = bind(&path)?;
+}
+
+/// Serves until `stop`, then removes the socket.
+pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: CancellationToken) {
     let router = Router::new()
         .route("/v1/revocations", post(revoke).get(list))
         .route("/v1/revocations/{id}", delete(unrevoke))
@@ -139,38 +143,40 @@ pub async fn serve_admin(
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
         .into_make_service_with_connect_info::<Peer>();
-    Ok(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(e) = served.await {
-            tracing::error!(error = %e, "the admin API ended");
-        }
-        let _ = fs::remove_file(&path);
-    })
+    let served = axum::serve(socket.listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(e) = served.await {
+        tracing::error!(error = %e, "the admin API ended");
+    }
+    let _ = fs::remove_file(&socket.path);
 }
 
-/// Binds with mode 0600 from the first instant on; takes the place of a socket that nobody serves.
-fn bind(path: &Path) -> Result<UnixListener, ServeError> {
-    let fail = |message: String| ServeError::Socket { path: path.to_owned(), message };
-    if let Ok(found) = fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(fail("there is a file of that name that is no socket; name another path".to_owned()));
+impl AdminSocket {
+    /// Binds with mode 0600 from the first instant on; takes the place of a socket that nobody serves.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let fail = |message: String| ServeError::Socket { path: path.to_owned(), message };
+        if let Ok(found) = fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(fail(
+                    "there is a file of that name that is no socket; name another path".to_owned(),
+                ));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(fail("another daemon serves it; stop that one first".to_owned()));
+            }
+            fs::remove_file(path)
+                .map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(fail("another daemon serves it; stop that one first".to_owned()));
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(|e| fail(format!("cannot create {}: {e}", dir.display())))?;
         }
-        fs::remove_file(path)
-            .map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
+        // Bound under a name of its own and renamed when its mode is set, so that nobody else ever reaches it.
+        let hidden = path.with_extension(format!("{}.tmp", std::process::id()));
+        let _ = fs::remove_file(&hidden);
+        let listener = UnixListener::bind(&hidden).map_err(|e| fail(e.to_string()))?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(|e| fail(e.to_string()))?;
+        fs::rename(&hidden, path).map_err(|e| fail(e.to_string()))?;
+        Ok(Self { listener, path: path.to_owned() })
     }
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(|e| fail(format!("cannot create {}: {e}", dir.display())))?;
-    }
-    // Bound under a name of its own and renamed when its mode is set, so that nobody else ever reaches it.
-    let hidden = path.with_extension(format!("{}.tmp", std::process::id()));
-    let _ = fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden).map_err(|e| fail(e.to_string()))?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(|e| fail(e.to_string()))?;
-    fs::rename(&hidden, path).map_err(|e| fail(e.to_string()))?;
-    Ok(listener)
 }
 
 #[derive(Deserialize)]
@@ -276,19 +282,33 @@ async fn status(State(s): State<AdminState>) -> Json<Value> {
 /// Streams events as JSON lines. A reader that is too slow is told how many it missed.
 async fn events(State(s): State<AdminState>) -> Response {
     let receiver = s.events.subscribe();
-    ([("content-type", "application/x-ndjson")], Body::from_stream(lines(receiver))).into_response()
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines(receiver, s.stop.clone())))
+        .into_response()
 }
 
+/// Events as lines, until the reader goes or the daemon stops: an open stream must not hold up its end.
 fn lines(
-    receiver: broadcast::Receiver<EventRecord>,
+    mut receiver: broadcast::Receiver<EventRecord>,
+    stop: CancellationToken,
 ) -> impl futures_core::Stream<Item = Result<String, std::io::Error>> {
-    BroadcastStream::new(receiver).map(|event| {
-        let value = match event {
-            Ok(event) => serde_json::to_value(event).unwrap_or_default(),
-            Err(BroadcastStreamRecvError::Lagged(n)) => json!({"missed": n}),
-        };
-        Ok(format!("{value}\n"))
-    })
+    let (sender, lines) = mpsc::channel(256);
+    tokio::spawn(async move {
+        loop {
+            let value = tokio::select! {
+                () = stop.cancelled() => return,
+                () = sender.closed() => return,
+                event = receiver.recv() => match event {
+                    Ok(event) => serde_json::to_value(event).unwrap_or_default(),
+                    Err(RecvError::Lagged(n)) => json!({"missed": n}),
+                    Err(RecvError::Closed) => return,
+                },
+            };
+            if sender.send(Ok(format!("{value}\n"))).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(lines)
 }
 
 #[derive(Deserialize)]

@@ -11,7 +11,7 @@ use portcullis_common::reason::Reason;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{ServeError, auth, data};
+use super::{auth, data};
 use crate::{decide::Decider, telemetry::Metrics, token::Extraction};
 
 /// Connections at once; more wait in the listener's queue.
@@ -48,15 +48,6 @@ pub struct Doors {
 pub(super) type Answer = Response<Full<Bytes>>;
 
 impl Doors {
-    /// Binds an address, so that a fault is told before the daemon says it is ready.
-    pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-        TcpListener::bind(address).await.map_err(|source| ServeError::Listen {
-            address,
-            key: "serve.listen",
-            source,
-        })
-    }
-
     /// Serves connections until `stop`, then lets those in progress finish.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let (connections, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));

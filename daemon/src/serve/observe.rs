@@ -1,12 +1,11 @@
 //! `/metrics`, `/health` and `/ready`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::ServeError;
 use crate::{decide::Decider, telemetry::Metrics};
 
 /// What the observability listener reads.
@@ -20,29 +19,18 @@ pub struct ObserveState {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Binds and serves until `stop`; the future that serves is returned once the address is bound.
-pub async fn serve_observe(
-    address: SocketAddr,
-    state: ObserveState,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()>, ServeError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen {
-        address,
-        key: "observe.listen",
-        source,
-    })?;
+/// Serves until `stop`.
+pub async fn serve_observe(listener: TcpListener, state: ObserveState, stop: CancellationToken) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         // Alive: the process answers. Ready: decisions are made and revocations taken.
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .with_state(state);
-    Ok(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(e) = served.await {
-            tracing::error!(error = %e, "the observability listener ended");
-        }
-    })
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(e) = served.await {
+        tracing::error!(error = %e, "the observability listener ended");
+    }
 }
 
 async fn metrics(State(s): State<ObserveState>) -> impl IntoResponse {

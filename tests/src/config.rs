@@ -1,0 +1,149 @@
+//! The daemon's configuration as tests vary it.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use crate::{
+    dir::{Dir, repository},
+    net::{PORT, SERVER_DEVICE},
+};
+
+/// The issuer whose tokens are accepted.
+pub const ISSUER: &str = "https://issuer.test";
+/// The issuer of ES256 tokens.
+pub const ISSUER_ES256: &str = "https://es256.test";
+/// The audience.
+pub const AUDIENCE: &str = "orders-api";
+/// The front doors' address, in the server's namespace.
+pub const DOORS: &str = "127.0.0.1:8181";
+/// The address of metrics and health.
+pub const OBSERVE: &str = "127.0.0.1:9187";
+
+/// What differs between tests; all else is in [`Config::toml`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `kernel.mode`
+    pub mode: &'static str,
+    /// `kernel.reaction`
+    pub reaction: &'static str,
+    /// `kernel.attach`
+    pub attach: &'static str,
+    /// `kernel.interfaces`
+    pub interface: String,
+    /// `kernel.ports`
+    pub ports: Vec<u16>,
+    /// `kernel.max_entries`
+    pub max_entries: u32,
+    /// `kernel.policy_entries`
+    pub policy_entries: u32,
+    /// `policy.dirs`
+    pub policies: PathBuf,
+    /// `serve.max_body`
+    pub max_body: u32,
+    /// `log.level`
+    pub log: &'static str,
+    /// `kernel.pin_dir`, below the test's directory.
+    pub pin_dir: &'static str,
+    /// `revocation.store`, below the test's directory.
+    pub store: &'static str,
+    /// `serve.listen`
+    pub doors: &'static str,
+    /// `observe.listen`
+    pub observe: &'static str,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: "enforce",
+            reaction: "respond",
+            attach: "auto",
+            interface: SERVER_DEVICE.to_owned(),
+            ports: vec![PORT],
+            max_entries: 4096,
+            policy_entries: 1024,
+            policies: repository().join("policies"),
+            max_body: 262_144,
+            log: "info",
+            pin_dir: "bpf/portcullis",
+            store: "revocations.redb",
+            doors: DOORS,
+            observe: OBSERVE,
+        }
+    }
+}
+
+impl Config {
+    /// The file's text. Everything it names is in `dir`.
+    pub fn toml(&self, dir: &Dir) -> String {
+        let path = |name: &str| dir.path(name).display().to_string();
+        let mut text = String::new();
+        let _ = write!(
+            text,
+            r#"[kernel]
+mode = "{mode}"
+reaction = "{reaction}"
+attach = "{attach}"
+interfaces = ["{interface}"]
+ports = {ports:?}
+pin_dir = "{pins}"
+max_entries = {max_entries}
+policy_entries = {policy_entries}
+
+[token]
+key_headers = ["X-Api-Key"]
+fingerprint_key = "{fingerprint}"
+
+[[token.issuer]]
+issuer = "{ISSUER}"
+audience = ["{AUDIENCE}"]
+algorithms = ["HS256"]
+hmac_file = "{hmac}"
+
+[[token.issuer]]
+issuer = "{ISSUER_ES256}"
+audience = ["{AUDIENCE}"]
+algorithms = ["ES256"]
+jwks_file = "{jwks}"
+
+[policy]
+dirs = ["{policies}"]
+
+[revocation]
+store = "{store}"
+
+[serve]
+listen = ["{doors}"]
+max_body = {max_body}
+
+[admin]
+socket = "{socket}"
+
+[observe]
+listen = "{observe}"
+
+[log]
+format = "json"
+level = "{log}"
+"#,
+            mode = self.mode,
+            reaction = self.reaction,
+            attach = self.attach,
+            interface = self.interface,
+            pins = path(self.pin_dir),
+            ports = self.ports,
+            max_entries = self.max_entries,
+            policy_entries = self.policy_entries,
+            fingerprint = path("fingerprint.key"),
+            hmac = path("hmac.key"),
+            jwks = path("es256.jwks"),
+            policies = self.policies.display(),
+            store = path(self.store),
+            doors = self.doors,
+            max_body = self.max_body,
+            socket = path("admin.sock"),
+            observe = self.observe,
+            log = self.log,
+        );
+        text
+    }
+}

@@ -1,0 +1,17 @@
+//! The whole product on real traffic. Each test's name says what holds.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod e2e {
+    mod attach;
+    mod connections;
+    mod doors;
+    mod errors;
+    mod lasting;
+    mod nginx;
+    mod policies;
+    mod reactions;
+    mod refusal;
+    mod secrets;
+    mod shapes;
+}
