@@ -210,13 +210,19 @@ pub(super) fn line(
             break;
         }
         let k = line_feed(w, at);
-        if k >= left || k == 32 {
+        if k >= left {
             break;
+        }
+        s.fold = SKIP;
+        if k == 32 {
+            // A long one: what is left of it is stepped over without a second look at its name.
+            s.mode = SKIP;
+            c.at = if w.byte(at + 31) == b'\r' { at + 31 } else { at + 32 };
+            return Step::Again;
         }
         if w.byte_before(at + k, 1) != b'\r' {
             s.oddities |= ODD_BARE_LF;
         }
-        s.fold = SKIP;
         at += k + 1;
         left -= k + 1;
         if left == 0 {
