@@ -15,3 +15,6 @@ pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
+
+#[cfg(test)]
+mod tests;

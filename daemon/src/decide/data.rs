@@ -111,15 +111,16 @@ impl Decider {
         DataAnswer::new(shaped(&Ruling::Deny(Refusal::of(reason)), value, member(loaded, path)), reason)
     }
 
-    /// The shape of the active policy's decisions: that of its answer to an input that says nothing. Found once
-    /// for a generation.
+    /// The shape of the active policy's decisions: that of its answer to an input that says no more than that
+    /// the token is revoked. Found once for a generation.
     fn shape(&self, loaded: &Loaded) -> Shape {
         const SHAPES: [Shape; 4] = [Shape::Unknown, Shape::Boolean, Shape::Object, Shape::Unknown];
         let known = self.shape.load(Ordering::Relaxed);
         if known >> 2 == loaded.generation && known & 3 != 0 {
             return SHAPES[(known & 3) as usize];
         }
-        let found = match loaded.set.eval_decision_value(&Input::from(json!({}))) {
+        let asked = json!({"token_status": Reason::TokenRevoked.code()});
+        let found = match loaded.set.eval_decision_value(&Input::from(asked)) {
             Ok((_, Value::Bool(_))) => 1,
             Ok((_, Value::Object(_))) => 2,
             _ => 3,
