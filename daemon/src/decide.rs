@@ -13,5 +13,8 @@ mod ruling;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
-pub use request::{BadPath, Request, segments};
+pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,33 @@ impl Token {
     }
 }
 
+/// A credential's text where it stands in a request: not copied until somebody must keep it.
+#[derive(Clone, Copy)]
+pub struct Presented<'a>(&'a str);
+
+impl<'a> Presented<'a> {
+    /// Takes a text for a token. Nothing is checked.
+    pub const fn new(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// The text's bytes, for names made under the fingerprint key.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0.as_bytes()
+    }
+
+    /// A copy that is wiped when dropped.
+    pub fn to_token(self) -> Token {
+        Token::new(self.0.to_owned())
+    }
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Presented(…)")
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")

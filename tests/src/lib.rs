@@ -9,6 +9,7 @@
 #![allow(clippy::missing_panics_doc, reason = "tests panic to fail")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
+pub mod bench;
 pub mod bpffs;
 pub mod client;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod guard;
 pub mod net;
 pub mod process;
 pub mod server;
+mod shipped;
 pub mod tokens;
 pub mod world;
 

@@ -192,7 +192,7 @@ fn table(results: &[Value]) -> String {
                 None => "",
             };
             let limit = number(row, "limit");
-            let limit = if limit.is_empty() { limit } else { format!("≤ {limit} {holds}") };
+            let limit = if limit.is_empty() { limit } else { format!("{} {limit} {holds}", bound(row)) };
             [text(row, "name"), number(row, "value"), text(row, "unit"), limit, text(row, "note")]
         })
         .collect();
@@ -208,6 +208,12 @@ fn table(results: &[Value]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Which way a limit is meant: it holds by being above the value, or does not by being below, or the reverse.
+fn bound(row: &Value) -> char {
+    let above = row["value"].as_f64() > row["limit"].as_f64();
+    if above == (row["holds"] == true) { '≥' } else { '≤' }
 }
 
 fn figure(value: f64) -> String {
@@ -229,12 +235,14 @@ mod tests {
             json!({"name": "guard 500 B", "value": 1.874, "unit": "×", "limit": 2.0, "holds": true, "note": "of the hash"}),
             json!({"name": "revoke p99", "value": 7, "unit": "ms", "limit": 5, "holds": false, "note": ""}),
             json!({"name": "requests", "value": 41250.5, "unit": "/s", "note": "wrk"}),
+            json!({"name": "of OPA", "value": 9, "unit": "×", "limit": 5, "holds": true}),
         ];
         assert_eq!(
             table(&rows),
             "guard 500 B   1.87 ×   ≤ 2 holds          of the hash\n\
              revoke p99       7 ms  ≤ 5 DOES NOT HOLD\n\
-             requests     41250 /s                     wrk\n"
+             requests     41250 /s                     wrk\n\
+             of OPA           9 ×   ≥ 5 holds\n"
         );
     }
 

@@ -336,6 +336,20 @@ dirs = ["policies"]
     }
 
     #[test]
+    fn the_example_for_deployment_is_good() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/portcullis.toml");
+        let text = include_str!("../../../deploy/portcullis.toml");
+        let c = parse(Path::new(path), text).unwrap();
+        assert_eq!(
+            (c.kernel.mode, c.kernel.interfaces, c.kernel.ports.len()),
+            (KernelMode::Enforce, vec!["lo".into()], 1)
+        );
+        // What it leaves out has its default; what it writes beside that is said to be the default or explained.
+        assert_eq!(c.token.issuer.len(), 1);
+        assert!(!c.serve.fail_open);
+    }
+
+    #[test]
     fn every_fault_is_named_with_its_line() {
         let text = "[kernel]\ninterfaces = [\"lo\"]\nports = [80]\nmax_entries = 0\n\n[token]\nleeway = \"1h\"\n[[token.issuer]]\nissuer = \"a\"\nalgorithms = [\"none\"]\njwks_file = \"x\"\n";
         let found = faults(text);

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
@@ -16,8 +17,8 @@ use crate::{clock::WallTime, token::Identity};
 pub struct Verdict {
     /// What to answer.
     pub ruling: Ruling,
-    /// The policy's own words, for the data API.
-    pub value: serde_json::Value,
+    /// The data API's answer, as it goes out; empty where another door asked.
+    pub body: Bytes,
     /// Whose token it is about; revocation is asked of it on every hit.
     pub fingerprint: Option<DenyFingerprint>,
     /// Until when it counts.

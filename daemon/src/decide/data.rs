@@ -1,13 +1,20 @@
 //! Decisions asked for by OPA's data API: any path of `data`, with any input.
 
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
 use portcullis_common::reason::Reason;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Decider, Refusal, Ruling,
-    decider::{Known, add_token},
+    decider::{Hit, Known, add_token},
 };
-use crate::{clock::WallTime, policy::Input, token::Token};
+use crate::{
+    clock::WallTime,
+    policy::{Input, Loaded},
+    token::Token,
+};
 
 /// Separates these cache keys from the others under the fingerprint key.
 const DATA_DOMAIN: u64 = 0x6461_7461_6170_6931;
@@ -15,8 +22,9 @@ const DATA_DOMAIN: u64 = 0x6461_7461_6170_6931;
 /// An answer of the data API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataAnswer {
-    /// The value; `None` where it is undefined, which clients take for a denial.
-    pub result: Option<Value>,
+    /// The body as it goes out: `{"result": …}`, or `{}` where the value is undefined, which clients take for a
+    /// denial.
+    pub body: Bytes,
     /// Why, for metrics and logs.
     pub reason: Reason,
 }
@@ -24,14 +32,30 @@ pub struct DataAnswer {
 impl DataAnswer {
     /// No value, for a reason.
     pub const fn undefined(reason: Reason) -> Self {
-        Self { result: None, reason }
+        Self { body: Bytes::from_static(b"{}"), reason }
     }
+
+    fn new(result: Option<Value>, reason: Reason) -> Self {
+        match result {
+            Some(value) => Self { body: json!({"result": value}).to_string().into(), reason },
+            None => Self::undefined(reason),
+        }
+    }
+}
+
+/// What kind of value the active policy's decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Boolean,
+    Object,
+    Unknown,
 }
 
 impl Decider {
     /// Answers a query for `path` with the input in `body`, an object with a member `input`. The token at
     /// `token_path` below it is verified and taken out; policies see what it says in `input.identity`. A token
-    /// that is revoked gets no allow from any path.
+    /// that is revoked gets no allow from any path. A hit parses, copies and writes nothing: the key covers path
+    /// and body to the last byte, and the answer was written when the verdict was made.
     pub async fn data(
         &self,
         path: &[&str],
@@ -41,19 +65,17 @@ impl Decider {
         if !self.is_ready() {
             return Ok(DataAnswer::undefined(Reason::NotReady));
         }
-        let loaded = self.parts.policy.current();
         let key = self.data_key(path, body);
-        let member =
-            path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last);
-        let is_decision = loaded.set.is_decision(path) || member.is_some();
-        if is_decision && let Some(verdict) = self.cached_verdict(key) {
-            let ruling = if self.is_revoked(verdict.fingerprint) {
-                Ruling::Deny(Refusal::of(Reason::TokenRevoked))
-            } else {
-                verdict.ruling.clone()
-            };
-            return Ok(shaped(&ruling, &verdict.value, member));
+        // Decisions alone are ever kept.
+        if let Some(hit) = self.hit(key) {
+            self.parts.metrics.cache(true);
+            return Ok(match hit {
+                Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
+                Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
+            });
         }
+        let loaded = self.parts.policy.current();
+        let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
         let (input, token) = parse(body, token_path)?;
         let known = self.know(token);
         let complete = |mut input: Value, now: WallTime| {
@@ -64,15 +86,47 @@ impl Decider {
             let input = complete(input, self.parts.clock.wall());
             return Ok(self.other_path(path, &known, input));
         }
-        let verdict = self.evaluate(&known, |now| complete(input, now)).await;
-        let verdict = self.keep(key, verdict);
-        Ok(shaped(&verdict.ruling, &verdict.value, member))
+        self.parts.metrics.cache(false);
+        let (mut verdict, value) = self.evaluate(&known, |now| complete(input, now)).await;
+        let reason = verdict.ruling.reason();
+        let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
+        let result = shaped(&verdict.ruling, value, member(&loaded, path));
+        verdict.body = DataAnswer::new(result, reason).body;
+        Ok(DataAnswer { body: self.keep(key, verdict).body.clone(), reason })
     }
 
     fn data_key(&self, path: &[&str], body: &[u8]) -> [u64; 2] {
-        // The path is part of the domain: one word of a digest of its own.
-        let name = self.parts.key.digest(DATA_DOMAIN, path.join("/").as_bytes());
-        self.parts.key.digest(name[0], body)
+        let texts = path.iter().map(|segment| segment.as_bytes()).chain([body]);
+        self.parts.key.digest_all(DATA_DOMAIN, texts)
+    }
+
+    /// The daemon's own denial, in the shape that the policy's decisions have: clients that expect a boolean
+    /// must not be given an object, which many languages take for true. No value where the shape is not known.
+    fn refused(&self, loaded: &Loaded, path: &[&str], reason: Reason) -> DataAnswer {
+        let value = match self.shape(loaded) {
+            Shape::Boolean => Value::Bool(false),
+            Shape::Object => json!({"allow": false, "reason": reason.code(), "status": reason.status()}),
+            Shape::Unknown => return DataAnswer::undefined(reason),
+        };
+        DataAnswer::new(shaped(&Ruling::Deny(Refusal::of(reason)), value, member(loaded, path)), reason)
+    }
+
+    /// The shape of the active policy's decisions: that of its answer to an input that says no more than that
+    /// the token is revoked. Found once for a generation.
+    fn shape(&self, loaded: &Loaded) -> Shape {
+        const SHAPES: [Shape; 4] = [Shape::Unknown, Shape::Boolean, Shape::Object, Shape::Unknown];
+        let known = self.shape.load(Ordering::Relaxed);
+        if known >> 2 == loaded.generation && known & 3 != 0 {
+            return SHAPES[(known & 3) as usize];
+        }
+        let asked = json!({"token_status": Reason::TokenRevoked.code()});
+        let found = match loaded.set.eval_decision_value(&Input::from(asked)) {
+            Ok((_, Value::Bool(_))) => 1,
+            Ok((_, Value::Object(_))) => 2,
+            _ => 3,
+        };
+        self.shape.store(loaded.generation << 2 | found, Ordering::Relaxed);
+        SHAPES[(found & 3) as usize]
     }
 
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
@@ -82,7 +136,7 @@ impl Decider {
             return DataAnswer::undefined(Reason::TokenRevoked);
         }
         match self.parts.policy.current().set.eval_path(path, &Input::from(input)) {
-            Ok(Some(value)) => DataAnswer { result: Some(value), reason: Reason::Allowed },
+            Ok(Some(value)) => DataAnswer::new(Some(value), Reason::Allowed),
             Ok(None) => DataAnswer::undefined(Reason::PolicyUndefined),
             Err(e) => {
                 tracing::warn!(error = %e, path = path.join("/"), "the policy failed: undefined");
@@ -92,32 +146,28 @@ impl Decider {
     }
 }
 
+/// The member of the decision that a path asks for.
+fn member<'a>(loaded: &Loaded, path: &[&'a str]) -> Option<&'a str> {
+    path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last)
+}
+
 /// A ruling in the shape the policy gives: its own words for an allow, and for a denial too, unless it is the
 /// daemon that denies.
-fn shaped(ruling: &Ruling, value: &Value, member: Option<&str>) -> DataAnswer {
-    let reason = ruling.reason();
+fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> {
     let denied = matches!(ruling, Ruling::Deny(_));
-    let value = match value {
-        Value::Object(members) => {
-            let mut members = members.clone();
+    let mut value = match value {
+        Value::Object(mut members) => {
             if denied {
-                let code = Value::from(reason.code());
                 members.insert("allow".to_owned(), Value::Bool(false));
-                if reason == Reason::TokenRevoked {
-                    members.insert("reason".to_owned(), code);
-                    members.insert("status".to_owned(), Value::from(reason.status()));
-                    members.remove("ttl");
-                }
             }
             Value::Object(members)
         }
         _ => Value::Bool(!denied),
     };
-    let result = match member {
+    match member {
         None => Some(value),
-        Some(name) => value.get(name).cloned(),
-    };
-    DataAnswer { result, reason }
+        Some(name) => value.get_mut(name).map(Value::take),
+    }
 }
 
 type Credential = Result<Option<Token>, Reason>;
@@ -184,11 +234,19 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_token_never_gets_an_allow_from_a_cached_value() {
+    fn a_denial_keeps_the_shape_of_the_policy_and_never_allows() {
         let revoked = Ruling::Deny(Refusal::of(Reason::TokenRevoked));
-        let object = shaped(&revoked, &json!({"allow": true, "ttl": 5}), None);
-        assert_eq!(object.result.unwrap()["allow"], json!(false));
-        assert_eq!(shaped(&revoked, &json!(true), None).result, Some(json!(false)));
-        assert_eq!(shaped(&revoked, &json!({"allow": true}), Some("allow")).result, Some(json!(false)));
+        let object = json!({"allow": true, "reason": "token_revoked"});
+        assert_eq!(shaped(&revoked, object.clone(), None).unwrap()["allow"], json!(false));
+        assert_eq!(shaped(&revoked, object.clone(), Some("reason")), Some(json!("token_revoked")));
+        assert_eq!(shaped(&revoked, object.clone(), Some("allow")), Some(json!(false)));
+        assert_eq!(shaped(&revoked, object, Some("ttl")), None);
+        assert_eq!(shaped(&revoked, json!(true), None), Some(json!(false)));
+    }
+
+    #[test]
+    fn what_is_undefined_is_an_empty_object() {
+        assert_eq!(&DataAnswer::new(None, Reason::PolicyUndefined).body[..], b"{}");
+        assert_eq!(&DataAnswer::new(Some(json!(1)), Reason::Allowed).body[..], br#"{"result":1}"#);
     }
 }

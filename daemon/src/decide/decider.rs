@@ -3,11 +3,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::{
     policy::{Active, Block, Decision, Input, Loaded, PolicyError},
     revoke::{Index, PlaneHandle},
     telemetry::Metrics,
-    token::{FingerprintKey, Identity, Token, Verifier},
+    token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
 
 /// Separates keys of the verdict cache from other digests under the fingerprint key.
@@ -65,6 +66,8 @@ pub struct Decider {
     verdicts: Verdicts,
     identities: Identities,
     ready: AtomicBool,
+    /// See [`Decider::shape`].
+    pub(super) shape: AtomicU64,
 }
 
 /// A token as the path has read it.
@@ -73,6 +76,14 @@ pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
     pub fingerprint: Option<DenyFingerprint>,
+}
+
+/// What the cache says of a request.
+pub(super) enum Hit {
+    /// A verdict that counts.
+    Verdict(Arc<Verdict>),
+    /// One whose token was revoked since.
+    Revoked,
 }
 
 /// How a decision came to be, step by step, for people.
@@ -102,7 +113,8 @@ impl Decider {
     /// A decider that is not ready: it denies until [`Self::set_ready`].
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
-        Self { parts, settings, verdicts, identities, ready: AtomicBool::new(false) }
+        let (ready, shape) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { parts, settings, verdicts, identities, ready, shape }
     }
 
     /// Says whether decisions can be made.
@@ -125,36 +137,39 @@ impl Decider {
         &self.parts.key
     }
 
-    /// Decides a request. `credential` is its token, or why none could be read.
-    pub async fn request(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Ruling {
+    /// Decides a request. `credential` is its token, or why none could be read. A hit copies and allocates
+    /// nothing.
+    pub async fn request(
+        &self,
+        request: &Request<'_>,
+        credential: Result<Option<Presented<'_>>, Reason>,
+    ) -> Ruling {
         if !self.is_ready() {
             return Ruling::Deny(Refusal::of(Reason::NotReady));
         }
-        let key = self.request_key(request, &credential);
-        if let Some(ruling) = self.cached_ruling(key) {
-            return ruling;
+        let key = self.request_key(request, credential);
+        let hit = self.hit(key);
+        self.parts.metrics.cache(hit.is_some());
+        match hit {
+            Some(Hit::Revoked) => return Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
+            Some(Hit::Verdict(verdict)) => return verdict.ruling.clone(),
+            None => {}
         }
-        let known = self.know(credential);
-        let verdict = self.evaluate(&known, |time| request_input(request, &known, time)).await;
+        let known = self.know(credential.map(|token| token.map(Presented::to_token)));
+        let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
         self.keep(key, verdict).ruling.clone()
     }
 
-    /// A verdict of the cache, if it still counts.
-    pub(super) fn cached_verdict(&self, key: [u64; 2]) -> Option<Arc<Verdict>> {
-        let hit = self
-            .verdicts
-            .get(&key)
-            .filter(|v| v.until > self.parts.clock.wall() && v.generation == self.parts.policy.generation());
-        self.parts.metrics.cache(hit.is_some());
-        hit
-    }
-
-    fn cached_ruling(&self, key: [u64; 2]) -> Option<Ruling> {
-        let verdict = self.cached_verdict(key)?;
-        if self.is_revoked(verdict.fingerprint) {
-            return Some(Ruling::Deny(Refusal::of(Reason::TokenRevoked)));
+    /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
+    /// its token is not revoked, all asked of the same instant.
+    pub(super) fn hit(&self, key: [u64; 2]) -> Option<Hit> {
+        let verdict = self.verdicts.get(&key)?;
+        let now = self.parts.clock.wall();
+        if verdict.until <= now || verdict.generation != self.parts.policy.generation() {
+            return None;
         }
-        Some(verdict.ruling.clone())
+        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now));
+        Some(if revoked { Hit::Revoked } else { Hit::Verdict(verdict) })
     }
 
     pub(super) fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
@@ -171,27 +186,17 @@ impl Decider {
     }
 
     /// Every attribute and the token, each with its length before it, under the secret key.
-    fn request_key(&self, r: &Request<'_>, credential: &Result<Option<Token>, Reason>) -> [u64; 2] {
-        let mut text = Vec::with_capacity(1024);
-        let mut put = |s: &[u8]| {
-            text.extend_from_slice(&(s.len() as u64).to_le_bytes());
-            text.extend_from_slice(s);
+    fn request_key(&self, r: &Request<'_>, credential: Result<Option<Presented<'_>>, Reason>) -> [u64; 2] {
+        let (kind, credential): (&[u8], _) = match credential {
+            Ok(Some(token)) => (b"token", token.as_bytes()),
+            Ok(None) => (b"none", b"".as_slice()),
+            Err(reason) => (b"fault", reason.code().as_bytes()),
         };
-        for part in [r.method, r.path, r.query, r.host, r.source] {
-            put(part.as_bytes());
-        }
-        for (name, value) in &r.headers {
-            put(name.as_bytes());
-            put(value.as_bytes());
-        }
-        match credential {
-            Ok(Some(token)) => put(token.as_bytes()),
-            Ok(None) => put(b""),
-            Err(reason) => put(reason.code().as_bytes()),
-        }
-        let key = self.parts.key.digest(REQUEST_DOMAIN, &text);
-        zeroize::Zeroize::zeroize(&mut text);
-        key
+        let attributes = [r.method, r.path.as_str(), r.query, r.host, r.source].map(str::as_bytes);
+        let headers = r.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+        self.parts
+            .key
+            .digest_all(REQUEST_DOMAIN, attributes.into_iter().chain([kind, credential]).chain(headers))
     }
 
     /// Fingerprints and verifies a token.
@@ -216,18 +221,23 @@ impl Decider {
         Known { status, fingerprint }
     }
 
-    /// Asks the policy, and does what its answer orders.
-    pub(super) async fn evaluate(&self, known: &Known, input: impl FnOnce(WallTime) -> Value) -> Verdict {
+    /// Asks the policy, and does what its answer orders. Beside the verdict stand the policy's own words; none
+    /// where it is the daemon that denies.
+    pub(super) async fn evaluate(
+        &self,
+        known: &Known,
+        input: impl FnOnce(WallTime) -> Value,
+    ) -> (Verdict, Option<Value>) {
         let now = self.parts.clock.wall();
         let loaded = self.parts.policy.current();
         if self.is_revoked(known.fingerprint) {
-            return self.forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked));
+            return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         match loaded.set.eval_decision_value(&Input::from(input(now))) {
-            Ok((decision, value)) => self.decided(known, &loaded, decision, value, now).await,
+            Ok((decision, value)) => (self.decided(known, &loaded, decision, now).await, Some(value)),
             Err(e) => {
                 self.log_policy_error(&e);
-                self.forgotten(known, &loaded, Refusal::of(e.reason()))
+                (forgotten(known, &loaded, Refusal::of(e.reason())), None)
             }
         }
     }
@@ -237,31 +247,12 @@ impl Decider {
         tracing::warn!(error = %e, "the policy gave no decision: denied");
     }
 
-    /// A denial that is not kept.
-    #[allow(clippy::unused_self, reason = "a step of the path")]
-    fn forgotten(&self, known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
-        Verdict {
-            value: json!({"allow": false, "reason": refusal.reason.code(), "status": refusal.status}),
-            ruling: Ruling::Deny(refusal),
-            fingerprint: known.fingerprint,
-            until: WallTime(i64::MIN),
-            generation: loaded.generation,
-        }
-    }
-
-    async fn decided(
-        &self,
-        known: &Known,
-        loaded: &Loaded,
-        decision: Decision,
-        value: Value,
-        now: WallTime,
-    ) -> Verdict {
+    async fn decided(&self, known: &Known, loaded: &Loaded, decision: Decision, now: WallTime) -> Verdict {
         let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let ruling = if decision.allow {
-            let subject = known.status.as_ref().ok().and_then(|i| i.subject.clone());
+            let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject))
         } else {
             if decision.block == Block::Token {
@@ -270,9 +261,10 @@ impl Decider {
             // What is wrong with the token says more than that the policy wants a good one.
             let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
             let status = decision.status.unwrap_or(reason.status());
-            Ruling::Deny(Refusal { reason, detail: decision.reason, status })
+            Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
         };
-        Verdict { ruling, value, fingerprint: known.fingerprint, until, generation: loaded.generation }
+        let (fingerprint, generation) = (known.fingerprint, loaded.generation);
+        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation }
     }
 
     /// Condemns a verified token until its `exp` and the leeway, or for the decision's ttl where the token
@@ -314,7 +306,7 @@ impl Decider {
                     (Ok(_), _) => Reason::PolicyDenied,
                 };
                 let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
-                (value, Ruling::Deny(Refusal { reason, detail: d.reason, status }))
+                (value, Ruling::Deny(Refusal { reason, detail: d.reason.map(Arc::from), status }))
             }
             Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
         };
@@ -335,6 +327,17 @@ impl Decider {
     }
 }
 
+/// A denial that is not kept.
+fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
+    Verdict {
+        ruling: Ruling::Deny(refusal),
+        body: Bytes::new(),
+        fingerprint: known.fingerprint,
+        until: WallTime(i64::MIN),
+        generation: loaded.generation,
+    }
+}
+
 /// `valid`, or the reason's code.
 pub(super) fn status_code(known: &Known) -> &'static str {
     known.status.as_ref().map_or_else(|r| r.code(), |_| "valid")
@@ -346,8 +349,8 @@ fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
         r.headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
     let mut input = json!({
         "request": {
-            "method": r.method, "path": r.path, "segments": r.segments, "query": r.query, "host": r.host,
-            "headers": headers, "source": r.source,
+            "method": r.method, "path": r.path.as_str(), "segments": r.path.segments(), "query": r.query,
+            "host": r.host, "headers": headers, "source": r.source,
         },
     });
     add_token(&mut input, known, now);

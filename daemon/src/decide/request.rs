@@ -1,16 +1,12 @@
 //! The attributes of a request that policies may read.
 
-use serde::Serialize;
-
 /// A request, as the gateway tells it. What stands here is part of the cache key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
-    /// The path, as it was sent, without the query.
-    pub path: &'a str,
-    /// The path's segments, percent-decoded.
-    pub segments: Vec<String>,
+    /// The path, without the query.
+    pub path: Path<'a>,
     /// The query, as it was sent; empty where there is none.
     pub query: &'a str,
     /// The host.
@@ -25,15 +21,46 @@ pub struct Request<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadPath;
 
+/// A path that was checked, as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path<'a>(&'a str);
+
+impl<'a> Path<'a> {
+    /// Takes a path that [`segments`] takes. Nothing is allocated for one without escapes.
+    pub fn new(path: &'a str) -> Result<Self, BadPath> {
+        let good = match inner(path)? {
+            "" => true,
+            inner => inner.split('/').all(|s| if s.contains('%') { segment(s).is_ok() } else { is_plain(s) }),
+        };
+        if good { Ok(Self(path)) } else { Err(BadPath) }
+    }
+
+    /// The path as it was sent.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Its segments, percent-decoded.
+    pub fn segments(self) -> Vec<String> {
+        // It was checked by the same rules: there is no other case.
+        segments(self.0).unwrap_or_default()
+    }
+}
+
 /// Splits a path into percent-decoded segments (RFC 3986 §3.3). Refuses what normalises to another path in
 /// some servers: dot segments, empty inner segments, encoded slashes, encoded controls, backslashes, bad escapes.
 pub fn segments(path: &str) -> Result<Vec<String>, BadPath> {
-    let rest = path.strip_prefix('/').ok_or(BadPath)?;
-    if rest.is_empty() {
-        return Ok(Vec::new());
+    match inner(path)? {
+        "" => Ok(Vec::new()),
+        inner => inner.split('/').map(segment).collect(),
     }
-    // A slash at the end is common and harmless: it adds no segment.
-    rest.strip_suffix('/').unwrap_or(rest).split('/').map(segment).collect()
+}
+
+/// What stands between the first slash and one at the end, which is common and harmless: it adds no segment.
+fn inner(path: &str) -> Result<&str, BadPath> {
+    let rest = path.strip_prefix('/').ok_or(BadPath)?;
+    // `//` is not the root.
+    if rest == "/" { Err(BadPath) } else { Ok(rest.strip_suffix('/').unwrap_or(rest)) }
 }
 
 fn segment(text: &str) -> Result<String, BadPath> {
@@ -48,12 +75,17 @@ fn segment(text: &str) -> Result<String, BadPath> {
         bytes.push(u8::try_from(digit()? * 16 + digit()?).map_err(|_| BadPath)?);
     }
     let decoded = String::from_utf8(bytes).map_err(|_| BadPath)?;
+    if is_plain(&decoded) { Ok(decoded) } else { Err(BadPath) }
+}
+
+/// Whether every server takes a decoded segment for itself.
+fn is_plain(decoded: &str) -> bool {
     let bad = decoded.is_empty()
         || decoded == "."
         || decoded == ".."
         || decoded.chars().any(|c| c == '/' || c == '\\' || c.is_control());
     // A matrix parameter can hide a dot segment (`..;x`).
-    if bad || decoded.starts_with(".;") || decoded.starts_with("..;") { Err(BadPath) } else { Ok(decoded) }
+    !(bad || decoded.starts_with(".;") || decoded.starts_with("..;"))
 }
 
 #[cfg(test)]
@@ -66,6 +98,9 @@ mod tests {
         assert_eq!(segments("/v1/orders/7").unwrap(), ["v1", "orders", "7"]);
         assert_eq!(segments("/v1/%6frders/").unwrap(), ["v1", "orders"]);
         assert_eq!(segments("/a%2520b").unwrap(), ["a%20b"]);
+        for good in ["/", "/v1/orders/7", "/v1/%6frders/", "/a%2520b"] {
+            assert_eq!(Path::new(good).unwrap().segments(), segments(good).unwrap());
+        }
     }
 
     #[test]
@@ -75,6 +110,7 @@ mod tests {
             "x",
             "/a/../b",
             "/a/./b",
+            "//",
             "//a",
             "/a//b",
             "/a/%2e%2e/b",
@@ -88,6 +124,7 @@ mod tests {
             "/a%ff",
         ] {
             assert_eq!(segments(bad), Err(BadPath), "{bad}");
+            assert_eq!(Path::new(bad), Err(BadPath), "{bad}");
         }
     }
 }

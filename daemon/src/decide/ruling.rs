@@ -1,16 +1,18 @@
 //! What is answered: a permit or a refusal.
 
+use std::sync::Arc;
+
 use portcullis_common::reason::Reason;
 
 /// Leave to pass. Only the decision path makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     status: u16,
-    subject: Option<String>,
+    subject: Option<Arc<str>>,
 }
 
 impl Permit {
-    pub(super) const fn new(status: u16, subject: Option<String>) -> Self {
+    pub(super) const fn new(status: u16, subject: Option<Arc<str>>) -> Self {
         Self { status, subject }
     }
 
@@ -31,7 +33,7 @@ pub struct Refusal {
     /// Why.
     pub reason: Reason,
     /// What the policy says of it, for people.
-    pub detail: Option<String>,
+    pub detail: Option<Arc<str>>,
     /// The HTTP status, 4xx or 5xx.
     pub status: u16,
 }
@@ -43,7 +45,7 @@ impl Refusal {
     }
 }
 
-/// What a request gets.
+/// What a request gets. A copy allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruling {
     /// It may pass.

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::ServeError;
 use crate::{
     clock::SharedClock,
-    decide::{Decider, Request, segments},
+    decide::{self, Decider, Request},
     revoke::{ClaimId, Order, PlaneHandle, RevokeError},
     telemetry::Metrics,
     token::Token,
@@ -328,12 +328,11 @@ struct DecideRequest {
 async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
     let r: DecideRequest = parse(&body)?;
     let (path, query) = r.path.split_once('?').unwrap_or((&r.path, ""));
-    let segments =
-        segments(path).map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
+    let path = decide::Path::new(path)
+        .map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let request =
-        Request { method: &r.method, path, segments, query, host: &r.host, headers, source: &r.source };
+    let request = Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source };
     Ok(Json(s.decider.explain(&request, Ok(token))).into_response())
 }
 

@@ -3,7 +3,7 @@
 //! nginx's `auth_request` takes 2xx for allow, 401 and 403 for deny, and answers 500 to its client for
 //! anything else; so nothing else is ever sent from here. The status that was meant is in a header.
 
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -11,7 +11,7 @@ use portcullis_common::reason::Reason;
 
 use super::doors::{Answer, Doors, json, plain};
 use crate::{
-    decide::{self, Refusal, Ruling, segments},
+    decide::{self, Path, Refusal, Ruling},
     telemetry::Door,
 };
 
@@ -22,7 +22,7 @@ const STATUS: &str = "x-portcullis-status";
 /// `sub` of the verified token.
 const SUBJECT: &str = "x-portcullis-subject";
 
-pub(super) async fn answer(doors: &Doors, request: &Request<Incoming>, peer: Option<SocketAddr>) -> Answer {
+pub(super) async fn answer(doors: &Doors, request: &Request<Incoming>, peer: &str) -> Answer {
     let start = Instant::now();
     let ruling = decide(doors, request.headers(), peer).await;
     let reason = ruling.reason();
@@ -30,10 +30,9 @@ pub(super) async fn answer(doors: &Doors, request: &Request<Incoming>, peer: Opt
     into_answer(&ruling, doors)
 }
 
-async fn decide(doors: &Doors, headers: &HeaderMap, peer: Option<SocketAddr>) -> Ruling {
+async fn decide(doors: &Doors, headers: &HeaderMap, peer: &str) -> Ruling {
     let settings = &doors.settings;
-    let peer = peer.map(|p| p.ip().to_string()).unwrap_or_default();
-    let Ok(request) = original(headers, &settings.headers, &peer) else {
+    let Ok(request) = original(headers, &settings.headers, peer) else {
         return Ruling::Deny(Refusal::of(Reason::RequestMalformed));
     };
     let credential =
@@ -67,8 +66,8 @@ fn original<'a>(
             read.push((name.as_str(), value));
         }
     }
-    let segments = segments(path).map_err(|_| Malformed)?;
-    Ok(decide::Request { method, path, segments, query, host, headers: read, source })
+    let path = Path::new(path).map_err(|_| Malformed)?;
+    Ok(decide::Request { method, path, query, host, headers: read, source })
 }
 
 /// The value of the first of these headers that is there. Two of one name, or bytes that are no text, are
@@ -118,7 +117,7 @@ const fn is_failure(reason: Reason) -> bool {
 fn denial(refusal: &Refusal) -> Answer {
     let status = if refusal.status == 401 { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     let body = serde_json::json!({"reason": refusal.reason.code(), "detail": refusal.detail});
-    let mut answer = json(status, body.to_string().into_bytes());
+    let mut answer = json(status, body.to_string().into());
     let headers = answer.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
     if refusal.status != status.as_u16() {
@@ -155,7 +154,10 @@ mod tests {
         ]);
         let allowed = ["x-tenant".to_owned()];
         let r = original(&h, &allowed, "127.0.0.1").ok().unwrap();
-        assert_eq!((r.method, r.path, r.query, r.source), ("POST", "/v1/orders/7", "a=b", "192.0.2.7"));
+        assert_eq!(
+            (r.method, r.path.as_str(), r.query, r.source),
+            ("POST", "/v1/orders/7", "a=b", "192.0.2.7")
+        );
         assert_eq!(r.headers, [("x-tenant", "acme")]);
     }
 

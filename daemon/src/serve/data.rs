@@ -16,7 +16,7 @@ pub(super) async fn answer(doors: &Doors, path: &str, body: Result<Bytes, Reason
     let reason = result.as_ref().map_or_else(|r| *r, |a| a.reason);
     doors.metrics.decision(Door::Data, reason, start.elapsed());
     match result {
-        Ok(answer) => value(&answer),
+        Ok(answer) => json_answer(StatusCode::OK, answer.body),
         Err(reason) => error(reason),
     }
 }
@@ -36,18 +36,9 @@ async fn decide(doors: &Doors, path: &str, body: Result<Bytes, Reason>) -> Resul
     doors.decider.data(&segments, &body, &doors.settings.token_path).await
 }
 
-/// A value, or `{}` for none, as OPA answers.
-fn value(answer: &DataAnswer) -> Answer {
-    let body = match &answer.result {
-        Some(value) => json!({ "result": value }),
-        None => json!({}),
-    };
-    json_answer(StatusCode::OK, body.to_string().into_bytes())
-}
-
 /// An error in OPA's shape.
 fn error(reason: Reason) -> Answer {
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = json!({"code": "invalid_parameter", "message": reason.describe()});
-    json_answer(status, body.to_string().into_bytes())
+    json_answer(status, body.to_string().into())
 }

@@ -1,6 +1,6 @@
 //! The front doors' listener: HTTP/1 with keep-alive, straight on hyper.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -77,10 +77,11 @@ impl Doors {
     }
 
     async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, stop: CancellationToken) {
-        let peer = stream.peer_addr().ok();
+        // Written once for a connection, for policies that read the source where no header tells it.
+        let peer: Arc<str> = stream.peer_addr().map(|p| p.ip().to_string()).unwrap_or_default().into();
         let service = service_fn(move |request| {
-            let doors = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(doors.route(request, peer).await) }
+            let (doors, peer) = (Arc::clone(&self), Arc::clone(&peer));
+            async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -100,7 +101,7 @@ impl Doors {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Answer {
+    async fn route(&self, request: Request<Incoming>, peer: &str) -> Answer {
         let path = request.uri().path();
         if path == "/auth" {
             return auth::answer(self, &request, peer).await;
@@ -123,8 +124,13 @@ impl Doors {
 
     async fn with_body(&self, request: Request<Incoming>) -> Answer {
         let (parts, body) = request.into_parts();
-        let read = Limited::new(body, self.settings.max_body).collect();
-        let body = match tokio::time::timeout(READ_TIMEOUT, read).await {
+        let mut read = pin!(Limited::new(body, self.settings.max_body).collect());
+        // Most bodies came with their head: only those that did not are waited for, and so need a timer.
+        let read = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+            Poll::Ready(done) => Ok(done),
+            Poll::Pending => tokio::time::timeout(READ_TIMEOUT, read).await,
+        };
+        let body = match read {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(e)) if e.is::<LengthLimitError>() => Err(Reason::RequestTooLarge),
             _ => Err(Reason::RequestMalformed),
@@ -141,8 +147,8 @@ pub(super) fn plain(status: StatusCode) -> Answer {
 }
 
 /// A JSON response.
-pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(super) fn json(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     answer

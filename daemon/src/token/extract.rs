@@ -6,7 +6,7 @@
 
 use portcullis_common::reason::Reason;
 
-use super::Token;
+use super::Presented;
 
 /// Where a request's token may stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Extraction {
     pub fn from_headers<'a>(
         &self,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Option<Token>, Reason> {
+    ) -> Result<Option<Presented<'a>>, Reason> {
         let mut found = None;
         let mut authorization_seen = false;
         let mut keys_seen = vec![false; self.key_headers.len()];
@@ -61,7 +61,7 @@ impl Extraction {
     }
 
     /// Reads `scheme SP+ token`.
-    fn credentials(&self, value: &[u8]) -> Result<Option<Token>, Reason> {
+    fn credentials<'a>(&self, value: &'a [u8]) -> Result<Option<Presented<'a>>, Reason> {
         if value.is_empty() {
             return Ok(None);
         }
@@ -78,7 +78,7 @@ impl Extraction {
     }
 
     /// Takes a trimmed text for a token where it is visible ASCII alone.
-    fn token(&self, text: &[u8], in_authorization: bool) -> Result<Token, Reason> {
+    fn token<'a>(&self, text: &'a [u8], in_authorization: bool) -> Result<Presented<'a>, Reason> {
         let fits = |b: &u8| b.is_ascii_graphic() && !(in_authorization && *b == b',');
         if text.is_empty() || !text.iter().all(fits) {
             return Err(Reason::TokenMalformed);
@@ -86,8 +86,7 @@ impl Extraction {
         if text.len() > self.max_bytes {
             return Err(Reason::TokenTooLong);
         }
-        let text = str::from_utf8(text).map_err(|_| Reason::TokenMalformed)?;
-        Ok(Token::new(text.to_owned()))
+        str::from_utf8(text).map(Presented::new).map_err(|_| Reason::TokenMalformed)
     }
 }
 
@@ -117,7 +116,7 @@ mod tests {
     fn read(headers: &[(&str, &str)]) -> Result<Option<String>, Reason> {
         Extraction { max_bytes: 12, ..Extraction::default() }
             .from_headers(headers.iter().map(|(n, v)| (*n, v.as_bytes())))
-            .map(|t| t.map(|t| t.as_str().to_owned()))
+            .map(|t| t.map(|t| t.to_token().as_str().to_owned()))
     }
 
     #[test]
@@ -186,6 +185,7 @@ mod tests {
 
     #[test]
     fn a_token_is_not_printed() {
-        assert_eq!(format!("{:?}", Token::new("secret".into())), "Token(…)");
+        let presented = Presented::new("secret");
+        assert_eq!(format!("{presented:?} {:?}", presented.to_token()), "Presented(…) Token(…)");
     }
 }

@@ -9,6 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+/// Figures that were promised, in nanoseconds.
+const LIMITS: &[(&str, f64)] =
+    &[("decide/cached_request_1000_tokens", 1000.0), ("decide/cached_data_1000_tokens", 1000.0)];
+
 /// The figures of benches that ran since `started`; older ones belong to other runs.
 pub fn gather(dir: &Path, started: SystemTime) -> Result<Vec<Value>> {
     let mut found = Vec::new();
@@ -26,12 +30,17 @@ pub fn gather(dir: &Path, started: SystemTime) -> Result<Vec<Value>> {
 
 fn row(benchmark: &Value, estimates: &Value) -> Value {
     let deviation = estimates["median_abs_dev"]["point_estimate"].as_f64().unwrap_or_default();
-    json!({
+    let mut row = json!({
         "name": benchmark["full_id"],
         "value": estimates["median"]["point_estimate"],
         "unit": "ns",
         "note": format!("median, ± {deviation:.1}"),
-    })
+    });
+    if let Some((_, limit)) = LIMITS.iter().find(|(name, _)| row["name"] == *name) {
+        row["limit"] = (*limit).into();
+        row["holds"] = row["value"].as_f64().is_some_and(|value| value <= *limit).into();
+    }
+    row
 }
 
 fn read(file: &Path) -> Result<Value> {
@@ -65,6 +74,13 @@ mod tests {
         assert_eq!(row["name"], "decide/cached");
         assert_eq!(row["value"], 812.5);
         assert_eq!(row["note"], "median, ± 3.0");
+    }
+
+    #[test]
+    fn what_was_promised_has_its_limit() {
+        let estimates = |ns: f64| json!({"median": {"point_estimate": ns}});
+        let row = |ns| row(&json!({"full_id": LIMITS[0].0}), &estimates(ns));
+        assert_eq!((row(400.0)["holds"].clone(), row(1400.0)["holds"].clone()), (true.into(), false.into()));
     }
 
     #[test]

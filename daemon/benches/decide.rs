@@ -1,0 +1,156 @@
+//! A decision whose verdict is cached, in process: what a front door waits for on most requests.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic and documents itself")]
+
+use std::{
+    fs,
+    hint::black_box,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
+use portcullis::{
+    clock::{SharedClock, SystemClock},
+    decide::{Decider, DeciderParts, Path, Request, Ruling, Settings},
+    policy::{Active, LoadOptions, load},
+    revoke::{Index, Limits, Plane, PlaneSettings, Store},
+    telemetry::Metrics,
+    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Verifier},
+};
+use portcullis_common::reason::Reason;
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+
+const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+const POLICY: &str = "package p\n\nimport rego.v1\n\ndefault decision := {\"allow\": false}\n\ndecision := {\"allow\": true, \"ttl\": 3600} if input.token_status == \"valid\"\n";
+
+/// A daemon's decision path with a store of its own and no kernel.
+struct Bench {
+    dir: PathBuf,
+    decider: Decider,
+    runtime: Runtime,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("portcullis-bench-decide-{}", std::process::id()));
+        fs::create_dir_all(dir.join("policies")).unwrap();
+        fs::write(dir.join("policies/p.rego"), POLICY).unwrap();
+        fs::write(dir.join("hmac.key"), SECRET).unwrap();
+        let set = load(&[dir.join("policies")], "p/decision", &LoadOptions::default()).unwrap();
+        let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
+        let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
+        let store = Store::open(&dir.join("r.redb"), key.id()).unwrap();
+        let limits = Limits { revoked: 1000, condemned: 1000 };
+        let settings = PlaneSettings { limits, key_id: key.id() };
+        let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
+        let (plane, _) = plane.start().unwrap();
+        let issuer = IssuerSettings {
+            issuer: "https://issuer".into(),
+            audience: vec!["api".into()],
+            algorithms: vec!["HS256".into()],
+            keys: KeySource::HmacFile { path: dir.join("hmac.key"), kid: None },
+        };
+        let parts = DeciderParts {
+            verifier: Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap(),
+            key,
+            policy: Arc::new(Active::new(set, 1)),
+            index,
+            plane,
+            clock,
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
+        let settings = Settings {
+            cache_entries: 400_000,
+            default_ttl: Duration::ZERO,
+            max_ttl: Duration::from_hours(1),
+            leeway: Duration::from_secs(30),
+        };
+        let decider = Decider::new(parts, settings);
+        decider.set_ready(true);
+        Self { dir, decider, runtime: Builder::new_current_thread().build().unwrap() }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A token of 300 bytes.
+fn token(n: usize) -> String {
+    let b64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({
+        "iss": "https://issuer", "aud": "api", "sub": "user-1", "jti": format!("{n:08}"), "client_id": "web",
+        "iat": now, "exp": now + 7200, "scope": "orders:read reports:read",
+    });
+    let claims = claims.to_string();
+    // White space around claims is JSON too.
+    let input = format!("{}.{}", b64(r#"{"alg":"HS256","typ":"JWT"}"#), b64(&format!("{claims:<164}")));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), input.as_bytes());
+    let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag));
+    assert_eq!(token.len(), 300);
+    token
+}
+
+fn request() -> Request<'static> {
+    Request {
+        method: "GET",
+        path: Path::new("/v1/orders/7").unwrap(),
+        query: "",
+        host: "api.example.org",
+        headers: Vec::new(),
+        source: "192.0.2.7",
+    }
+}
+
+fn cached(c: &mut Criterion) {
+    let bench = Bench::new();
+    let (decider, at) = (&bench.decider, ["token".to_owned()]);
+    let asked = request();
+    let mut group = c.benchmark_group("decide");
+    for count in [1000, 100_000] {
+        let tokens: Vec<String> = (0..count).map(token).collect();
+        let bodies: Vec<String> = tokens
+            .iter()
+            .map(|t| json!({"input": {"token": t, "method": "GET", "path": ["v1", "orders"]}}).to_string())
+            .collect();
+        let requests = tokens.iter().map(String::as_str).cycle();
+        let ask = |token: &str| {
+            let ruling = decider.request(&asked, Ok(Some(Presented::new(token))));
+            bench.runtime.block_on(ruling)
+        };
+        measure(&mut group, &format!("cached_request_{count}_tokens"), count, requests, |token| {
+            assert!(matches!(ask(token), Ruling::Allow(_)));
+        });
+        let ask = |body: &str| {
+            let answer = decider.data(&["p", "decision"], body.as_bytes(), &at);
+            bench.runtime.block_on(answer).unwrap()
+        };
+        let requests = bodies.iter().map(String::as_str).cycle();
+        measure(&mut group, &format!("cached_data_{count}_tokens"), count, requests, |body| {
+            assert_eq!(ask(body).reason, Reason::Allowed);
+        });
+    }
+    group.finish();
+}
+
+/// Warms the cache, then times one after the other.
+fn measure<'a>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    count: usize,
+    mut requests: impl Iterator<Item = &'a str>,
+    mut ask: impl FnMut(&str),
+) {
+    requests.by_ref().take(count).for_each(&mut ask);
+    group.bench_function(name, |b| b.iter(|| ask(black_box(requests.next().unwrap()))));
+}
+
+criterion_group!(benches, cached);
+criterion_main!(benches);

@@ -1,0 +1,162 @@
+//! The decision path whole: a real policy, store and revocation thread, without a kernel.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use portcullis_common::reason::Reason;
+use serde_json::{Value, json};
+
+use super::{Decider, DeciderParts, Path, Request, Ruling, Settings};
+use crate::{
+    clock::{Clock as _, SharedClock, SystemClock},
+    policy::{Active, LoadOptions, PolicySet, load},
+    revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
+    telemetry::Metrics,
+    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Token, Verifier},
+};
+
+const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if input.token_status == \"valid\"";
+const BOOLEANS: &str = "default decision := false\ndecision if input.token_status == \"valid\"";
+
+struct World {
+    _dir: tempfile::TempDir,
+    decider: Decider,
+    policy: Arc<Active>,
+    plane: PlaneHandle,
+}
+
+fn set(rules: &str) -> PolicySet {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.rego"), format!("package p\n\nimport rego.v1\n\n{rules}\n")).unwrap();
+    load(&[dir.path().to_owned()], "p/decision", &LoadOptions::default()).unwrap()
+}
+
+impl World {
+    fn new(rules: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
+        let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
+        let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
+        let store = Store::open(&dir.path().join("r.redb"), key.id()).unwrap();
+        let settings = PlaneSettings { limits: Limits { revoked: 100, condemned: 100 }, key_id: key.id() };
+        let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
+        let (plane, _) = plane.start().unwrap();
+        let issuer = IssuerSettings {
+            issuer: "https://issuer".into(),
+            audience: Vec::new(),
+            algorithms: vec!["HS256".into()],
+            keys: KeySource::HmacFile { path: dir.path().join("hmac.key"), kid: None },
+        };
+        let policy = Arc::new(Active::new(set(rules), 1));
+        let parts = DeciderParts {
+            verifier: Verifier::new(vec![issuer], Duration::ZERO).unwrap(),
+            key,
+            policy: Arc::clone(&policy),
+            index,
+            plane: plane.clone(),
+            clock,
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
+        let minute = Duration::from_mins(1);
+        let settings =
+            Settings { cache_entries: 100, default_ttl: minute, max_ttl: minute, leeway: Duration::ZERO };
+        let decider = Decider::new(parts, settings);
+        decider.set_ready(true);
+        Self { _dir: dir, decider, policy, plane }
+    }
+
+    async fn auth(&self, token: &str) -> Ruling {
+        let path = Path::new("/v1/orders").unwrap();
+        let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+        self.decider.request(&request, Ok(Some(Presented::new(token)))).await
+    }
+
+    async fn data(&self, path: &[&str], token: &str) -> Value {
+        let body = json!({"input": {"token": token}}).to_string();
+        let answer = self.decider.data(path, body.as_bytes(), &["token".to_owned()]).await.unwrap();
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    async fn revoke(&self, token: &str) {
+        let fingerprint = self.decider.key().deny(&Token::new(token.to_owned()));
+        let until = SystemClock.wall().plus(Duration::from_mins(1));
+        let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
+        self.plane.revoke(Order { fingerprint, until, reason, actor, source }).await.unwrap();
+    }
+}
+
+fn token(jti: &str) -> String {
+    let now = SystemClock.wall().seconds();
+    let claims =
+        json!({"iss": "https://issuer", "aud": "a", "sub": "u", "jti": jti, "iat": now, "exp": now + 600});
+    let b64 = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
+    let input = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(claims.to_string().as_bytes()));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), input.as_bytes());
+    format!("{input}.{}", b64(tag.as_ref()))
+}
+
+#[tokio::test]
+async fn a_cached_allow_does_not_outlive_a_revocation() {
+    let (world, t) = (World::new(OBJECTS), token("1"));
+    let decision = ["p", "decision"];
+    for _ in 0..2 {
+        assert!(matches!(world.auth(&t).await, Ruling::Allow(p) if p.subject() == Some("u")));
+        assert_eq!(
+            world.data(&decision, &t).await,
+            json!({"result": {"allow": true, "ttl": 60, "reason": "fine"}})
+        );
+        assert_eq!(world.data(&["p", "decision", "allow"], &t).await, json!({"result": true}));
+    }
+    world.revoke(&t).await;
+    assert_eq!(world.auth(&t).await.reason(), Reason::TokenRevoked);
+    let denial = json!({"result": {"allow": false, "reason": "token_revoked", "status": 401}});
+    assert_eq!(world.data(&decision, &t).await, denial, "from the cache");
+    assert_eq!(world.data(&["p", "decision", "allow"], &t).await, json!({"result": false}));
+    let fresh = token("2");
+    world.revoke(&fresh).await;
+    assert_eq!(world.data(&decision, &fresh).await, denial, "without the cache");
+}
+
+#[tokio::test]
+async fn the_daemons_own_denial_is_a_boolean_where_the_policys_are() {
+    let (world, cached, fresh) = (World::new(BOOLEANS), token("1"), token("2"));
+    let decision = ["p", "decision"];
+    world.revoke(&fresh).await;
+    assert_eq!(world.data(&decision, &fresh).await, json!({"result": false}), "before any other decision");
+    assert_eq!(world.data(&decision, &cached).await, json!({"result": true}));
+    world.revoke(&cached).await;
+    assert_eq!(world.data(&decision, &cached).await, json!({"result": false}));
+    // The next set answers in another shape, and no verdict of the last one counts.
+    world.policy.install(set("decision := {\"allow\": input.token_status == \"valid\"}"), 2);
+    assert_eq!(world.data(&decision, &cached).await["result"]["allow"], json!(false));
+    assert_eq!(world.data(&decision, &token("3")).await, json!({"result": {"allow": true}}));
+}
+
+#[tokio::test]
+async fn a_decision_that_says_nothing_of_its_shape_is_undefined_for_a_revoked_token() {
+    let (world, t) = (World::new("decision := true if input.token_status == \"valid\""), token("1"));
+    world.revoke(&t).await;
+    assert_eq!(world.data(&["p", "decision"], &t).await, json!({}));
+}
+
+#[tokio::test]
+async fn a_verdict_of_another_generation_is_not_used() {
+    let (world, t) = (World::new(OBJECTS), token("1"));
+    assert!(matches!(world.auth(&t).await, Ruling::Allow(_)));
+    world.policy.install(set("decision := {\"allow\": false}"), 2);
+    assert_eq!(world.auth(&t).await.reason(), Reason::PolicyDenied);
+}
+
+#[tokio::test]
+async fn what_is_no_token_has_verdicts_of_its_own() {
+    let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
+    let path = Path::new("/").unwrap();
+    let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+    let ask = |credential| world.decider.request(&request, credential);
+    assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
+    for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {
+        assert!(matches!(ask(other).await, Ruling::Deny(_)), "{other:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What the benchmark programs share: their arguments, keys and tokens, the daemon, the load, the disk.
+
+pub mod admin;
+pub mod daemon;
+pub mod disk;
+pub mod load;
+pub mod policy;
+pub mod tokens;
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Arguments of a benchmark program.
+#[derive(Debug, Default)]
+pub struct Args {
+    /// Fewer rounds: to see that it runs, not for figures of record.
+    pub quick: bool,
+    /// Where to write the figures.
+    pub json: Option<PathBuf>,
+    /// Directory on the disk to measure.
+    pub dir: Option<PathBuf>,
+}
+
+impl Args {
+    /// Reads the program's own.
+    pub fn read() -> Result<Self> {
+        let mut args = Self::default();
+        let mut given = env::args().skip(1);
+        while let Some(arg) = given.next() {
+            let mut value = || given.next().with_context(|| format!("`{arg}` needs a value"));
+            match arg.as_str() {
+                "--quick" => args.quick = true,
+                "--json" => args.json = Some(value()?.into()),
+                "--dir" => args.dir = Some(value()?.into()),
+                _ => bail!("`{arg}` is not known; known are --quick, --json FILE, --dir DIR"),
+            }
+        }
+        Ok(args)
+    }
+}
+
+/// The value below which `share` of the sorted measurements lie.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an index into the measurements"
+)]
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_measurements() {
+        let sorted: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|p| percentile(&sorted, p)), [1.0, 100.0, 198.0, 200.0]);
+        assert!(percentile(&[], 0.5).is_nan());
+    }
+}
