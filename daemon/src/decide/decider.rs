@@ -233,7 +233,12 @@ impl Decider {
         if self.is_revoked(known.fingerprint) {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
-        match loaded.set.eval_decision_value(&Input::from(input(now))) {
+        let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
+        // Asked again: a revocation that was acknowledged meanwhile counts.
+        if self.is_revoked(known.fingerprint) {
+            return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
+        }
+        match answer {
             Ok((decision, value)) => (self.decided(known, &loaded, decision, now).await, Some(value)),
             Err(e) => {
                 self.log_policy_error(&e);
