@@ -26,8 +26,12 @@ pub struct Request<'a> {
 pub struct BadPath;
 
 /// Splits a path into percent-decoded segments (RFC 3986 §3.3). Refuses what normalises to another path in
-/// some servers: dot segments, empty inner segments, encoded slashes, encoded controls, backslashes, bad escapes.
+/// some servers: dot segments, empty inner segments, encoded slashes, encoded controls, backslashes, bad escapes;
+/// and a fragment, which has no place in a request (RFC 9112 §3.2) and which some servers cut off.
 pub fn segments(path: &str) -> Result<Vec<String>, BadPath> {
+    if path.contains('#') {
+        return Err(BadPath);
+    }
     let rest = path.strip_prefix('/').ok_or(BadPath)?;
     if rest.is_empty() {
         return Ok(Vec::new());
@@ -86,6 +90,8 @@ mod tests {
             "/a%00",
             "/..;x/b",
             "/a%ff",
+            "/a#b",
+            "/a/#",
         ] {
             assert_eq!(segments(bad), Err(BadPath), "{bad}");
         }
