@@ -1,7 +1,7 @@
 //! Request line and header lines.
 
 use super::{
-    BODY, CHUNK_SIZE, CHUNKED, COLON, Cursor, LINE, METHOD, ODD_BARE_LF, ODD_FOLD, ODD_TRANSFER,
+    BODY, CHUNK_SIZE, CHUNKED, COLON, Cursor, LINE, METHOD, ODD_BARE_LF, ODD_FOLD, ODD_TRANSFER, ODD_VERSION,
     OTHER_ENCODING, REQUEST_LINE, SKIP, START, Scan, Step, TRAILER, TRAILER_LINE, after_chunk_size,
     begin_value, scheme,
     window::{Window, is_line_end, is_space, line_feed},
@@ -14,6 +14,11 @@ use crate::{
 /// `HTTP/x.y`, the digits left open.
 const HTTP: u64 = u64::from_le_bytes(*b"HTTP/\0.\0");
 const HTTP_MASK: u64 = u64::from_le_bytes(*b"\xff\xff\xff\xff\xff\0\xff\0");
+/// `HTTP/1`.
+const HTTP1: u64 = u64::from_le_bytes(*b"HTTP/1\0\0");
+const HTTP1_MASK: u64 = u64::from_le_bytes(*b"\xff\xff\xff\xff\xff\xff\0\0");
+/// Eight blanks, as [`word::blank`] marks them.
+const BLANK: u64 = 0x8080_8080_8080_8080;
 /// Longest method, in bytes, that is still taken for one.
 const METHOD_MAX: u32 = 72;
 /// Bytes that a request line's end is read from.
@@ -140,7 +145,14 @@ pub(super) fn request_line(
     let version = w.word_before(feed.wrapping_sub(back as u32));
     let digit = (version >> 56) as u8;
     if version & HTTP_MASK != HTTP || !digit.is_ascii_digit() || feed < 8 + 1 {
-        return Step::NotHttp;
+        if !loose_version(c, w, feed) {
+            return Step::NotHttp;
+        }
+        s.heads += 1;
+        s.oddities |= ODD_VERSION;
+        s.mode = LINE;
+        c.at = feed + 1;
+        return Step::Again;
     }
     match (version >> 40 & 0xff) as u8 {
         b'1' => {}
@@ -151,6 +163,23 @@ pub(super) fn request_line(
     s.mode = LINE;
     c.at = feed + 1;
     Step::Again
+}
+
+/// Whether a request line ends in what a lenient server takes for version 1: nginx reads `HTTP/1.01`, `HTTP/1.10`
+/// and any number of spaces behind; others read tabs and more carriage returns. The last bytes before the line
+/// feed hold `HTTP/1`, or nothing but white space.
+#[inline(always)]
+fn loose_version(c: &Cursor, w: Window, feed: u32) -> bool {
+    let have = feed - c.head;
+    let mut found = 0;
+    for back in 8..=VERSION_LOOK {
+        let here = (w.word::<0>(feed.wrapping_sub(back)) ^ HTTP1) & HTTP1_MASK == 0;
+        found |= u32::from(here) & u32::from(have > back);
+    }
+    let blank = word::blank(w.word_before(feed)) == BLANK
+        && word::blank(w.word_before(feed.wrapping_sub(8))) == BLANK
+        && have > VERSION_LOOK;
+    found != 0 || blank
 }
 
 /// Ends a line at the next line feed.
