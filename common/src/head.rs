@@ -86,6 +86,8 @@ pub const ODD_TRANSFER: u32 = 1 << 5;
 pub const ODD_CONTROL: u32 = 1 << 6;
 /// A chunk that is not framed as RFC 9112 §7.1 says.
 pub const ODD_CHUNK: u32 = 1 << 7;
+/// A request line that does not end in `HTTP/1.x` (RFC 9112 §3).
+pub const ODD_VERSION: u32 = 1 << 8;
 
 /// All that is remembered between steps and windows. All zero bytes are its beginning.
 #[repr(C)]

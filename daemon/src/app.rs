@@ -118,7 +118,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         config,
     });
     let served = serve(Arc::clone(&shared), sockets, events, clock, stop).await;
-    // Every handle is gone now: the thread ends when it has answered what is queued.
+    // Connections that would not end may still hold handles: the thread is told, not waited for.
+    shared.plane.stop().await;
     drop(shared);
     tokio::task::spawn_blocking(move || thread.join())
         .await
@@ -183,7 +184,7 @@ async fn serve(
     };
     let observe = ObserveState {
         metrics: Arc::clone(&shared.metrics),
-        decider: Arc::clone(&shared.decider),
+        ready: status::readiness(&shared),
         refresh: status::refresher(&shared),
     };
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));

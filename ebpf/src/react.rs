@@ -29,6 +29,8 @@ use crate::{
 
 /// `BPF_F_INVALIDATE_HASH`: the addresses change.
 const INVALIDATE_HASH: u64 = 2;
+/// `BPF_F_RECOMPUTE_CSUM`: where the device summed the packet, its sum follows what is written.
+const RECOMPUTE: u64 = 1;
 /// TCP header with the timestamps option.
 const TCP_WITH_TIMES: u32 = 32;
 /// TCP header without options.
@@ -258,7 +260,8 @@ fn write(
             return Err(());
         }
         // SAFETY: `n` is at most the answer's size.
-        let stored = unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, config.answer.as_ptr().cast(), n, 0) };
+        let stored =
+            unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, config.answer.as_ptr().cast(), n, RECOMPUTE) };
         if stored != 0 {
             return Err(());
         }
@@ -291,7 +294,7 @@ fn store<T: Copy>(skb: *mut __sk_buff, at: u32, plain: &T) -> Result<(), ()> {
             at,
             core::ptr::from_ref(plain).cast(),
             size_of::<T>() as u32,
-            INVALIDATE_HASH,
+            INVALIDATE_HASH | RECOMPUTE,
         )
     };
     if stored == 0 { Ok(()) } else { Err(()) }

@@ -9,10 +9,16 @@ package portcullis.scopes
 
 import rego.v1
 
+# The path as applications read it: every segment decoded, no slash at the end. The path as it was sent has many
+# spellings (`%6f` for `o`), and a literal route must match them all, or a pattern beside it would grant more.
+path := concat("/", array.concat([""], input.request.segments)) if count(input.request.segments) > 0
+
+else := "/"
+
 # The routes that match, found once. Most are literal: they are compared without calling a function.
 literal_hits := [route |
 	some route in data.scopes.routes
-	route.path == input.request.path
+	route.path == path
 	route.method == input.request.method
 ]
 

@@ -75,3 +75,19 @@ test_the_configured_routes_are_well_formed if {
 		is_array(route.scopes)
 	}
 }
+
+# `%73ecret` and a slash at the end name the same resource: the literal route's scope is still needed.
+test_other_spellings_of_a_literal_route_need_its_scopes if {
+	some path in ["/v1/reports/%73ecret", "/v1/reports/secret/"]
+	asked_as := {
+		"request": {"method": "GET", "path": path, "segments": ["v1", "reports", "secret"]},
+		"identity": {"scopes": ["reports:read"]},
+	}
+	not scopes.granted with input as asked_as with data.scopes.routes as routes
+	scopes.denial with input as asked_as with data.scopes.routes as routes
+}
+
+test_the_root_is_a_route if {
+	root := {"request": {"method": "GET", "path": "/", "segments": []}, "identity": {"scopes": []}}
+	scopes.public with input as root with data.scopes.routes as [{"method": "GET", "path": "/", "scopes": []}]
+}

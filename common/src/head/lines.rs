@@ -1,7 +1,7 @@
 //! Request line and header lines.
 
 use super::{
-    BODY, CHUNK_SIZE, CHUNKED, COLON, Cursor, LINE, METHOD, ODD_BARE_LF, ODD_FOLD, ODD_TRANSFER,
+    BODY, CHUNK_SIZE, CHUNKED, COLON, Cursor, LINE, METHOD, ODD_BARE_LF, ODD_FOLD, ODD_TRANSFER, ODD_VERSION,
     OTHER_ENCODING, REQUEST_LINE, SKIP, START, Scan, Step, TRAILER, TRAILER_LINE, after_chunk_size,
     begin_value, scheme,
     window::{Window, is_line_end, is_space, line_feed},
@@ -14,6 +14,8 @@ use crate::{
 /// `HTTP/x.y`, the digits left open.
 const HTTP: u64 = u64::from_le_bytes(*b"HTTP/\0.\0");
 const HTTP_MASK: u64 = u64::from_le_bytes(*b"\xff\xff\xff\xff\xff\0\xff\0");
+/// Eight blanks, as [`word::blank`] marks them.
+const BLANK: u64 = 0x8080_8080_8080_8080;
 /// Longest method, in bytes, that is still taken for one.
 const METHOD_MAX: u32 = 72;
 /// Bytes that a request line's end is read from.
@@ -140,7 +142,14 @@ pub(super) fn request_line(
     let version = w.word_before(feed.wrapping_sub(back as u32));
     let digit = (version >> 56) as u8;
     if version & HTTP_MASK != HTTP || !digit.is_ascii_digit() || feed < 8 + 1 {
-        return Step::NotHttp;
+        if !loose_version(feed.wrapping_sub(c.head), w, feed) {
+            return Step::NotHttp;
+        }
+        s.heads += 1;
+        s.oddities |= ODD_VERSION;
+        s.mode = LINE;
+        c.at = feed + 1;
+        return Step::Again;
     }
     match (version >> 40 & 0xff) as u8 {
         b'1' => {}
@@ -151,6 +160,24 @@ pub(super) fn request_line(
     s.mode = LINE;
     c.at = feed + 1;
     Step::Again
+}
+
+/// Whether a request line ends in what a lenient server takes for version 1: nginx reads `HTTP/1.01`, `HTTP/1.10`
+/// and any number of spaces behind; others read tabs and more carriage returns. `P/1` among the last sixteen bytes
+/// will do, or eight blanks. Without a branch, for the verifier's sake.
+#[inline(always)]
+fn loose_version(have: u32, w: Window, feed: u32) -> bool {
+    let near = p1(w.word_before(feed));
+    let middle = p1(w.word_before(feed.wrapping_sub(4))) * u64::from(have >= 12);
+    let far = p1(w.word_before(feed.wrapping_sub(8))) * u64::from(have >= 16);
+    let blank = u64::from(word::blank(w.word_before(feed)) == BLANK);
+    (near | middle | far | blank) * u64::from(have >= 8) != 0
+}
+
+/// Marks `P/1` in a word.
+#[inline(always)]
+const fn p1(x: u64) -> u64 {
+    (word::eq(x, b'P') << 16) & (word::eq(x, b'/') << 8) & word::eq(x, b'1')
 }
 
 /// Ends a line at the next line feed.

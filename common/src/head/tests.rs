@@ -374,3 +374,29 @@ fn a_method_begins_with_a_token_character() {
         assert_eq!(scan.heads == 1, tchar || skipped, "{b:#x}");
     }
 }
+
+#[test]
+fn request_lines_that_lenient_servers_take_are_read() {
+    for (line, odd) in [
+        ("GET / HTTP/1.1\r\n", 0),
+        ("GET / HTTP/1.0\r\n", 0),
+        ("GET / HTTP/1.1  \r\n", 0),
+        ("GET / HTTP/1.1   \r\n", ODD_VERSION),
+        ("GET / HTTP/1.1            \r\n", ODD_VERSION),
+        ("GET / HTTP/1.1\t\r\n", ODD_VERSION),
+        ("GET / HTTP/1.10\r\n", ODD_VERSION),
+        ("GET / HTTP/1.01\r\n", ODD_VERSION),
+        ("GET / HTTP/1.1\r\r\n", ODD_VERSION),
+    ] {
+        for cut in 0..line.len() {
+            let stream = format!("{line}Authorization: Bearer dead\r\n\r\n");
+            let mut seen = Seen::default();
+            let (scan, _) = run(stream.as_bytes(), &[cut], &mut seen);
+            assert_eq!(seen.tokens, [KEY.deny(b"dead")], "{line:?} cut at {cut}");
+            assert_eq!(scan.oddities, odd, "{line:?} cut at {cut}");
+        }
+    }
+    let mut seen = Seen::default();
+    run(b"GET / HTTP/1.1\r\nAuthorization: Bearer\x0cdead\r\n\r\n", &[], &mut seen);
+    assert_eq!(seen.tokens, [KEY.deny(b"dead")], "a form feed is white space to some");
+}

@@ -1,8 +1,8 @@
 //! Values of the headers of interest, up to the token itself.
 
 use super::{
-    BEFORE_TOKEN, CHUNKED, CODING, Cursor, FRAMED_BY_LENGTH, LENGTH, ODD_LENGTH, ODD_SPACE_BEFORE_COLON,
-    OTHER_CODING, OTHER_ENCODING, SCHEME, SKIP, Scan, Step, TOKEN,
+    BEFORE_TOKEN, CHUNKED, CODING, Cursor, FRAMED_BY_LENGTH, LENGTH, ODD_CONTROL, ODD_LENGTH,
+    ODD_SPACE_BEFORE_COLON, OTHER_CODING, OTHER_ENCODING, SCHEME, SKIP, Scan, Step, TOKEN,
     window::{Window, is_line_end, is_space, line_feed},
 };
 use crate::{
@@ -113,7 +113,11 @@ pub(super) fn scheme(
 #[inline(always)]
 pub(super) fn before_token(s: &mut Scan, c: &mut Cursor, w: Window, config: &ScanConfig, at: u32) -> Step {
     let b = w.byte(at);
-    if is_space(b) {
+    if b <= b' ' && !is_line_end(b) {
+        if !is_space(b) {
+            // White space to servers that split at any (a form feed, for one).
+            s.oddities |= ODD_CONTROL;
+        }
         c.at = at + 1;
         return Step::Again;
     }

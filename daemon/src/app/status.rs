@@ -44,7 +44,7 @@ fn read(s: &Shared) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": s.started.elapsed().as_secs(),
-        "ready": s.decider.is_ready(),
+        "ready": is_ready(s),
         "mode": mode(s.config.kernel.mode),
         "fail_open": s.config.serve.fail_open,
         "key_id": format!("{:08x}", s.decider.key().id()),
@@ -60,6 +60,16 @@ fn read(s: &Shared) -> Value {
         "verdict_cache": {"entries": s.decider.cached(), "capacity": s.config.decide.cache_entries},
         "kernel": kernel,
     })
+}
+
+/// Whether decisions are made and revocations taken. After a failed write to the store decisions go on.
+pub fn readiness(shared: &Arc<Shared>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move || shared.upgrade().is_some_and(|s| is_ready(&s)))
+}
+
+fn is_ready(s: &Shared) -> bool {
+    s.decider.is_ready() && !s.plane.status().store_failed
 }
 
 /// Brings the gauges up to date.
@@ -80,7 +90,7 @@ fn refresh(s: &Shared) {
         (plane.condemned, plane.condemned_limit),
     );
     s.metrics.cache_entries(s.decider.cached());
-    s.metrics.ready(s.decider.is_ready() && !plane.store_failed);
+    s.metrics.ready(is_ready(s));
     let attached: Vec<(String, &str)> = s
         .kernel
         .iter()

@@ -39,9 +39,6 @@ pub async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
         if let Err(e) = shared.plane.sweep().await {
             tracing::warn!(error = %e, "lapsed entries were not swept; it is tried again");
         }
-        if shared.plane.status().store_failed {
-            shared.decider.set_ready(false);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -68,6 +68,8 @@ pub struct Decider {
     ready: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
+    /// Second of the last line about a policy that failed.
+    last_log: AtomicI64,
 }
 
 /// A token as the path has read it.
@@ -114,7 +116,7 @@ impl Decider {
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
         let (ready, shape) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { parts, settings, verdicts, identities, ready, shape }
+        Self { parts, settings, verdicts, identities, ready, shape, last_log: AtomicI64::new(0) }
     }
 
     /// Says whether decisions can be made.
@@ -145,7 +147,10 @@ impl Decider {
         credential: Result<Option<Presented<'_>>, Reason>,
     ) -> Ruling {
         if !self.is_ready() {
-            return Ruling::Deny(Refusal::of(Reason::NotReady));
+            // A door that fails open must not let a revoked token through with the rest.
+            let fingerprint = credential.ok().flatten().map(|t| self.parts.key.deny(&t.to_token()));
+            let revoked = self.is_revoked(fingerprint);
+            return Ruling::Deny(Refusal::of(if revoked { Reason::TokenRevoked } else { Reason::NotReady }));
         }
         let key = self.request_key(request, credential);
         let hit = self.hit(key);
@@ -247,9 +252,12 @@ impl Decider {
         }
     }
 
-    #[allow(clippy::unused_self, reason = "a step of the path")]
+    /// At most one line a second: whoever can make a policy fail must not be able to fill the disk.
     fn log_policy_error(&self, e: &PolicyError) {
-        tracing::warn!(error = %e, "the policy gave no decision: denied");
+        let now = self.parts.clock.wall().seconds();
+        if self.last_log.swap(now, Ordering::Relaxed) != now {
+            tracing::warn!(error = %e, "the policy gave no decision: denied (the metric counts each)");
+        }
     }
 
     async fn decided(&self, known: &Known, loaded: &Loaded, decision: Decision, now: WallTime) -> Verdict {

@@ -48,7 +48,8 @@ impl<'a> Path<'a> {
 }
 
 /// Splits a path into percent-decoded segments (RFC 3986 §3.3). Refuses what normalises to another path in
-/// some servers: dot segments, empty inner segments, encoded slashes, encoded controls, backslashes, bad escapes.
+/// some servers: dot segments, empty inner segments, encoded slashes, encoded controls, backslashes, bad escapes;
+/// fragments (RFC 9112 §3.2) and matrix parameters (`;`).
 pub fn segments(path: &str) -> Result<Vec<String>, BadPath> {
     match inner(path)? {
         "" => Ok(Vec::new()),
@@ -58,6 +59,10 @@ pub fn segments(path: &str) -> Result<Vec<String>, BadPath> {
 
 /// What stands between the first slash and one at the end, which is common and harmless: it adds no segment.
 fn inner(path: &str) -> Result<&str, BadPath> {
+    // Some servers cut a fragment off, some a matrix parameter (`/secret;x`): what they serve then is another path.
+    if path.contains(['#', ';']) {
+        return Err(BadPath);
+    }
     let rest = path.strip_prefix('/').ok_or(BadPath)?;
     // `//` is not the root.
     if rest == "/" { Err(BadPath) } else { Ok(rest.strip_suffix('/').unwrap_or(rest)) }
@@ -122,6 +127,9 @@ mod tests {
             "/a%00",
             "/..;x/b",
             "/a%ff",
+            "/a;x",
+            "/a#b",
+            "/a/#",
         ] {
             assert_eq!(segments(bad), Err(BadPath), "{bad}");
             assert_eq!(Path::new(bad), Err(BadPath), "{bad}");

@@ -3,6 +3,7 @@
 //! It runs on a thread of its own, for it waits for the disk. Orders that arrive together share one fsync.
 
 use std::{
+    collections::HashMap,
     ops::Bound,
     sync::{Arc, PoisonError, RwLock},
     thread,
@@ -20,7 +21,7 @@ use super::{
     store::Changes,
 };
 use crate::{
-    clock::{SharedClock, WallTime},
+    clock::{BootTime, SharedClock, WallTime},
     kernel::{Kernel, KernelError},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 const QUEUE: usize = 4096;
 /// Orders that share one fsync at most.
 const BATCH: usize = 1024;
+/// How long an expired claim is kept, in boot time: a day, so that a wrong clock can be put right.
+const GRACE_NS: u64 = 24 * 3600 * 1_000_000_000;
 /// A difference of the clocks' distance that is taken for a step of the wall clock.
 const STEP_NS: i128 = 1_000_000_000;
 
@@ -48,6 +51,16 @@ pub enum RevokeError {
     /// It is stored and the decision path obeys it, but the kernel's map did not take it.
     #[error("stored and refused by the decision path, but not yet in the kernel: {0}")]
     Kernel(Arc<KernelError>),
+    /// The store holds more than the kernel's map has room for.
+    #[error(
+        "the store holds revocations of {tokens} tokens, the deny map has room for {limit}: raise `kernel.max_entries` (or lower `kernel.policy_entries`), run `portcullis detach` if maps are pinned, and start again"
+    )]
+    DoesNotFit {
+        /// Tokens revoked.
+        tokens: usize,
+        /// Room for them.
+        limit: usize,
+    },
     /// The claim is not there.
     #[error("there is no revocation {0}: `portcullis revocations` lists those in force")]
     Unknown(ClaimId),
@@ -66,6 +79,7 @@ enum Command {
     Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
     Sweep(oneshot::Sender<()>),
     List(ClaimId, usize, oneshot::Sender<Vec<Claim>>),
+    Stop,
 }
 
 /// Numbers for `status` and metrics.
@@ -119,6 +133,8 @@ pub struct Plane {
     behind: bool,
     failed: Option<Arc<StoreError>>,
     offset: i128,
+    /// When each expired claim was first seen to be.
+    expired_since: HashMap<ClaimId, BootTime>,
 }
 
 impl Plane {
@@ -145,9 +161,14 @@ impl Plane {
             behind: false,
             failed: None,
             offset,
+            expired_since: HashMap::new(),
         };
         for claim in claims {
             plane.ledger.add(claim);
+        }
+        let tokens = plane.ledger.revoked();
+        if plane.kernel.is_some() && tokens > settings.limits.revoked {
+            return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
         }
         plane.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         plane.publish();
@@ -205,7 +226,11 @@ impl Plane {
                 {
                     batch.push(more);
                 }
+                let stop = batch.iter().any(|c| matches!(c, Command::Stop));
                 self.run(batch.drain(..));
+                if stop {
+                    return;
+                }
             }
         })?;
         Ok((handle, thread))
@@ -236,15 +261,18 @@ impl Plane {
                     let _ = reply.send(self.condemn(f, c));
                 }
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
+                Command::Stop => {}
                 Command::Sweep(reply) => sweeps.push(reply),
                 Command::List(after, limit, reply) => {
                     let from = (Bound::Excluded(after), Bound::Unbounded);
-                    let page = self.ledger.claims().range(from).take(limit).map(|(_, c)| c.clone());
+                    let now = self.clock.wall();
+                    let claims = self.ledger.claims().range(from).map(|(_, c)| c);
+                    let page = claims.filter(|c| c.until > now).take(limit).cloned();
                     let _ = reply.send(page.collect());
                 }
             }
         }
-        let expired = if sweeps.is_empty() { Vec::new() } else { self.ledger.expired(self.clock.wall()) };
+        let expired = if sweeps.is_empty() { Vec::new() } else { self.long_expired() };
         let mut changes = Changes {
             add: accepted.iter().map(|(c, _)| c).collect(),
             lift: lifted.iter().map(|(c, _)| c.id).chain(expired.iter().copied()).collect(),
@@ -269,6 +297,16 @@ impl Plane {
         for reply in sweeps {
             let _ = reply.send(());
         }
+    }
+
+    /// Claims that have been expired for [`GRACE`] of boot time without a break. A wall clock that is wrong for a
+    /// while lets revocations lapse while it is; it must not erase them.
+    fn long_expired(&mut self) -> Vec<ClaimId> {
+        let (now, boot) = (self.ledger.expired(self.clock.wall()), self.clock.boot());
+        let before = std::mem::take(&mut self.expired_since);
+        self.expired_since = now.iter().map(|id| (*id, before.get(id).copied().unwrap_or(boot))).collect();
+        let grace = |since: &BootTime| boot.0.saturating_sub(since.0) >= GRACE_NS;
+        now.into_iter().filter(|id| self.expired_since.get(id).is_some_and(grace)).collect()
     }
 
     fn claim(&mut self, o: Order) -> Claim {
@@ -300,22 +338,28 @@ impl Plane {
         })
     }
 
+    /// Puts in force what is on disk. Numbers are brought up to date before anybody is told.
     fn apply(&mut self, accepted: Vec<Reply>, lifted: Vec<Reply>, expired: &[ClaimId]) {
         for (claim, _) in &accepted {
             self.ledger.add(claim.clone());
             self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
         }
+        let mut replies = Vec::with_capacity(accepted.len() + lifted.len());
         for (claim, reply) in accepted {
             let done = self.write(claim.fingerprint);
-            let _ = reply.send(self.noted(done).map(|()| claim));
+            replies.push((reply, self.noted(done).map(|()| claim)));
         }
         for (claim, reply) in lifted {
             let done = self.lift(claim.id);
-            let _ = reply.send(self.noted(done).map(|()| claim));
+            replies.push((reply, self.noted(done).map(|()| claim)));
         }
         for id in expired {
             let done = self.lift(*id);
             let _ = self.noted(done);
+        }
+        self.publish();
+        for (reply, result) in replies {
+            let _ = reply.send(result);
         }
     }
 
@@ -471,6 +515,12 @@ impl PlaneHandle {
     /// Up to `limit` claims in force with an id above `after`, in order of their ids.
     pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<Claim>, RevokeError> {
         self.ask(|reply| Command::List(after, limit, reply)).await
+    }
+
+    /// Ends the plane's thread when it has answered what is queued before this.
+    pub async fn stop(&self) {
+        // Closed already: it has ended.
+        let _ = self.commands.send(Command::Stop).await;
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RevokeError> {

@@ -109,7 +109,9 @@ impl IntoResponse for ApiError {
 impl From<RevokeError> for ApiError {
     fn from(e: RevokeError) -> Self {
         let (status, code) = match &e {
-            RevokeError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+            RevokeError::Full { .. } | RevokeError::DoesNotFit { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, "full")
+            }
             RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
             RevokeError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
             RevokeError::Kernel(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kernel_failed"),

@@ -48,13 +48,14 @@ fn original<'a>(
     allowed: &'a [String],
     peer: &'a str,
 ) -> Result<decide::Request<'a>, Malformed> {
-    let uri = one_of(headers, ["x-original-uri", "x-forwarded-uri"])?.ok_or(Malformed)?;
-    let method = one_of(headers, ["x-original-method", "x-forwarded-method"])?.unwrap_or("GET");
+    let uri = agreed(headers, "x-original-uri", "x-forwarded-uri")?.ok_or(Malformed)?;
+    // Not guessed: a gateway that forgets it would have every POST judged as a GET.
+    let method = agreed(headers, "x-original-method", "x-forwarded-method")?.ok_or(Malformed)?;
     if method.is_empty() || !method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') {
         return Err(Malformed);
     }
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-    let host = one_of(headers, ["x-original-host", "x-forwarded-host"])?.unwrap_or_default();
+    let host = agreed(headers, "x-original-host", "x-forwarded-host")?.unwrap_or_default();
     let source = match one_of(headers, ["x-real-ip", "x-forwarded-for"])? {
         // Each proxy appends: the last entry is the one that the gateway itself wrote.
         Some(list) => list.rsplit(',').next().unwrap_or(list).trim(),
@@ -86,6 +87,15 @@ fn one_of<'a, const N: usize>(
         }
     }
     Ok(None)
+}
+
+/// What two headers say. A gateway sets one family of them and passes on what its client sends of the other, so
+/// where both are there and differ, one of them is the client's own.
+fn agreed<'a>(headers: &'a HeaderMap, a: &str, b: &str) -> Result<Option<&'a str>, Malformed> {
+    match (one_of(headers, [a])?, one_of(headers, [b])?) {
+        (Some(a), Some(b)) if a != b => Err(Malformed),
+        (a, b) => Ok(a.or(b)),
+    }
 }
 
 /// A ruling in this protocol's words.
@@ -165,9 +175,12 @@ mod tests {
     fn what_gateways_could_read_otherwise_is_malformed() {
         for bad in [
             &[][..],
-            &[("x-original-uri", "/a"), ("x-original-uri", "/b")],
-            &[("x-original-uri", "/a/../b")],
+            &[("x-original-uri", "/a"), ("x-original-uri", "/b"), ("x-original-method", "GET")],
+            &[("x-original-uri", "/a/../b"), ("x-original-method", "GET")],
             &[("x-original-uri", "/a"), ("x-original-method", "GE T")],
+            &[("x-original-uri", "/a")],
+            &[("x-original-uri", "/a"), ("x-forwarded-uri", "/b"), ("x-original-method", "GET")],
+            &[("x-original-uri", "/a"), ("x-forwarded-method", "GET"), ("x-original-method", "POST")],
         ] {
             assert!(original(&headers(bad), &[], "").is_err(), "{bad:?}");
         }

@@ -6,15 +6,15 @@ use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, rou
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{decide::Decider, telemetry::Metrics};
+use crate::telemetry::Metrics;
 
 /// What the observability listener reads.
 #[derive(Clone)]
 pub struct ObserveState {
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Says whether it is ready.
-    pub decider: Arc<Decider>,
+    /// Says whether it is ready: decisions are made and revocations taken.
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Brings gauges up to date before a scrape.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
 }
@@ -42,9 +42,5 @@ async fn metrics(State(s): State<ObserveState>) -> impl IntoResponse {
 }
 
 async fn ready(State(s): State<ObserveState>) -> impl IntoResponse {
-    if s.decider.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
-    }
+    if (s.ready)() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
