@@ -1,6 +1,7 @@
 //! How long revocations last: over kill -9, until their time, until they are lifted, and when there is no room.
 
 use std::{
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,12 +10,13 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use nix::sys::signal::Signal;
 use portcullis_tests::{
     PATIENCE, World,
     client::{Answer, Client, bearer},
     is_root,
     net::{Namespace, SERVER_V4, guarded},
-    process::Watched,
+    process::{Process, Watched},
 };
 
 /// What a client that never stops asking got: the number of refusals, and anything else.
@@ -203,5 +205,30 @@ fn a_full_map_refuses_clearly_and_loses_nothing() -> Result<()> {
     for token in &tokens[1..] {
         w.assert_refused(token);
     }
+    Ok(())
+}
+
+#[test]
+fn an_open_event_stream_does_not_hold_up_the_daemons_end() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut w = World::make()?;
+    let token = w.mint.hs256()?;
+    w.daemon.revoke(&token)?;
+    let asking = w.daemon.prepare(&["events", "--json"])?;
+    // Its output is read on standard error, which is where helpers listen.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$@" 1>&2"#, "sh"]).arg(asking.get_program()).args(asking.get_args());
+    let mut events = Process::start(&w.net.server, &mut shell)?;
+    // The stream is open once an event comes by it; one before that may have been too early.
+    while !events.lines().iter().any(|line| line.contains("token_revoked")) {
+        w.assert_refused(&token);
+        w.daemon.status()?;
+    }
+    assert!(w.daemon.stop()?.success(), "it ends by itself");
+    assert!(events.end(Signal::SIGTERM).is_ok());
+    w.daemon.restart()?;
+    w.assert_refused(&token);
     Ok(())
 }
