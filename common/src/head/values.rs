@@ -89,22 +89,25 @@ pub(super) fn scheme(
     if len >= left {
         return Step::More;
     }
-    s.mode = SKIP;
-    if len < 16 {
-        for p in &config.schemes {
-            if p.len == 0 {
-                break;
-            }
-            if p.len == len && ((low ^ p.word[0]) & p.mask[0]) | ((high ^ p.word[1]) & p.mask[1]) == 0 {
-                s.mode = BEFORE_TOKEN;
-                s.fold = BEFORE_TOKEN;
-                c.at = at + len;
-                if w.byte(at + len) == b' ' && left > len + 1 {
-                    return before_token(s, c, w, config, at + len + 1);
-                }
-                return Step::Again;
-            }
+    let mut known = false;
+    for p in &config.schemes {
+        if p.len == 0 {
+            break;
         }
+        if p.len == len && ((low ^ p.word[0]) & p.mask[0]) | ((high ^ p.word[1]) & p.mask[1]) == 0 {
+            known = true;
+            break;
+        }
+    }
+    if !known {
+        s.mode = SKIP;
+        return Step::Again;
+    }
+    s.mode = BEFORE_TOKEN;
+    s.fold = BEFORE_TOKEN;
+    c.at = at + len;
+    if w.byte(at + len) == b' ' && left > len + 1 {
+        return before_token(s, c, w, config, at + len + 1);
     }
     Step::Again
 }
