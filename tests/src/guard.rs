@@ -38,12 +38,3 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
 pub fn load(bpffs: &Bpffs) -> Result<Kernel> {
     Ok(Kernel::load(&settings(bpffs))?)
 }
-
-/// Whether this process may do what the test needs; says so where it may not.
-pub fn is_root(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("SKIPPED {test}: needs root");
-    }
-    root
-}

@@ -17,7 +17,8 @@ use portcullis_common::{
 use portcullis_tests::{
     bpffs::Bpffs,
     frames::{Frame, Link, checksum, destination_options, jws, request},
-    guard::{KEY, PORT, is_root, load, settings},
+    guard::{KEY, PORT, load, settings},
+    is_root,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -70,7 +71,7 @@ fn shapes() -> Vec<(&'static str, Frame)> {
 
 #[test]
 fn every_header_shape_is_read_and_refused_with_a_sound_reset() {
-    if !is_root("every_header_shape_is_read") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -114,7 +115,7 @@ fn is_reset(name: &str, frame: &Frame, packet: &[u8]) {
 
 #[test]
 fn what_is_not_read_is_counted_and_passes() {
-    if !is_root("what_is_not_read_is_counted") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -186,7 +187,7 @@ fn what_is_not_read_is_counted_and_passes() {
 
 #[test]
 fn the_kernel_itself_obeys_expiry_and_generation() {
-    if !is_root("the_kernel_itself_obeys_expiry") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -227,7 +228,7 @@ fn the_kernel_itself_obeys_expiry_and_generation() {
 
 #[test]
 fn reactions_do_as_they_say() {
-    if !is_root("reactions_do_as_they_say") {
+    if !is_root() {
         return;
     }
     for (reaction, action, outcome) in [
@@ -252,7 +253,7 @@ fn reactions_do_as_they_say() {
 
 #[test]
 fn late_packets_of_an_answered_connection_never_reach_the_stack() {
-    if !is_root("late_packets_of_an_answered_connection") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -275,7 +276,7 @@ fn late_packets_of_an_answered_connection_never_reach_the_stack() {
 
 #[test]
 fn a_port_may_be_guarded_at_one_address_alone() {
-    if !is_root("a_port_may_be_guarded_at_one_address") {
+    if !is_root() {
         return;
     }
     let token = jws(300, 1);
@@ -296,7 +297,7 @@ fn a_port_may_be_guarded_at_one_address_alone() {
 
 #[test]
 fn a_full_map_is_an_error_and_loses_nothing() {
-    if !is_root("a_full_map_is_an_error") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -315,7 +316,7 @@ fn a_full_map_is_an_error_and_loses_nothing() {
 
 #[test]
 fn pinned_maps_are_adopted_only_where_they_fit() {
-    if !is_root("pinned_maps_are_adopted") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -336,7 +337,7 @@ fn pinned_maps_are_adopted_only_where_they_fit() {
 
 #[test]
 fn the_verifier_walks_guard_with_room_to_spare() {
-    if !is_root("the_verifier_walks_guard") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();
@@ -430,7 +431,7 @@ fn pieces(dead: &str) -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn kernel_and_host_read_every_payload_alike() {
-    if !is_root("kernel_and_host_read_every_payload_alike") {
+    if !is_root() {
         return;
     }
     let bpffs = Bpffs::mount().unwrap();

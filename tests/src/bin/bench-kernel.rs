@@ -12,7 +12,8 @@ use portcullis_tests::{
     bpffs::Bpffs,
     figures::{Figures, median},
     frames::{Frame, jws, request},
-    guard::{KEY, is_root, load},
+    guard::{KEY, load},
+    is_root,
 };
 
 fn main() -> Result<()> {
@@ -20,7 +21,7 @@ fn main() -> Result<()> {
     let quick = args.iter().any(|a| a == "--quick");
     let json = args.iter().position(|a| a == "--json").and_then(|i| args.get(i + 1)).map(PathBuf::from);
     let mut figures = Figures::default();
-    if is_root("bench kernel") {
+    if is_root() {
         measure(&mut figures, quick)?;
     }
     figures.write(json.as_deref())
