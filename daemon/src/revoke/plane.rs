@@ -532,3 +532,58 @@ impl PlaneHandle {
         answer.await.map_err(|_| RevokeError::Stopping)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[derive(Default)]
+    struct Hands {
+        wall: AtomicI64,
+        boot: AtomicU64,
+    }
+
+    impl Clock for Hands {
+        fn wall(&self) -> WallTime {
+            WallTime(self.wall.load(SeqCst))
+        }
+        fn boot(&self) -> BootTime {
+            BootTime(self.boot.load(SeqCst))
+        }
+    }
+
+    fn sweep(plane: &mut Plane) {
+        plane.run(std::iter::once(Command::Sweep(oneshot::channel().0)));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_wrong_for_a_while_erases_no_revocation() {
+        let dir = tempfile::tempdir().unwrap();
+        let hands = Arc::new(Hands::default());
+        let index = Arc::new(Index::default());
+        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7 };
+        let store = Store::open(&dir.path().join("r.redb"), 7).unwrap();
+        let mut plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
+        let f = DenyFingerprint([1, 2]);
+        let text = String::new;
+        let order =
+            Order { fingerprint: f, until: WallTime(1000), reason: text(), actor: text(), source: text() };
+        plane.run(std::iter::once(Command::Revoke(order, oneshot::channel().0)));
+        assert!(index.is_revoked(f, hands.wall()));
+        hands.wall.store(i64::MAX / 2, SeqCst);
+        sweep(&mut plane);
+        assert!(!index.is_revoked(f, hands.wall()), "it lapses while the clock says so");
+        hands.wall.store(500, SeqCst);
+        sweep(&mut plane);
+        assert!(index.is_revoked(f, hands.wall()), "and holds again when the clock is right");
+        hands.wall.store(2000, SeqCst);
+        sweep(&mut plane);
+        hands.boot.store(GRACE_NS, SeqCst);
+        sweep(&mut plane);
+        assert!(plane.ledger.claims().is_empty(), "a day of running time after its end it is erased");
+        assert!(plane.store.claims().unwrap().is_empty());
+    }
+}
