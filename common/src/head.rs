@@ -22,10 +22,12 @@ mod tests;
 
 use self::{
     body::{after_chunk_size, body, chunk_end, chunk_size, trailer},
-    lines::{line, method, request_line, skip_line, start},
-    token::{long_token, signature, token},
-    values::{before_token, begin_value, coding, colon, length, other_coding, scheme},
-    window::Window,
+    lines::{line, method, proxy_line, request_line, skip_line, start},
+    token::{end, long_token, signature, token},
+    values::{
+        before_token, begin_value, coding, colon, length, other_coding, other_protocol, protocol, scheme,
+    },
+    window::{Window, forget},
 };
 use crate::{
     fingerprint::{DenyFingerprint, Sip},
@@ -68,6 +70,8 @@ pub enum Step {
     Http2 = 5,
     /// The head is longer than the limit.
     TooLong = 6,
+    /// The head, or the framing of its body, has an oddity that the configuration refuses.
+    Odd = 7,
 }
 
 /// Two credentials, or one not shaped as `scheme token`.
@@ -88,6 +92,24 @@ pub const ODD_CONTROL: u32 = 1 << 6;
 pub const ODD_CHUNK: u32 = 1 << 7;
 /// A request line that does not end in `HTTP/1.x` (RFC 9112 §3).
 pub const ODD_VERSION: u32 = 1 << 8;
+
+/// A line that ends in a bare carriage return (RFC 9112 §2.2).
+pub const ODD_BARE_CR: u32 = 1 << 9;
+/// A token over the limit, which cannot be looked up.
+pub const ODD_LONG_TOKEN: u32 = 1 << 10;
+/// All of them.
+pub const ODD_ANY: u32 = (1 << 11) - 1;
+
+/// The request's method is HEAD: its response has no body.
+pub const HEAD: u32 = 1;
+/// The request's method is CONNECT.
+pub const CONNECT: u32 = 2;
+/// The request asks for another protocol.
+pub const UPGRADE: u32 = 4;
+/// That protocol is h2c, or may be.
+pub const H2C: u32 = 8;
+/// The request is HTTP/1.0.
+const OLD: u32 = 16;
 
 /// All that is remembered between steps and windows. All zero bytes are its beginning.
 #[repr(C)]
@@ -118,6 +140,12 @@ pub struct Scan {
     pub odd_heads: u32,
     /// Set when a head begins; cleared by the caller.
     pub began: u32,
+    /// What the present request's line and headers say of it: [`HEAD`] and its like.
+    pub traits: u32,
+    /// The status of the present response.
+    pub status: u32,
+    /// A PROXY protocol header must come first.
+    pub preamble: u32,
     mode: u8,
     /// What the value being read means: a `KIND_` constant.
     kind: u8,
@@ -150,8 +178,18 @@ pub struct Cursor {
 
 /// What is told of a token that was read whole.
 pub trait Sink {
+    /// Whether it reads responses, in which no tokens are looked for.
+    const ANSWERS: bool = false;
+
     /// Takes a token's deny fingerprint; `true` refuses the request.
     fn token(&mut self, fingerprint: DenyFingerprint) -> bool;
+
+    /// Takes note that a head ended: a request's traits, or a response's status; says of a response whether it
+    /// answers a HEAD, and so has no body whatever its headers say.
+    #[inline(always)]
+    fn head(&mut self, _traits: u32, _status: u32) -> bool {
+        false
+    }
 }
 
 /// A message begins here.
@@ -197,6 +235,15 @@ const TRAILER: u8 = 18;
 /// In a trailer line.
 const TRAILER_LINE: u8 = 19;
 
+/// Before a protocol of `Upgrade`.
+const PROTOCOL: u8 = 21;
+/// In a protocol of `Upgrade`.
+const OTHER_PROTOCOL: u8 = 22;
+/// In a PROXY protocol line.
+const PROXY_LINE: u8 = 23;
+/// At a token's end, within a step.
+const TOKEN_END: u8 = 24;
+
 const FRAMED_BY_LENGTH: u8 = 1;
 const CHUNKED: u8 = 2;
 const OTHER_ENCODING: u8 = 4;
@@ -214,6 +261,9 @@ impl Scan {
     pub const fn restart(&mut self) {
         self.mode = START;
         self.body = 0;
+        self.preamble = 0;
+        self.status = 0;
+        self.head_before = 0;
         self.heads = 0;
         self.tokens = 0;
         self.long_tokens = 0;
@@ -224,13 +274,26 @@ impl Scan {
     /// Whether the scan stands inside a head: the stream must go on before the request is whole.
     #[inline(always)]
     pub const fn in_head(&self) -> bool {
-        self.mode != START && (self.mode < BODY || self.mode == SIGNATURE)
+        self.mode != START && (self.mode < BODY || (self.mode >= SIGNATURE && self.mode <= OTHER_PROTOCOL))
+    }
+
+    /// Whether the scan stands between two messages.
+    #[inline(always)]
+    pub const fn at_boundary(&self) -> bool {
+        self.mode == START
     }
 
     /// Whether the scan stands inside a head whose request line was read whole and is HTTP.
     #[inline(always)]
     pub const fn past_request_line(&self) -> bool {
-        self.mode > REQUEST_LINE && (self.mode < BODY || self.mode == SIGNATURE)
+        self.mode > REQUEST_LINE
+            && (self.mode < BODY || (self.mode >= SIGNATURE && self.mode <= OTHER_PROTOCOL))
+    }
+
+    /// Whether the next step is one for [`frequent`].
+    #[inline(always)]
+    pub const fn is_frequent(&self) -> bool {
+        matches!(self.mode, LINE | TOKEN | SIGNATURE | SCHEME | BEFORE_TOKEN)
     }
 
     /// Bytes of body that may be stepped over unseen.
@@ -254,7 +317,7 @@ impl Scan {
     /// To be called when the rest of a window is presented again: keeps the head's length.
     #[inline(always)]
     pub fn next_window(&mut self, c: &Cursor) {
-        if self.in_head() {
+        if self.in_head() || self.mode == PROXY_LINE {
             self.head_before += c.at.wrapping_sub(c.head);
         }
     }
@@ -293,6 +356,28 @@ pub unsafe fn step<S: Sink>(
     config: &ScanConfig,
     sink: &mut S,
 ) -> Step {
+    if s.is_frequent() {
+        // SAFETY: as the caller says.
+        unsafe { frequent(s, c, buffer, config, sink) }
+    } else {
+        // SAFETY: as the caller says.
+        unsafe { rare::<S>(s, c, buffer, config) }
+    }
+}
+
+/// Takes one step in a mode that most steps are in, and in all that need the sink; the kernel programs call the two
+/// halves of [`step`] by themselves, since a verifier that walks each once walks less than one that walks both.
+///
+/// # Safety
+/// As for [`step`]; [`Scan::is_frequent`] must be true.
+#[inline(always)]
+pub unsafe fn frequent<S: Sink>(
+    s: &mut Scan,
+    c: &mut Cursor,
+    buffer: *const u8,
+    config: &ScanConfig,
+    sink: &mut S,
+) -> Step {
     // SAFETY: the caller vouches for the buffer, which outlives this call.
     let w = unsafe { Window::new(buffer) };
     let at = c.at;
@@ -300,24 +385,85 @@ pub unsafe fn step<S: Sink>(
         return Step::More;
     }
     let left = c.end - at;
-    match s.mode {
-        TOKEN => token(s, c, w, config, sink, at, left),
-        LINE => line(s, c, w, config, at, left),
-        SKIP | TRAILER_LINE | CHUNK_EXTENSION => skip_line(s, c, w, config, at, left),
-        START => start(s, c, w, config, at, left),
-        METHOD => method(s, c, w, config, at, left),
-        REQUEST_LINE => request_line(s, c, w, config, at, left),
-        SCHEME => scheme(s, c, w, config, at, left),
+    if S::ANSWERS {
+        return line(s, c, w, config, sink, at, left);
+    }
+    // A line goes on into its scheme and from there to the token: one after the other and not one within the other,
+    // so that there is one copy of each.
+    if s.mode == LINE {
+        let step = line(s, c, w, config, sink, at, left);
+        if step as u32 != Step::Again as u32 || forget(&mut s.mode) != SCHEME || forget(&mut c.at) >= c.end {
+            return step;
+        }
+    }
+    if forget(&mut s.mode) == SCHEME {
+        let at = forget(&mut c.at);
+        let step = scheme(s, c, w, config, at, c.end.wrapping_sub(at));
+        if step as u32 != Step::Again as u32
+            || forget(&mut s.mode) != BEFORE_TOKEN
+            || forget(&mut c.at) >= c.end
+        {
+            return step;
+        }
+    }
+    let at = forget(&mut c.at);
+    let step = match forget(&mut s.mode) {
         BEFORE_TOKEN => before_token(s, c, w, config, at),
-        SIGNATURE => signature(s, c, w, config, sink, at, left),
+        SIGNATURE => signature(s, c, w, at, c.end.wrapping_sub(at)),
+        _ => token(s, c, w, config, at, c.end.wrapping_sub(at)),
+    };
+    if step as u32 == Step::Again as u32 && forget(&mut s.mode) == TOKEN_END {
+        return end(s, c, w, config, sink);
+    }
+    step
+}
+
+/// Takes one step in any other mode.
+///
+/// # Safety
+/// As for [`step`]; [`Scan::is_frequent`] must be false.
+#[inline(always)]
+pub unsafe fn rare<S: Sink>(s: &mut Scan, c: &mut Cursor, buffer: *const u8, config: &ScanConfig) -> Step {
+    // SAFETY: the caller vouches for the buffer, which outlives this call.
+    let w = unsafe { Window::new(buffer) };
+    let at = c.at;
+    if at >= c.end {
+        return Step::More;
+    }
+    let left = c.end - at;
+    // From the start into the method and the rest of the request line: as above.
+    if s.mode == START {
+        let step = start::<S>(s, c, w, config, at, left);
+        if S::ANSWERS || step as u32 != Step::Again as u32 || forget(&mut s.mode) != METHOD {
+            return step;
+        }
+    }
+    if !S::ANSWERS && forget(&mut s.mode) == METHOD {
+        let at = forget(&mut c.at);
+        let step = method(s, c, w, at, c.end.wrapping_sub(at));
+        if step as u32 != Step::Again as u32 || forget(&mut s.mode) != REQUEST_LINE {
+            return step;
+        }
+    }
+    if !S::ANSWERS && forget(&mut s.mode) == REQUEST_LINE {
+        let at = forget(&mut c.at);
+        return request_line(s, c, w, config, at, c.end.wrapping_sub(at));
+    }
+    match s.mode {
+        SKIP | TRAILER_LINE | CHUNK_EXTENSION => skip_line(s, c, w, config, at, left),
         COLON => colon(s, c, w, at),
-        LONG_TOKEN => long_token(s, c, w, at, left),
         LENGTH => length(s, c, w, at),
         CODING => coding(s, c, w, at, left),
         OTHER_CODING => other_coding(s, c, w, at),
         BODY | CHUNK_DATA => body(s, c, at, left),
-        CHUNK_SIZE => chunk_size(s, c, w, at),
-        CHUNK_END => chunk_end(s, c, w, at),
-        _ => trailer(s, c, w, at, left),
+        CHUNK_SIZE => chunk_size(s, c, w, config, at),
+        CHUNK_END => chunk_end(s, c, w, config, at, left),
+        TRAILER => trailer(s, c, w, config, at, left),
+        // A response has none of these.
+        _ if S::ANSWERS => Step::NotHttp,
+        LONG_TOKEN => long_token(s, c, w, at, left),
+        PROTOCOL => protocol(s, c, w, at, left),
+        OTHER_PROTOCOL => other_protocol(s, c, w, at),
+        _ => proxy_line(s, c, w, at, left),
     }
 }

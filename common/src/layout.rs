@@ -10,10 +10,11 @@
 use crate::fingerprint::{DenyFingerprint, Key};
 
 /// Version of everything in this module. Raised with any change of size, order or meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// Names that the head scanner looks for: three of its own and up to five configured.
-pub const NAMES: usize = 8;
+/// Names that the head scanner looks for: four of its own, up to four configured, and of each configured one
+/// with dashes its spelling with underscores, which CGI and WSGI make the same.
+pub const NAMES: usize = 12;
 /// Longest configurable header name in bytes.
 pub const NAME_MAX: usize = 31;
 /// Authorization schemes that carry a token.
@@ -68,6 +69,20 @@ impl<const WORDS: usize> Pattern<WORDS> {
         p.kind = kind;
         Ok(p)
     }
+
+    /// Turns dashes into underscores; tells whether there was one.
+    fn with_underscores(&mut self) -> bool {
+        let mut any = false;
+        for word in &mut self.word {
+            let mut bytes = word.to_le_bytes();
+            for b in bytes.iter_mut().filter(|b| **b == b'-') {
+                *b = b'_';
+                any = true;
+            }
+            *word = u64::from_le_bytes(bytes);
+        }
+        any
+    }
 }
 
 /// The header is `Authorization`: a scheme, then the token.
@@ -78,6 +93,8 @@ pub const KIND_API_KEY: u32 = 2;
 pub const KIND_CONTENT_LENGTH: u32 = 3;
 /// `Transfer-Encoding`.
 pub const KIND_TRANSFER_ENCODING: u32 = 4;
+/// `Upgrade`.
+pub const KIND_UPGRADE: u32 = 5;
 
 /// Where a header's name stands in [`ScanConfig::name_bits`], by its first and third byte in any letter case:
 /// many names of no interest begin with `X-`.
@@ -98,6 +115,10 @@ pub struct ScanConfig {
     pub max_head: u32,
     /// Longest token looked up, in bytes.
     pub max_token: u32,
+    /// Oddities that are refused: `ODD_` marks.
+    pub refuse: u32,
+    /// Padding.
+    pub pad: u32,
     /// Header names, unused slots last.
     pub names: [Pattern<4>; NAMES],
     /// Authorization schemes, unused slots last.
@@ -127,6 +148,8 @@ impl ScanConfig {
             name_bits: 0,
             max_head: crate::head::MAX_HEAD,
             max_token: crate::head::MAX_TOKEN,
+            refuse: 0,
+            pad: 0,
             names: [Pattern::EMPTY; NAMES],
             schemes: [Pattern::EMPTY; SCHEMES],
         };
@@ -134,21 +157,51 @@ impl ScanConfig {
             ("authorization", KIND_AUTHORIZATION),
             ("content-length", KIND_CONTENT_LENGTH),
             ("transfer-encoding", KIND_TRANSFER_ENCODING),
+            ("upgrade", KIND_UPGRADE),
         ];
         if schemes.len() > SCHEMES || key_headers.len() > 4 {
             return Err(ScanConfigError::TooMany);
         }
         let all = own.into_iter().chain(key_headers.iter().map(|n| (*n, KIND_API_KEY)));
-        for (slot, (name, kind)) in c.names.iter_mut().zip(all) {
-            *slot = Pattern::new(name.as_bytes(), kind)?;
-            let byte = |i: usize| name.as_bytes().get(i).copied().unwrap_or(b':');
-            c.name_bits |= 1 << name_bit(byte(0), byte(2));
+        let mut slots = c.names.iter_mut();
+        for (name, kind) in all {
+            let mut spelling = Pattern::new(name.as_bytes(), kind)?;
+            let [first, _, third] = begin(name);
+            c.name_bits |= 1 << name_bit(first, third);
+            let Some(slot) = slots.next() else { return Err(ScanConfigError::TooMany) };
+            *slot = spelling;
+            if kind == KIND_API_KEY && spelling.with_underscores() {
+                let under = |b| if b == b'-' { b'_' } else { b };
+                c.name_bits |= 1 << name_bit(under(first), under(third));
+                let Some(slot) = slots.next() else { return Err(ScanConfigError::TooMany) };
+                *slot = spelling;
+            }
         }
         for (slot, scheme) in c.schemes.iter_mut().zip(schemes) {
             *slot = Pattern::new(scheme.as_bytes(), 0)?;
         }
         Ok(c)
     }
+
+    /// The configuration that reads responses: only how they are framed matters.
+    pub fn answers() -> Result<Self, ScanConfigError> {
+        let mut c = Self::new(Key { k0: 0, k1: 0 }, &[], &[])?;
+        c.max_head = 1 << 20;
+        c.name_bits = 0;
+        let own = [("content-length", KIND_CONTENT_LENGTH), ("transfer-encoding", KIND_TRANSFER_ENCODING)];
+        c.names = [Pattern::EMPTY; NAMES];
+        for (slot, (name, kind)) in c.names.iter_mut().zip(own) {
+            *slot = Pattern::new(name.as_bytes(), kind)?;
+            let [first, _, third] = begin(name);
+            c.name_bits |= 1 << name_bit(first, third);
+        }
+        Ok(c)
+    }
+}
+
+/// The bytes of a name's beginning, as they stand in a header line.
+fn begin(name: &str) -> [u8; 3] {
+    [0, 1, 2].map(|i| name.as_bytes().get(i).copied().unwrap_or(b':'))
 }
 
 /// Answer the client, reset the server's side.
@@ -160,23 +213,54 @@ pub const REACT_DROP: u32 = 2;
 /// Count, tell, and let through.
 pub const REACT_OBSERVE: u32 = 3;
 
+/// One HTTP response, laid out for the kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// Bytes of `bytes` in use; a multiple of four, below [`ANSWER_MAX`].
+    pub len: u32,
+    /// The Internet checksum's sum (RFC 1071) over `bytes`, read in the machine's byte order, not yet inverted.
+    pub sum: u32,
+    /// Status line, headers and body.
+    pub bytes: [u8; ANSWER_MAX],
+}
+
+/// The request's token is revoked, expired or otherwise no credential any more: 401.
+pub const ANSWER_TOKEN: u32 = 0;
+/// The request is denied to this token: 403.
+pub const ANSWER_DENIED: u32 = 1;
+/// The token's requests are limited: 429.
+pub const ANSWER_LIMITED: u32 = 2;
+/// The request is one that parsers read differently: 400.
+pub const ANSWER_MALFORMED: u32 = 3;
+/// The head is too long: 431.
+pub const ANSWER_TOO_LONG: u32 = 4;
+/// Number of answers.
+pub const ANSWERS: usize = 5;
+
+/// TLS and other opaque traffic on a guarded port passes.
+pub const OPAQUE_PASS: u32 = 0;
+/// It is refused.
+pub const OPAQUE_REFUSE: u32 = 1;
+
 /// The kernel programs' settings: one entry, written before the program is attached and never after.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct GuardConfig {
     /// What the scanner looks for, and the fingerprint key.
     pub scan: ScanConfig,
+    /// How responses are read.
+    pub answers_scan: ScanConfig,
     /// One of the `REACT_` constants.
     pub reaction: u32,
-    /// Bytes of `answer` in use; a multiple of four, below [`ANSWER_MAX`].
-    pub answer_len: u32,
-    /// The Internet checksum's sum (RFC 1071) over `answer`, read in
-    /// the machine's byte order, not yet inverted.
-    pub answer_sum: u32,
+    /// One of the `OPAQUE_` constants.
+    pub opaque: u32,
     /// Padding.
     pub pad: u32,
-    /// The HTTP response sent to the client of a refused request.
-    pub answer: [u8; ANSWER_MAX],
+    /// Offset of `rcv_nxt` in the running kernel's `struct tcp_request_sock`; 0 where it is not known.
+    pub request_rcv_nxt: u32,
+    /// What the clients of refused requests are told, by `ANSWER_` constant.
+    pub answers: [Answer; ANSWERS],
 }
 
 /// State of a pinned set of maps: one entry, and the first thing a starting daemon reads.
@@ -195,6 +279,8 @@ pub struct Meta {
 pub struct Active {
     /// Generation of the active policy set; verdicts of any other count for nothing.
     pub generation: u64,
+    /// Raised after each revocation: connections check their tokens again where it changed.
+    pub epoch: u64,
 }
 
 /// Key of the deny map.
@@ -222,6 +308,10 @@ pub const PORT_OPEN: u64 = 0;
 pub const PORT_GUARDED: u64 = 1;
 /// Guarded at the addresses in the address map alone.
 pub const PORT_BY_ADDRESS: u64 = 2;
+/// A flag beside either: connections begin with a PROXY protocol header.
+pub const PORT_PROXY: u64 = 4;
+/// The bits that tell how a port is guarded.
+pub const PORT_HOW: u64 = 3;
 
 /// Key of the address map: a guarded address and port. Addresses are two words that hold
 /// the sixteen bytes in network order.
@@ -274,11 +364,11 @@ const _: () = {
     assert!(size_of::<DenyValue>() == 24);
     assert!(size_of::<Pattern<4>>() == 72);
     assert!(size_of::<Pattern<2>>() == 40);
-    assert!(size_of::<ScanConfig>() == 16 + 16 + 8 * 72 + 8 * 40);
-    assert!(size_of::<GuardConfig>() == 928 + 16 + 512);
-    assert!(core::mem::offset_of!(GuardConfig, answer) == 944);
+    assert!(size_of::<ScanConfig>() == 16 + 24 + 12 * 72 + 8 * 40);
     assert!(size_of::<Meta>() == 8);
-    assert!(size_of::<Active>() == 8);
+    assert!(size_of::<Active>() == 16);
+    assert!(size_of::<Answer>() == 8 + ANSWER_MAX);
+    assert!(size_of::<GuardConfig>() == 2 * size_of::<ScanConfig>() + 16 + ANSWERS * (8 + ANSWER_MAX));
     assert!(size_of::<AddressKey>() == 24);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Event>() == 72);

@@ -3,6 +3,7 @@
 //! * [`fingerprint`]: the keyed hash that is a token's only name outside the process that read it.
 //! * [`head`]: where a token sits in an HTTP/1 byte stream. One scanner serves both sides.
 //! * [`layout`]: keys and values of the shared BPF maps, with their size asserts and version.
+//! * [`stream`]: which bytes of a connection were passed, taken and read.
 //! * [`reason`]: the one numbered list of reasons and outcomes that users see.
 //!
 //! This crate allocates nothing, imports no other crate of the workspace, and runs unchanged inside a BPF
@@ -21,4 +22,5 @@ pub mod fingerprint;
 pub mod head;
 pub mod layout;
 pub mod reason;
+pub mod stream;
 pub mod word;

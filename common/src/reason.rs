@@ -131,6 +131,54 @@ numbered! {
         Lapsed = 22 => "lapsed",
         /// Refused requests held back until the server has answered what came before.
         Held = 23 => "held",
+        /// Segments dropped because bytes before them are missing: the sender sends both again in order.
+        Gap = 24 => "gap",
+        /// Segments dropped because they contradict bytes that were passed before, or could not be compared.
+        Contradiction = 25 => "contradiction",
+        /// Connections reset because such segments kept coming.
+        Contradicted = 26 => "contradicted",
+        /// Segments dropped while another of the same connection was being read.
+        Busy = 27 => "busy",
+        /// Segments with the urgent flag or without the ACK flag, dropped.
+        BadFlags = 28 => "bad_flags",
+        /// SYN segments with data, dropped: the client sends the SYN again without.
+        SynData = 29 => "syn_data",
+        /// Offers of MPTCP taken out of a SYN.
+        MptcpStripped = 30 => "mptcp_stripped",
+        /// SYN segments that would join an MPTCP connection, dropped.
+        MptcpJoin = 31 => "mptcp_join",
+        /// First fragments and header chains that cannot be read, to a guarded port or to one that cannot be told: dropped.
+        Fragment = 32 => "fragment",
+        /// Segments without a socket on this host, read by themselves and passed (forwarded traffic, mostly).
+        NoSocket = 33 => "no_socket",
+        /// Segments of connections older than the attachment, read by themselves.
+        Unguarded = 34 => "unguarded",
+        /// Connections reset because a part of them was not seen, or they are older than the attachment.
+        Lost = 35 => "lost",
+        /// Requests refused because HTTP parsers read them differently.
+        RefusedAmbiguous = 36 => "refused_ambiguous",
+        /// Connections refused because they do not speak HTTP/1.
+        RefusedNotHttp = 37 => "refused_not_http",
+        /// Requests refused because their head is too long.
+        RefusedTooLong = 38 => "refused_too_long",
+        /// Connections refused because they speak HTTP/2, or were about to.
+        RefusedHttp2 = 39 => "refused_http2",
+        /// Connections refused because they are opaque.
+        RefusedOpaque = 40 => "refused_opaque",
+        /// Segments of tunnels (after `101`, or `2xx` to `CONNECT`) and of opaque connections, passed unread.
+        Tunnelled = 41 => "tunnelled",
+        /// Segments of body passed unread.
+        Body = 42 => "body",
+        /// Segments of connections whose token was condemned while they lived, dropped.
+        Severed = 43 => "severed",
+        /// Responses whose head was seen.
+        Answered = 44 => "answered",
+        /// Connections whose responses could not be followed: refusals on them are resets.
+        AnswersLost = 45 => "answers_lost",
+        /// Segments that gate dropped because guard had not read them.
+        GateDropped = 46 => "gate_dropped",
+        /// Segments that gate let through.
+        GatePassed = 47 => "gate_passed",
     }
 }
 

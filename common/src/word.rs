@@ -3,7 +3,8 @@
 //! All masks are exact (no false hits above the first), with the high bit of each matching byte set.
 
 const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-const HIGH: u64 = 0x8080_8080_8080_8080;
+/// The high bit of each byte.
+pub const HIGH: u64 = 0x8080_8080_8080_8080;
 const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// Loads eight bytes, the first in the low bits, from any alignment.
@@ -46,6 +47,12 @@ pub const fn blank(x: u64) -> u64 {
     !(((x & LOW) + ONES * (0x7f - 0x20)) | x) & HIGH
 }
 
+/// High bit of each byte of `x` that is a control character (below 0x20).
+#[inline(always)]
+pub const fn control(x: u64) -> u64 {
+    !(((x & LOW) + ONES * (0x7f - 0x1f)) | x) & HIGH
+}
+
 /// Index (0 to 7) of the lowest marked byte of a mask that is not zero. BPF has no count-trailing-zeros.
 #[inline(always)]
 pub const fn first(mask: u64) -> u32 {
@@ -66,6 +73,12 @@ pub const fn keep(x: u64, n: u32) -> u64 {
     x & ((1u64 << ((n & 7) * 8)) - 1)
 }
 
+/// The low `n` bytes of `x`, all of it from eight on.
+#[inline(always)]
+pub const fn keep_to(x: u64, n: u32) -> u64 {
+    if n >= 8 { x } else { keep(x, n) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +91,7 @@ mod tests {
             for (i, byte) in bytes.iter().enumerate() {
                 prop_assert_eq!(eq(x, b) >> (i * 8 + 7) & 1 == 1, *byte == b);
                 prop_assert_eq!(blank(x) >> (i * 8 + 7) & 1 == 1, *byte < 0x21);
+                prop_assert_eq!(control(x) >> (i * 8 + 7) & 1 == 1, *byte < 0x20);
             }
             if blank(x) != 0 {
                 prop_assert_eq!(first(blank(x)) as usize, bytes.iter().position(|b| *b < 0x21).unwrap());

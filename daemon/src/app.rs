@@ -8,9 +8,13 @@ mod settings;
 mod status;
 mod tasks;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, atomic::AtomicU64},
+};
 
 use anyhow::{Context as _, Result, anyhow};
+use arc_swap::ArcSwap;
 use tokio::{
     net::TcpListener,
     sync::{broadcast, mpsc},
@@ -21,7 +25,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::{Config, KernelMode},
     decide::{Decider, DeciderParts},
-    kernel::{self, Attachment, CounterReader, EventSource, Kernel},
+    kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch},
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
@@ -37,15 +41,24 @@ const EVENT_BACKLOG: usize = 4096;
 /// The kernel side after the plane took its maps over.
 pub(crate) struct KernelSide {
     counters: CounterReader,
-    attachments: Vec<Attachment>,
+    guarded: GuardedView,
     adopted: bool,
     capacity: u32,
-    instructions: Option<u32>,
+}
+
+impl KernelSide {
+    /// How it stands now.
+    fn guarded(&self) -> Guarded {
+        self.guarded.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What `status`, metrics and tasks share.
 pub(crate) struct Shared {
-    config: Config,
+    /// Where the configuration came from.
+    path: PathBuf,
+    /// The configuration in force.
+    config: ArcSwap<Config>,
     decider: Arc<Decider>,
     policy: Arc<Active>,
     plane: PlaneHandle,
@@ -57,7 +70,7 @@ pub(crate) struct Shared {
 }
 
 /// Runs the daemon until `stop`.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Result<()> {
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
@@ -67,7 +80,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
     let kernel_settings = settings::kernel(&config, &key)?;
-    let kernel = kernel_settings.as_ref().map(Kernel::load).transpose()?;
+    let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
     let limits = limits(&config, kernel.as_ref());
     let mut plane = Plane::new(
@@ -86,10 +99,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let generation = plane.activate_first(&hash)?;
     let mut kernel = None;
     let mut events = None;
-    if let (Some((mut side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
+    if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
         if let Some(k) = plane.kernel_mut() {
-            k.attach(settings).inspect_err(|_| give_up(k.adopted, settings))?;
-            side.attachments = k.attachments().to_vec();
+            k.look_for_older()?;
+            k.attach().inspect_err(|_| give_up(k.adopted, settings))?;
+            k.look_for_older()?;
         }
         (kernel, events) = (Some(side), Some(source));
     }
@@ -115,7 +129,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         kernel,
         events_seen: AtomicU64::new(0),
         started: std::time::Instant::now(),
-        config,
+        path,
+        config: ArcSwap::from_pointee(config),
     });
     let served = serve(Arc::clone(&shared), sockets, events, clock, stop).await;
     // Connections that would not end may still hold handles: the thread is told, not waited for.
@@ -169,7 +184,7 @@ async fn serve(
     let doors = Arc::new(Doors {
         decider: Arc::clone(&shared.decider),
         metrics: Arc::clone(&shared.metrics),
-        settings: settings::doors(&shared.config),
+        settings: settings::doors(&shared.config.load()),
     });
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
@@ -180,7 +195,7 @@ async fn serve(
         status: status::reader(&shared),
         reload,
         stop: stop.clone(),
-        default_ttl: shared.config.revocation.default_ttl.0,
+        default_ttl: shared.config.load().revocation.default_ttl.0,
     };
     let observe = ObserveState {
         metrics: Arc::clone(&shared.metrics),
@@ -194,6 +209,10 @@ async fn serve(
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    if shared.kernel.is_some() {
+        let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
+        tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
+    }
     if let Some(source) = events {
         tasks.spawn(tasks::events(Arc::clone(&shared), source, clock, event_sender, stop.clone()));
     }
@@ -215,10 +234,17 @@ async fn serve(
 
 fn announce(shared: &Shared) {
     if let Some(k) = &shared.kernel {
-        for a in &k.attachments {
+        let guarded = k.guarded();
+        for a in &guarded.attached {
             tracing::info!(interface = a.interface, hook = ?a.hook, adopted = a.adopted, "guarded");
         }
-        if shared.config.kernel.mode == KernelMode::Observe {
+        if guarded.older_connections != 0 {
+            tracing::warn!(
+                connections = guarded.older_connections,
+                "connections older than guard are read segment by segment: `kernel.older_connections = \"reset\"` ends them"
+            );
+        }
+        if shared.config.load().kernel.mode == KernelMode::Observe {
             tracing::warn!("`kernel.mode` is \"observe\": condemned tokens are counted and let through");
         }
     } else {
@@ -226,7 +252,7 @@ fn announce(shared: &Shared) {
             "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
         );
     }
-    if shared.config.serve.fail_open {
+    if shared.config.load().serve.fail_open {
         tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");
     }
     tracing::info!("ready");
@@ -248,10 +274,9 @@ fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {
 fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
     let side = KernelSide {
         counters: kernel.counters()?,
-        attachments: Vec::new(),
+        guarded: kernel.guarded(),
         adopted: kernel.adopted,
         capacity: kernel.deny.capacity(),
-        instructions: kernel.verified_instructions(),
     };
     Ok((side, kernel.events()?))
 }

@@ -6,18 +6,31 @@
 //! writes the maps.
 
 mod attach;
+mod btf;
+mod connections;
 mod counters;
 mod deny;
+mod diag;
 mod error;
 mod events;
+mod guard_config;
+mod guarding;
+mod links;
 mod load;
+mod netlink;
+mod pins;
 mod settings;
 mod unlink;
 
-pub use attach::{Attachment, Hook};
+pub mod test_support;
+
+pub use attach::Hook;
+pub use connections::{Connections, Severed};
 pub use counters::{CounterReader, Counts};
 pub use deny::DenyMap;
 pub use error::KernelError;
 pub use events::EventSource;
-pub use load::{Kernel, detach_all, test_support};
-pub use settings::{Answer, Attach, GuardedPort, Reaction, Settings};
+pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
+pub use links::LinkWatch;
+pub use load::Kernel;
+pub use settings::{Answer, Answers, Attach, Enforcement, GuardedPort, Older, Opaque, Reaction, Settings};

@@ -20,6 +20,12 @@ pub fn bench_empty(_: TcContext) -> i32 {
     PASS
 }
 
+/// Strict mode, to which every segment is its connection's first.
+#[classifier]
+pub fn bench_strict(ctx: TcContext) -> i32 {
+    crate::strict::steps::<true>(ctx.skb.skb)
+}
+
 /// Where the hash stands.
 struct Env {
     scratch: *mut Scratch,

@@ -1,65 +1,56 @@
 //! The kernel programs of Portcullis.
 //!
 //! `guard` (tc ingress) reads the HTTP/1 heads in TCP segments to guarded ports, fingerprints their tokens
-//! and answers requests whose token is condemned, so that the server never reads them. All meaning (what a
-//! head is, what a fingerprint is, how maps are laid out) is in `portcullis-common`; these modules are the
-//! steps around it.
+//! and answers requests whose token is condemned, so that the server never reads them. `guard_fast` does so for
+//! each segment by itself. `guard_egress` (tc egress) follows the responses, so that strict mode knows when a client
+//! may be told. All meaning (what a head is, what a fingerprint is, how maps are laid out) is in
+//! `portcullis-common`; these modules are the steps around it.
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics, adt_const_params)]
+#![allow(internal_features, reason = "a compare-and-swap that the BPF back end knows")]
 
+mod answers;
 mod bench;
+mod blocks;
 mod count;
+mod cut;
+mod fast;
 mod maps;
 mod packet;
+mod pending;
 mod react;
 mod scan;
 mod socket;
+mod strict;
+mod syn;
 mod tomb;
 mod verdict;
 
-use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
-use portcullis_common::reason::Outcome;
-
-use crate::{count::count, packet::Port, scan::Scanned, tomb::Tomb};
+use aya_ebpf::{macros::classifier, programs::TcContext};
 
 /// Leave the packet to the next program, or to the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const PASS: i32 = -1;
 /// Drop the packet (`TCX_DROP`, `TC_ACT_SHOT`).
 const DROP: i32 = 2;
 
-/// Reads what comes in.
+/// Strict mode: reads what comes in, connection by connection.
 #[classifier]
 pub fn guard(ctx: TcContext) -> i32 {
-    guard_steps(ctx.skb.skb)
+    strict::steps::<false>(ctx.skb.skb)
 }
 
-#[inline(always)]
-fn guard_steps(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = maps::scratch() else { return PASS };
-    match packet::read(skb, scratch) {
-        Port::Guarded => {}
-        Port::Open => return PASS,
-        Port::Unsupported => {
-            count(Outcome::Unsupported);
-            return PASS;
-        }
-    }
-    // SAFETY: `packet::read` has set it, and nothing writes it from here on.
-    let packet = unsafe { &(*scratch).packet };
-    match tomb::check(skb, scratch, packet) {
-        Tomb::None => {}
-        Tomb::Drop => return DROP,
-        Tomb::Pass => return PASS,
-        Tomb::Reset => return react::reset_client(skb, scratch, packet),
-    }
-    if packet.len == 0 {
-        return PASS;
-    }
-    match scan::heads(skb, scratch, packet) {
-        Scanned::Passed => PASS,
-        Scanned::Refused => react::refuse(skb, scratch, packet),
-    }
+/// Fast mode: reads what comes in, segment by segment.
+#[classifier]
+pub fn guard_fast(ctx: TcContext) -> i32 {
+    fast::steps(ctx.skb.skb)
+}
+
+/// Strict mode: follows what servers answer.
+#[classifier]
+pub fn guard_egress(ctx: TcContext) -> i32 {
+    answers::steps(ctx.skb.skb)
 }
 
 #[panic_handler]

@@ -5,6 +5,7 @@
 //! loaded program and are written before it is attached.
 
 use aya_ebpf::{
+    btf_maps::SkStorage,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -12,11 +13,14 @@ use portcullis_common::{
     head::{BUFFER, Cursor, Scan},
     layout::{Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, Meta, TOMB_SLOTS},
     reason::OUTCOMES,
+    stream::{Answers, Stream},
 };
 
 use crate::{
     packet::{HEADERS, Packet},
+    react::Segment,
     scan::Run,
+    socket::Socket,
 };
 
 /// Condemned tokens. Preallocated and never an LRU: an eviction would be an un-revocation.
@@ -59,6 +63,65 @@ pub static TOMBS: LruHashMap<Flow, u64> = LruHashMap::with_max_entries(1 << 16, 
 #[map]
 pub static TOMB_FILTER: Array<u64> = Array::with_max_entries(TOMB_SLOTS, 0);
 
+/// Strict mode's state of each connection, kept with the server's socket: it is never evicted, and never
+/// mistaken for another connection's.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "STREAMS")]
+pub static STREAMS: SkStorage<Stream> = SkStorage::new();
+
+/// What the server answered, likewise.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "ANSWERS")]
+pub static ANSWERS: SkStorage<Answers> = SkStorage::new();
+
+/// State of connections that have no socket of their own yet: their first data came with or before the end of
+/// the handshake.
+#[map]
+pub static PENDING: LruHashMap<Flow, Stream> = LruHashMap::with_max_entries(1 << 12, 0);
+
+/// Time of the last pending state per slot.
+#[map]
+pub static PENDING_FILTER: Array<u64> = Array::with_max_entries(TOMB_SLOTS, 0);
+
+/// Connections that were there before the program.
+#[map]
+pub static OLDER: HashMap<Flow, u64> = HashMap::with_max_entries(1 << 16, 0);
+
+/// Which stream's bytes a block holds.
+#[repr(C)]
+pub struct Tag {
+    /// The stream.
+    pub id: u64,
+    /// Sequence number of the block's first byte.
+    pub start: u32,
+    /// One writer or reader at a time.
+    pub busy: u32,
+    /// Bytes from here
+    pub from: u32,
+    /// to here are held.
+    pub to: u32,
+}
+
+/// Bytes that were passed and perhaps not taken yet, in blocks.
+#[map]
+pub static BLOCKS: Array<Blocks> = Array::with_max_entries(1, 0);
+
+/// Whose they are.
+#[map]
+pub static TAGS: Array<Tag> = Array::with_max_entries(SLOTS, 0);
+
+/// Bytes in a block; a power of two.
+pub const BLOCK: u32 = 2048;
+/// Blocks; a power of two.
+pub const SLOTS: u32 = 8192;
+
+/// All blocks in one value, so that one written to its end stays within the verifier's bounds.
+#[repr(C, align(8))]
+pub struct Blocks(pub [u8; (SLOTS * BLOCK + BLOCK) as usize]);
+
+/// An empty stream.
+pub static EMPTY: Stream = Stream::EMPTY;
+
 /// Working memory of one program run: too large for the stack, never zeroed.
 #[repr(C, align(8))]
 pub struct Scratch {
@@ -66,6 +129,10 @@ pub struct Scratch {
     pub headers: [u8; HEADERS],
     /// The headers as read.
     pub packet: Packet,
+    /// The server's socket.
+    pub socket: Socket,
+    /// What is to be written over the packet.
+    pub segment: Segment,
     /// Where the scan of this packet stands.
     pub run: Run,
     /// The scanner's state.
@@ -78,6 +145,16 @@ pub struct Scratch {
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The egress program's own: it may run inside the ingress program, when that sends an answer.
+#[map]
+static SCRATCH_OUT: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch for the egress program.
+#[inline(always)]
+pub fn scratch_out() -> Option<*mut Scratch> {
+    SCRATCH_OUT.get_ptr_mut(0)
+}
 
 /// This CPU's scratch. tc programs run with bottom halves off, so that no two share one.
 #[inline(always)]

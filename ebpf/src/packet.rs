@@ -3,9 +3,14 @@
 //! One helper call copies the first bytes into scratch; everything after is bounded reads of that copy. A
 //! tcx skb's linear part may end behind the TCP header, so nothing is read through packet pointers.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+};
 use portcullis_common::{
-    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_OPEN},
+    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_HOW, PORT_OPEN, PORT_PROXY},
     word,
 };
 
@@ -35,6 +40,8 @@ pub const RST: u32 = 0x04;
 pub const PSH: u32 = 0x08;
 /// ACK.
 pub const ACK: u32 = 0x10;
+/// URG.
+pub const URG: u32 = 0x20;
 
 /// A TCP segment to a guarded port. Offsets are from the skb's start. It lies in scratch, not on the stack, so
 /// that the verifier forgets the ways that led to it and walks what follows once.
@@ -60,6 +67,8 @@ pub struct Packet {
     pub ports: u32,
     /// 1 where [`Headers`] hold this packet's; else [`copy`] must be called before they are used.
     pub copied: u32,
+    /// 1 where the port's connections begin with a PROXY protocol header.
+    pub proxy: u32,
 }
 
 /// What a packet is to guard.
@@ -72,6 +81,8 @@ pub enum Port {
     Guarded = 1,
     /// Perhaps guarded, but its headers are not read.
     Unsupported = 2,
+    /// A fragment other than the first: of no use to anybody without that.
+    Later = 3,
 }
 
 /// Bounded reads of the copied headers. Offsets are masked, so a wrong one reads wrong bytes, never outside.
@@ -85,6 +96,13 @@ impl Headers {
         Self(unsafe { (&raw const (*scratch).headers).cast() })
     }
 
+    /// Overwrites one byte of the copy.
+    #[inline(always)]
+    pub fn set(self, at: u32, b: u8) {
+        // SAFETY: masked below `HEADERS`; this CPU's scratch.
+        unsafe { self.0.cast_mut().add(at as usize & OFFSET_MASK).write(b) };
+    }
+
     #[inline(always)]
     pub fn u8(self, at: u32) -> u8 {
         // SAFETY: masked below `HEADERS`.
@@ -96,6 +114,12 @@ impl Headers {
     fn word(self, at: u32) -> u64 {
         // SAFETY: masked, and `HEADERS` leaves sixteen bytes behind any masked offset.
         unsafe { word::load::<0>(self.0.add(at as usize & OFFSET_MASK)) }
+    }
+
+    /// Eight bytes in memory order.
+    #[inline(always)]
+    pub fn word_at(self, at: u32) -> u64 {
+        self.word(at)
     }
 
     #[inline(always)]
@@ -124,7 +148,18 @@ impl Headers {
 /// Copies the headers and reads them. A function of its own, for the verifier's sake: see [`Packet`].
 #[inline(never)]
 pub fn read(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
-    match quick_look(skb, scratch) {
+    read_side::<false>(skb, scratch)
+}
+
+/// The same of what a server sends: the guarded port is the source.
+#[inline(never)]
+pub fn read_out(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
+    read_side::<true>(skb, scratch)
+}
+
+#[inline(always)]
+fn read_side<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
+    match quick_look::<OUT>(skb, scratch) {
         Look::Settled(port) => return port,
         Look::Careful => {}
     }
@@ -139,7 +174,14 @@ pub fn read(skb: *mut __sk_buff, scratch: *mut Scratch) -> Port {
     }
     let h = Headers::of(scratch);
     let Some((l3, v6)) = network_header(h, protocol, skb_len) else { return Port::Open };
-    if v6 { read_v6(skb, scratch, l3, skb_len) } else { read_v4(scratch, l3, skb_len) }
+    // Through memory, so that the verifier forgets which of the few places it is.
+    // SAFETY: this CPU's scratch.
+    let l3 = unsafe {
+        let pad = &raw mut (*scratch).packet.l3;
+        pad.write_volatile(l3);
+        pad.read_volatile() & 31
+    };
+    if v6 { read_v6::<OUT>(skb, scratch, l3, skb_len) } else { read_v4::<OUT>(scratch, l3, skb_len) }
 }
 
 /// Copies the packet's first bytes, for [`Headers`].
@@ -166,7 +208,7 @@ enum Look {
 /// Reads the packets that nearly all are: plain Ethernet, a bare IPv4 or IPv6 header, TCP, headers in the
 /// linear part. They are read from packet memory, without a copy; [`copy`] makes one where it is needed later.
 #[inline(always)]
-fn quick_look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
+fn quick_look<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
     // SAFETY: the context of the running program.
     let (start, end, len) = unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
     if start + 54 > end {
@@ -211,17 +253,16 @@ fn quick_look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
     let (ports, port, seq, ack, offset, flags) = unsafe {
         (
             t.cast::<u32>().read(),
-            t.add(2).cast::<u16>().read(),
+            t.add(if OUT { 0 } else { 2 }).cast::<u16>().read(),
             t.add(4).cast::<u32>().read(),
             t.add(8).cast::<u32>().read(),
             t.add(12).read(),
             t.add(13).read(),
         )
     };
-    match PORTS.get(u32::from(u16::from_be(port))) {
-        None | Some(&PORT_OPEN) => return Look::Settled(Port::Open),
-        Some(&PORT_BY_ADDRESS) => return Look::Careful,
-        Some(_) => {}
+    let how = PORTS.get(u32::from(u16::from_be(port))).copied().unwrap_or(PORT_OPEN);
+    if how & PORT_HOW != PORT_GUARDED {
+        return if how & PORT_HOW == PORT_BY_ADDRESS { Look::Careful } else { Look::Settled(Port::Open) };
     }
     let payload = l4 as u32 + u32::from(offset >> 4) * 4;
     if payload < l4 as u32 + 20 || payload > l3_end {
@@ -238,6 +279,7 @@ fn quick_look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
         ack: u32::from_be(ack),
         ports: u32::from_be(ports),
         copied: 0,
+        proxy: u32::from(how & PORT_PROXY != 0),
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
     unsafe { (&raw mut (*scratch).packet).write(packet) };
@@ -280,14 +322,13 @@ fn plausible(h: Headers, at: u32, ether: u16, skb_len: u32) -> Option<bool> {
 }
 
 #[inline(always)]
-fn read_v4(scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
+fn read_v4<const OUT: bool>(scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
     let h = Headers::of(scratch);
     if h.u8(l3 + 9) != TCP {
         return Port::Open;
     }
-    // A fragment other than the only one: its ports or its payload are elsewhere.
-    if h.u16(l3 + 6) & 0x3fff != 0 {
-        return Port::Unsupported;
+    if h.u16(l3 + 6) & 0x1fff != 0 {
+        return Port::Later;
     }
     let l4 = l3 + u32::from(h.u8(l3) & 15) * 4;
     if l4 < l3 + 20 {
@@ -296,28 +337,31 @@ fn read_v4(scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
     // BIG TCP leaves the total length zero.
     let total = u32::from(h.u16(l3 + 2));
     let end = if total == 0 { skb_len } else { l3 + total };
-    if !guarded(h, l3, l4, false) {
-        return Port::Open;
+    let Some(proxy) = guarded::<OUT>(h, l3, l4, false) else { return Port::Open };
+    // The first fragment of several: its payload is elsewhere, its ports are here.
+    if h.u16(l3 + 6) & 0x2000 != 0 {
+        return Port::Unsupported;
     }
-    segment(scratch, l3, l4, end, false)
+    segment(scratch, l3, l4, end, false, proxy)
 }
 
 #[inline(always)]
-fn read_v6(skb: *mut __sk_buff, scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
+fn read_v6<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, l3: u32, skb_len: u32) -> Port {
     let h = Headers::of(scratch);
-    let mut next = h.u8(l3 + 6);
+    let next = h.u8(l3 + 6);
     let mut l4 = l3 + 40;
+    let mut fragment = false;
     if next != TCP {
-        match extensions(skb, next, l4) {
-            Some((n, at)) => {
-                next = n;
-                l4 = at;
-            }
-            None => return Port::Unsupported,
+        let Some(chain) = extensions(skb, next, l4) else { return Port::Unsupported };
+        let tcp = chain.next == u32::from(TCP);
+        if chain.later != 0 {
+            return if tcp || is_extension(chain.next) { Port::Later } else { Port::Open };
         }
-        if next != TCP {
+        if !tcp {
             return Port::Open;
         }
+        l4 = chain.at;
+        fragment = chain.fragment != 0;
         if l4 > l3 + 40 + EXTENSIONS_MAX {
             return Port::Unsupported;
         }
@@ -325,62 +369,101 @@ fn read_v6(skb: *mut __sk_buff, scratch: *mut Scratch, l3: u32, skb_len: u32) ->
     // BIG TCP and jumbograms leave the payload length zero.
     let len = u32::from(h.u16(l3 + 4));
     let end = if len == 0 { skb_len } else { l3 + 40 + len };
-    if !guarded(h, l3, l4, true) {
-        return Port::Open;
+    let Some(proxy) = guarded::<OUT>(h, l3, l4, true) else { return Port::Open };
+    if fragment {
+        return Port::Unsupported;
     }
-    segment(scratch, l3, l4, end, true)
+    segment(scratch, l3, l4, end, true, proxy)
 }
 
-/// Walks IPv6 extension headers (RFC 8200 §4): the upper protocol and where it begins. `None` for fragments
-/// and for chains that are too long.
-#[inline(always)]
-fn extensions(skb: *mut __sk_buff, mut next: u8, mut at: u32) -> Option<(u8, u32)> {
-    for _ in 0..EXTENSIONS {
-        let units = match next {
-            // Hop-by-hop, routing, destination options.
-            0 | 43 | 60 => 8,
-            // Fragment: the same only when it is the whole packet.
-            44 => 0,
-            // Authentication header.
-            51 => 4,
-            _ => return Some((next, at)),
-        };
-        let mut x = [0u8; 4];
-        // SAFETY: four bytes into a local of four.
-        if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut x).cast(), 4) } != 0 {
-            return None;
-        }
-        if next == 44 {
-            if u16::from_be_bytes([x[2], x[3]]) & 0xfff9 != 0 {
-                return None;
-            }
-            at += 8;
-        } else if units == 4 {
-            at += (u32::from(x[1]) + 2) * 4;
-        } else {
-            at += (u32::from(x[1]) + 1) * 8;
-        }
-        next = x[0];
-    }
-    None
+/// Where the walk over IPv6 extension headers stands.
+struct Chain {
+    skb: *mut __sk_buff,
+    /// The upper protocol, or the header after a later fragment's.
+    next: u32,
+    /// Where it begins.
+    at: u32,
+    /// It is the first of several fragments.
+    fragment: u32,
+    /// It is another.
+    later: u32,
+    /// It cannot be read.
+    failed: u32,
 }
 
-/// Whether the destination is guarded.
+/// Whether a protocol number is one of the extension headers that [`extension`] steps over.
 #[inline(always)]
-fn guarded(h: Headers, l3: u32, l4: u32, v6: bool) -> bool {
-    let port = h.u16(l4 + 2);
-    match PORTS.get(u32::from(port)) {
-        None | Some(&PORT_OPEN) => false,
-        Some(&PORT_BY_ADDRESS) => {
-            let address = if v6 { h.address6(l3 + 24) } else { h.address4(l3 + 16) };
-            ADDRESSES.get_ptr(&AddressKey { address, port: u64::from(port) }).is_some()
-        }
-        Some(_) => true,
+fn is_extension(next: u32) -> bool {
+    matches!(next, 0 | 43 | 44 | 51 | 60)
+}
+
+/// Walks IPv6 extension headers (RFC 8200 §4): the upper protocol and where it begins. `None` for chains that are
+/// too long.
+#[inline(always)]
+fn extensions(skb: *mut __sk_buff, next: u8, at: u32) -> Option<Chain> {
+    let mut chain = Chain { skb, next: u32::from(next), at, fragment: 0, later: 0, failed: 0 };
+    // SAFETY: the callback's context is `chain`, which outlives the call.
+    unsafe {
+        bpf_loop(EXTENSIONS, extension as *const () as *mut c_void, (&raw mut chain).cast(), 0);
     }
+    if chain.failed != 0 || (chain.later == 0 && is_extension(chain.next)) { None } else { Some(chain) }
+}
+
+/// Steps over one extension header. Returns 1 to end the loop.
+unsafe extern "C" fn extension(_: u64, chain: *mut Chain) -> i64 {
+    // SAFETY: `extensions` passes its `chain`.
+    let c = unsafe { &mut *chain };
+    if !is_extension(c.next) {
+        return 1;
+    }
+    let mut x = [0u8; 4];
+    // SAFETY: four bytes into a local of four.
+    if unsafe { bpf_skb_load_bytes(c.skb.cast(), c.at, (&raw mut x).cast(), 4) } != 0 {
+        c.failed = 1;
+        return 1;
+    }
+    let next = c.next;
+    c.next = u32::from(x[0]);
+    if next == 44 {
+        let offset = u16::from_be_bytes([x[2], x[3]]);
+        if offset & 0xfff8 != 0 {
+            c.later = 1;
+            return 1;
+        }
+        // The same as none where it is the whole packet.
+        c.fragment |= u32::from(offset & 1);
+        c.at += 8;
+    } else if next == 51 {
+        c.at += (u32::from(x[1]) + 2) * 4;
+    } else {
+        c.at += (u32::from(x[1]) + 1) * 8;
+    }
+    0
+}
+
+/// Whether the server's side is guarded, and if so whether a PROXY protocol header comes first.
+#[inline(always)]
+fn guarded<const OUT: bool>(h: Headers, l3: u32, l4: u32, v6: bool) -> Option<bool> {
+    let port = h.u16(if OUT { l4 } else { l4 + 2 });
+    let how = *PORTS.get(u32::from(port))?;
+    match how & PORT_HOW {
+        PORT_OPEN => return None,
+        PORT_BY_ADDRESS => {
+            let address = match (OUT, v6) {
+                (false, true) => h.address6(l3 + 24),
+                (false, false) => h.address4(l3 + 16),
+                (true, true) => h.address6(l3 + 8),
+                (true, false) => h.address4(l3 + 12),
+            };
+            ADDRESSES.get_ptr(&AddressKey { address, port: u64::from(port) })?;
+        }
+        _ => {}
+    }
+    Some(how & PORT_PROXY != 0)
 }
 
 #[inline(always)]
-fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool) -> Port {
+fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, proxy: bool) -> Port {
     let h = Headers::of(scratch);
     let payload = l4 + u32::from(h.u8(l4 + 12) >> 4) * 4;
     if payload < l4 + 20 || payload > end {
@@ -397,6 +480,7 @@ fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool) -> Port 
         ack: h.u32(l4 + 8),
         ports: h.u32(l4),
         copied: 1,
+        proxy: u32::from(proxy),
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
     unsafe { (&raw mut (*scratch).packet).write(packet) };

@@ -1,10 +1,11 @@
 //! What is done with a request that is refused.
 //!
-//! `respond` turns the client's own packet into the answer: `401` and FIN to the client, then a reset to the
-//! server's socket, which has read nothing. It needs a request at the beginning of a segment, a connection on
-//! which the server was never asked before, and nothing in flight; otherwise both sides are reset, since an
-//! answer in the middle of another response would be taken for a part of it. Where a packet cannot be built,
-//! it is dropped: a refused request is passed up in no case.
+//! `respond` turns the client's own packet into the answer: an HTTP response and FIN to the client, then a reset
+//! to the server's socket, which never has the whole request. It needs a connection on which all requests before
+//! are answered and nothing is in flight; otherwise both sides are reset, since an answer in the middle of another
+//! response would be taken for a part of it. Strict mode knows when that is; fast mode answers on connections
+//! that were never asked anything. Where a packet cannot be built, it is dropped: a refused request is passed up
+//! in no case.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -14,7 +15,7 @@ use aya_ebpf::{
     },
 };
 use portcullis_common::{
-    layout::{ANSWER_MAX, Event, GuardConfig, REACT_DROP, REACT_RESPOND},
+    layout::{ANSWER_MAX, Event, REACT_DROP, REACT_RESPOND},
     reason::Outcome,
 };
 
@@ -23,12 +24,15 @@ use crate::{
     count::count,
     maps::{self, EVENTS, Scratch},
     packet::{self, ACK, FIN, Headers, PSH, Packet, RST},
+    scan::{TELL_ASK, TELL_HTTP},
     socket::{self, Kind},
     tomb,
 };
 
 /// `BPF_F_INVALIDATE_HASH`: the addresses change.
 const INVALIDATE_HASH: u64 = 2;
+/// `BPF_F_INGRESS`.
+const INGRESS: u64 = 1;
 /// `BPF_F_RECOMPUTE_CSUM`: where the device summed the packet, its sum follows what is written.
 const RECOMPUTE: u64 = 1;
 /// TCP header with the timestamps option.
@@ -37,14 +41,18 @@ const TCP_WITH_TIMES: u32 = 32;
 const TCP_BARE: u32 = 20;
 
 /// One TCP segment to be written into the packet.
-struct Segment {
-    /// It goes back to the client: addresses and ports are swapped.
-    back: bool,
-    flags: u32,
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Segment {
     seq: u32,
     ack: u32,
+    flags: u32,
+    /// Other addresses than the packet's: addresses and ports are swapped.
+    back: u32,
     /// The answer is its payload.
-    answer: bool,
+    answer: u32,
+    /// The checksum is left to be completed.
+    partial: u32,
 }
 
 /// Refuses the request that the scan stopped at. A function of its own, for the stack of the scan's callbacks
@@ -55,46 +63,51 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     if p.copied == 0 && !packet::copy(skb, scratch) {
         return DROP;
     }
-    // SAFETY: this CPU's scratch.
-    let first = unsafe { (*scratch).run.head } == p.payload;
     if config.reaction == REACT_DROP {
         tell(skb, scratch, p, Outcome::Dropped);
         return DROP;
     }
-    let s = socket::find(skb, scratch, p);
-    // A packet out of order: the bytes before it are not the server's yet. The client sends it again when
-    // they are.
-    if s.kind == Kind::Connected && p.seq.wrapping_sub(s.rcv_nxt).cast_signed() > 0 {
-        tell(skb, scratch, p, Outcome::Held);
-        return DROP;
+    // SAFETY: this CPU's scratch.
+    let (asked, first) = unsafe { ((*scratch).run.tell, (*scratch).run.head == p.payload) };
+    if asked == TELL_ASK {
+        socket::find::<false>(skb, scratch, p, config);
     }
-    let idle = match s.kind {
-        Kind::Nothing => false,
-        Kind::Young => true,
-        Kind::Connected => s.received == 0 && s.snd_una == s.snd_nxt && p.seq == s.rcv_nxt,
-    };
-    let respond = first && idle && config.reaction == REACT_RESPOND;
+    // SAFETY: this CPU's scratch; nothing writes it from here on.
+    let s = unsafe { &(*scratch).socket };
+    let mut idle = asked == TELL_HTTP;
+    if asked == TELL_ASK {
+        // A packet out of order: the bytes before it are not the server's yet. The client sends it again when
+        // they are.
+        if s.is(Kind::Connected) && p.seq.wrapping_sub(s.rcv_nxt).cast_signed() > 0 {
+            return hold(skb, scratch, p);
+        }
+        let fresh = s.received == 0 && s.snd_una == s.snd_nxt && p.seq == s.rcv_nxt;
+        idle = first && (s.is(Kind::Young) || s.is(Kind::Connected) && fresh);
+    }
+    let respond = idle && config.reaction == REACT_RESPOND;
     tell(skb, scratch, p, if respond { Outcome::Responded } else { Outcome::Reset });
     tomb::raise(skb, scratch, p);
+    let partial = u32::from(checksum_is_partial(skb, scratch, p));
     let to_client = if respond {
         Segment {
-            back: true,
+            back: 1,
             flags: PSH | ACK | FIN,
             seq: p.ack,
             ack: p.seq.wrapping_add(p.len),
-            answer: true,
+            answer: 1,
+            partial,
         }
     } else {
         Segment {
-            back: true,
+            back: 1,
             flags: RST | ACK,
             seq: s.snd_nxt,
             ack: p.seq.wrapping_add(p.len),
-            answer: false,
+            answer: 0,
+            partial,
         }
     };
-    let partial = checksum_is_partial(skb, scratch, p);
-    if write(skb, scratch, p, &to_client, config, partial).is_err() {
+    if write::<false>(skb, scratch, &to_client) != 0 {
         count(Outcome::AnswerFailed);
         return DROP;
     }
@@ -104,8 +117,43 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     if unsafe { bpf_clone_redirect(skb, interface, 0) } != 0 {
         count(Outcome::AnswerFailed);
     }
-    let to_server = Segment { back: false, flags: RST, seq: s.rcv_nxt, ack: 0, answer: false };
-    if write(skb, scratch, p, &to_server, config, partial).is_err() {
+    let to_server = Segment { back: 0, flags: RST, seq: s.rcv_nxt, ack: 0, answer: 0, partial };
+    if write::<false>(skb, scratch, &to_server) != 0 {
+        count(Outcome::AnswerFailed);
+        return DROP;
+    }
+    PASS
+}
+
+/// Holds a refused request back until it may be answered: the client sends it again.
+#[inline(always)]
+pub fn hold(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
+    tell(skb, scratch, p, Outcome::Held);
+    DROP
+}
+
+/// Turns a packet that a server sends on a condemned connection into a reset to the client, and resets the server's
+/// side too.
+#[inline(never)]
+pub fn sever(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
+    if p.copied == 0 && !packet::copy(skb, scratch) {
+        return DROP;
+    }
+    // SAFETY: this CPU's scratch.
+    let rcv_nxt = unsafe { (*scratch).socket.rcv_nxt };
+    tell(skb, scratch, p, Outcome::Reset);
+    let partial = u32::from(checksum_is_partial(skb, scratch, p));
+    let to_server = Segment { back: 1, flags: RST, seq: rcv_nxt, ack: 0, answer: 0, partial };
+    if write::<true>(skb, scratch, &to_server) != 0 {
+        count(Outcome::AnswerFailed);
+        return DROP;
+    }
+    // SAFETY: the context of the running program. The clone comes in by the interface it would go out of.
+    if unsafe { bpf_clone_redirect(skb, (*skb).ifindex, INGRESS) } != 0 {
+        count(Outcome::AnswerFailed);
+    }
+    let to_client = Segment { back: 0, flags: RST | ACK, seq: p.seq, ack: rcv_nxt, answer: 0, partial };
+    if write::<true>(skb, scratch, &to_client) != 0 {
         count(Outcome::AnswerFailed);
         return DROP;
     }
@@ -115,10 +163,9 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
 /// Turns a late packet of an answered connection into a reset to the client.
 #[inline(never)]
 pub fn reset_client(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
-    let Some(config) = maps::config() else { return DROP };
-    let partial = checksum_is_partial(skb, scratch, p);
-    let reset = Segment { back: true, flags: RST, seq: p.ack, ack: 0, answer: false };
-    if write(skb, scratch, p, &reset, config, partial).is_err() {
+    let partial = u32::from(checksum_is_partial(skb, scratch, p));
+    let reset = Segment { back: 1, flags: RST, seq: p.ack, ack: 0, answer: 0, partial };
+    if write::<false>(skb, scratch, &reset) != 0 {
         count(Outcome::AnswerFailed);
         return DROP;
     }
@@ -151,7 +198,7 @@ fn tell(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome)
 
 /// Folds a 32-bit sum to the 16 bits that stand in a header, both in the machine's byte order (RFC 1071 §2B).
 #[inline(always)]
-fn fold(sum: i64) -> u16 {
+pub fn fold(sum: i64) -> u16 {
     let mut s = sum as u64 & 0xffff_ffff;
     s = (s & 0xffff) + (s >> 16);
     s = (s & 0xffff) + (s >> 16);
@@ -175,7 +222,7 @@ fn sum<T: Copy>(plain: &T, seed: i64) -> i64 {
 
 /// The sum over the TCP pseudo-header (RFC 9293 §3.1).
 #[inline(always)]
-fn pseudo(h: Headers, p: &Packet, tcp_len: u32) -> i64 {
+pub fn pseudo(h: Headers, p: &Packet, tcp_len: u32) -> i64 {
     let mut b = [0u64; 5];
     if p.v6 != 0 {
         [b[0], b[1]] = h.address6(p.l3 + 8);
@@ -191,7 +238,7 @@ fn pseudo(h: Headers, p: &Packet, tcp_len: u32) -> i64 {
 /// Whether the sender left the checksum to be completed (veth and loopback do): then the field holds the
 /// pseudo-header's sum alone, and so must what is written there.
 #[inline(always)]
-fn checksum_is_partial(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> bool {
+pub fn checksum_is_partial(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> bool {
     let h = Headers::of(scratch);
     // SAFETY: the context of the running program.
     let tcp_len = unsafe { (*skb).len } - p.l4;
@@ -201,31 +248,52 @@ fn checksum_is_partial(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -
 /// Writes `s` over the packet, headers and all. The TCP header stays where it is, for a partial checksum is
 /// completed at an offset that cannot be moved: IP options become no-ops, extension headers padding.
 #[inline(always)]
-fn write(
-    skb: *mut __sk_buff,
-    scratch: *mut Scratch,
-    p: &Packet,
-    s: &Segment,
-    config: &'static GuardConfig,
-    partial: bool,
-) -> Result<(), ()> {
+fn write<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, s: &Segment) -> i32 {
+    // SAFETY: this CPU's scratch.
+    unsafe { (*scratch).segment = *s };
+    if OUT { write_out(skb) } else { write_in(skb) }
+}
+
+/// Writes `Scratch::segment`. A global function, as `scan_stream` is.
+#[unsafe(no_mangle)]
+pub extern "C" fn write_in(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    i32::from(written(skb, scratch).is_err())
+}
+
+/// The same for the egress program.
+#[unsafe(no_mangle)]
+pub extern "C" fn write_out(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = maps::scratch_out() else { return 1 };
+    i32::from(written(skb, scratch).is_err())
+}
+
+#[inline(always)]
+fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
+    let Some(config) = maps::config() else { return Err(()) };
+    // SAFETY: this CPU's scratch; nothing writes it from here on.
+    let (p, s) = unsafe { (&(*scratch).packet, &(*scratch).segment) };
+    let (back, partial) = (s.back != 0, s.partial != 0);
     let h = Headers::of(scratch);
-    let times = if s.answer { timestamps(h, p) } else { None };
+    let times = if s.answer != 0 { timestamps(h, p) } else { None };
     let tcp_len = if times.is_some() { TCP_WITH_TIMES } else { TCP_BARE };
-    let answer_len = if s.answer { config.answer_len & (ANSWER_MAX as u32 - 1) } else { 0 };
+    // SAFETY: this CPU's scratch.
+    let which = unsafe { (*scratch).run.answer } as usize;
+    let Some(answer) = config.answers.get(which) else { return Err(()) };
+    let answer_len = if s.answer != 0 { answer.len & (ANSWER_MAX as u32 - 1) } else { 0 };
     let len = p.l4 + tcp_len + answer_len;
     // SAFETY: the context of the running program; no packet pointers are kept.
     if unsafe { bpf_skb_change_tail(skb, len, 0) } != 0 {
         return Err(());
     }
-    link(skb, h, p, s.back)?;
+    link(skb, h, p, back)?;
     if p.v6 != 0 {
-        network6(skb, h, p, s.back, len)?;
+        network6(skb, h, p, back, len)?;
     } else {
-        network4(skb, h, p, s.back, len)?;
+        network4(skb, h, p, back, len)?;
     }
     let ports = h.u32(p.l4);
-    let ports = if s.back { ports.rotate_left(16) } else { ports };
+    let ports = if back { ports.rotate_left(16) } else { ports };
     let window = u32::from(h.u16(p.l4 + 14));
     let mut t = [0u32; 8];
     t[0] = ports.to_be();
@@ -243,8 +311,8 @@ fn write(
     } else {
         // Unused options are zero and add nothing.
         let mut c = sum(&t, pseudo);
-        if s.answer {
-            c += i64::from(config.answer_sum);
+        if s.answer != 0 {
+            c += i64::from(answer.sum);
         }
         !fold(fold_once(c))
     };
@@ -254,14 +322,14 @@ fn write(
     } else {
         store(skb, p.l4, &[t[0], t[1], t[2], t[3], t[4]])?;
     }
-    if s.answer {
+    if s.answer != 0 {
         let n = answer_len;
         if n == 0 || n > ANSWER_MAX as u32 {
             return Err(());
         }
         // SAFETY: `n` is at most the answer's size.
         let stored =
-            unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, config.answer.as_ptr().cast(), n, RECOMPUTE) };
+            unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, answer.bytes.as_ptr().cast(), n, RECOMPUTE) };
         if stored != 0 {
             return Err(());
         }
@@ -271,7 +339,7 @@ fn write(
 
 /// Keeps a sum of two 32-bit sums within 32 bits.
 #[inline(always)]
-fn fold_once(c: i64) -> i64 {
+pub fn fold_once(c: i64) -> i64 {
     (c & 0xffff_ffff) + (c >> 32)
 }
 
@@ -286,7 +354,7 @@ fn timestamps(h: Headers, p: &Packet) -> Option<(u32, u32)> {
 
 /// Stores a value of integers as it lies in memory.
 #[inline(always)]
-fn store<T: Copy>(skb: *mut __sk_buff, at: u32, plain: &T) -> Result<(), ()> {
+pub fn store<T: Copy>(skb: *mut __sk_buff, at: u32, plain: &T) -> Result<(), ()> {
     // SAFETY: the helper reads the value's bytes, all of them initialised integers.
     let stored = unsafe {
         bpf_skb_store_bytes(

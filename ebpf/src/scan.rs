@@ -11,15 +11,16 @@ use aya_ebpf::{
 };
 use portcullis_common::{
     fingerprint::DenyFingerprint,
-    head::{self, FRONT, MAX_STEPS, Sink, Step, WINDOW},
-    layout::GuardConfig,
+    head::{self, FRONT, MAX_STEPS, MAX_UNREAD, Sink, Step, WINDOW},
+    layout::{ANSWER_TOKEN, GuardConfig, REACT_OBSERVE, ScanConfig},
     reason::{Outcome, Reason},
+    stream::{ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS},
 };
 
 use crate::{
+    blocks,
     count::{Counters, count},
     maps::{self, Scratch},
-    packet::Packet,
     verdict,
 };
 
@@ -31,45 +32,85 @@ const MAX_WINDOWS: u32 = 24;
 pub struct Run {
     /// The refused token's fingerprint.
     pub fingerprint: DenyFingerprint,
+    /// Tokens that were read and are not condemned.
+    pub tokens: [DenyFingerprint; TOKENS],
+    /// The stream whose bytes are kept for comparison; 0 for none.
+    pub keep: u64,
+    /// What the requests are, or for responses what they are to: see `Stream::kinds`.
+    pub kinds: u64,
+    /// Of which request each is, from the stream's `asked` on.
+    pub token_of: [u32; TOKENS],
+    /// Body that was stepped over unread.
+    pub free: [Range; RANGES],
+    /// How many such ranges there were.
+    pub ranges: u32,
+    /// Tokens in `tokens`, counted beyond its size.
+    pub token_count: u32,
     /// Where the next window begins.
     pub at: u32,
     /// Where the payload ends.
     pub end: u32,
-    /// Where the present head begins.
+    /// Where the present head begins; 0 if before this segment.
     pub head: u32,
     /// The last [`Step`].
     pub step: u32,
-    /// Why it was refused: a [`Reason`].
+    /// Why it was refused: a [`portcullis_common::reason::Reason`].
     pub reason: u32,
-    /// Padding.
+    /// Place in the stream of the skb's start.
+    pub base: u32,
+    /// Bytes of earlier segments that stand before the next window.
+    pub carried: u32,
+    /// Bytes left unread at the end.
+    pub left: u32,
+    /// Requests whose head ended, or for responses those asked before.
+    pub asked: u32,
+    /// Final responses whose head was read.
+    pub answered: u32,
+    /// For responses: the last final status, 0 where the segment had none.
+    pub status: u32,
+    /// For responses: the phase that a final status led to, [`ANSWERS_READ`] where to none.
+    pub turn: u32,
+    /// 1 where all up to `end` was read.
+    pub finished: u32,
+    /// Room for a number on its way past the compiler.
     pub pad: u32,
+    /// What the client is told of a refusal: an `ANSWER_` constant.
+    pub answer: u32,
+    /// One of the `TELL_` constants.
+    pub tell: u32,
 }
 
-/// What came of a segment.
-pub enum Scanned {
-    /// Nothing in it is condemned.
-    Passed,
-    /// The head at `Run::head` carries a condemned token.
-    Refused,
-}
+/// Whether the client may be told in HTTP is not known yet.
+pub const TELL_ASK: u32 = 0;
+/// It may.
+pub const TELL_HTTP: u32 = 1;
+/// It may not.
+pub const TELL_RESET: u32 = 2;
 
 /// What the callbacks are given: it lives on the caller's stack, all it points at outlives the loops.
-struct Env {
-    skb: *mut __sk_buff,
-    scratch: *mut Scratch,
-    config: *const GuardConfig,
+pub struct Env {
+    pub skb: *mut __sk_buff,
+    pub scratch: *mut Scratch,
+    pub config: *const ScanConfig,
+    pub observe: bool,
 }
 
 /// Looks tokens up as the scanner finds them.
-struct Lookup<'a> {
+struct Requests<'a> {
     run: &'a mut Run,
     observe: bool,
 }
 
-impl Sink for Lookup<'_> {
+impl Sink for Requests<'_> {
     #[inline(always)]
     fn token(&mut self, fingerprint: DenyFingerprint) -> bool {
-        let Some(reason) = verdict::of(&fingerprint) else { return false };
+        let Some(reason) = verdict::of(&fingerprint) else {
+            let next = self.run.token_count as usize & (TOKENS - 1);
+            self.run.tokens[next] = fingerprint;
+            self.run.token_of[next] = self.run.asked;
+            self.run.token_count += 1;
+            return false;
+        };
         if self.observe {
             count(Outcome::Observed);
             return false;
@@ -78,44 +119,156 @@ impl Sink for Lookup<'_> {
         self.run.reason = reason as u32;
         true
     }
+
+    #[inline(always)]
+    fn head(&mut self, traits: u32, _: u32) -> bool {
+        self.run.asked += 1;
+        self.run.kinds = self.run.kinds << 4 | u64::from(traits & 15);
+        false
+    }
 }
 
-/// Scans a segment by itself: fast mode.
+/// Counts responses as the scanner finds them.
+struct Responses<'a> {
+    run: &'a mut Run,
+}
+
+impl Sink for Responses<'_> {
+    const ANSWERS: bool = true;
+
+    fn token(&mut self, _: DenyFingerprint) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn head(&mut self, _: u32, status: u32) -> bool {
+        if status < 200 && status != 101 {
+            return false;
+        }
+        let run = &mut self.run;
+        run.status = status;
+        let open = run.asked.wrapping_sub(run.answered);
+        run.answered += 1;
+        // To what it is the answer: requests beyond the memory are as good as unknown.
+        let known = open != 0 && open <= KINDS;
+        let kind = if known { (run.kinds >> (open.wrapping_sub(1) * 4 & 63)) as u32 & 15 } else { 0 };
+        if status == 101 {
+            run.turn = if kind & head::H2C != 0 {
+                ANSWERS_H2C
+            } else if kind & head::UPGRADE != 0 {
+                ANSWERS_TUNNEL
+            } else {
+                ANSWERS_LOST
+            };
+        } else if kind & head::CONNECT != 0 && status < 300 {
+            run.turn = ANSWERS_TUNNEL;
+        } else if !known {
+            run.turn = ANSWERS_LOST;
+        }
+        kind & head::HEAD != 0
+    }
+}
+
+/// Sets a scan over a payload up; what is carried, kept and known of the stream is the caller's to add.
 #[inline(always)]
-pub fn heads(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Scanned {
-    let Some(config) = maps::config() else { return Scanned::Passed };
+pub fn begin(scratch: *mut Scratch, at: u32, end: u32) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
-    let s = unsafe { &mut *scratch };
-    s.run.at = p.payload;
-    s.run.end = p.payload + p.len;
-    s.run.head = p.payload;
-    s.run.step = Step::More as u32;
-    s.scan.restart();
-    let mut env = Env { skb, scratch, config };
+    let run = unsafe { &mut (*scratch).run };
+    run.at = at;
+    run.end = end;
+    run.head = at;
+    run.step = Step::More as u32;
+    run.carried = 0;
+    run.left = 0;
+    run.keep = 0;
+    run.asked = 0;
+    run.token_count = 0;
+    run.ranges = 0;
+    run.turn = ANSWERS_READ;
+    run.finished = 0;
+    run.answer = ANSWER_TOKEN;
+    run.tell = TELL_ASK;
+}
+
+/// Scans what was set up; `Run::step` says how it ended.
+#[inline(always)]
+pub fn run<const OUT: bool, const KEEP: bool>(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    config: &GuardConfig,
+) {
+    let scan = if OUT { &raw const config.answers_scan } else { &raw const config.scan };
+    let mut env = Env { skb, scratch, config: scan, observe: config.reaction == REACT_OBSERVE };
     // SAFETY: the callback's context is `env`, which outlives the call.
     unsafe {
-        bpf_loop(MAX_WINDOWS, window as *const () as *mut c_void, (&raw mut env).cast(), 0);
+        bpf_loop(MAX_WINDOWS, window::<OUT, KEEP> as *const () as *mut c_void, (&raw mut env).cast(), 0);
     }
-    account(scratch)
 }
 
-/// Counts what was seen and tells what came of it.
+/// Sets up the scan of a segment by itself.
 #[inline(always)]
-fn account(scratch: *mut Scratch) -> Scanned {
+pub fn alone(scratch: *mut Scratch) {
+    // SAFETY: this CPU's scratch, and the packet that was read into it.
+    let (at, end, proxy) = unsafe {
+        let p = &(*scratch).packet;
+        (p.payload, p.payload + p.len, p.proxy)
+    };
+    begin(scratch, at, end);
+    // SAFETY: this CPU's scratch; no other reference to it is alive.
+    unsafe {
+        (*scratch).scan.restart();
+        (*scratch).scan.preamble = proxy;
+    }
+}
+
+/// Scans what strict mode set up, and counts it. Exported, hence a global function to the verifier: it walks it once,
+/// whatever leads to the call, and takes nothing for granted but the context.
+#[unsafe(no_mangle)]
+pub extern "C" fn scan_stream(skb: *mut __sk_buff) -> i32 {
+    let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else { return 0 };
+    run::<false, true>(skb, scratch, config);
+    account(scratch);
+    0
+}
+
+/// Scans a segment by itself, and counts it; likewise.
+#[unsafe(no_mangle)]
+pub extern "C" fn scan_alone(skb: *mut __sk_buff) -> i32 {
+    let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else { return 0 };
+    alone(scratch);
+    run::<false, false>(skb, scratch, config);
+    account(scratch);
+    0
+}
+
+/// Scans responses; likewise.
+#[unsafe(no_mangle)]
+pub extern "C" fn scan_answer(skb: *mut __sk_buff) -> i32 {
+    let (Some(scratch), Some(config)) = (maps::scratch_out(), maps::config()) else { return 0 };
+    run::<true, false>(skb, scratch, config);
+    0
+}
+
+/// Counts the refusal of a token, by cause.
+#[inline(always)]
+pub fn count_refusal(scratch: *mut Scratch) {
+    // SAFETY: this CPU's scratch.
+    let revoked = unsafe { (*scratch).run.reason } == Reason::TokenRevoked as u32;
+    count(if revoked { Outcome::Revoked } else { Outcome::Condemned });
+}
+
+/// Counts what was seen in a segment.
+#[inline(always)]
+pub fn account(scratch: *mut Scratch) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let s = unsafe { &*scratch };
-    let step = s.run.step;
-    let Some(c) = Counters::get() else { return Scanned::Passed };
+    let Some(c) = Counters::get() else { return };
     c.add(Outcome::Segments, 1);
     c.add(Outcome::Requests, s.scan.heads);
     c.add(Outcome::Tokens, s.scan.tokens);
     c.add(Outcome::TokenTooLong, s.scan.long_tokens);
     c.add(Outcome::Ambiguous, s.scan.odd_heads);
-    if step == Step::Refused as u32 {
-        let revoked = s.run.reason == Reason::TokenRevoked as u32;
-        c.add(if revoked { Outcome::Revoked } else { Outcome::Condemned }, 1);
-        return Scanned::Refused;
-    }
+    let step = s.run.step;
     if step == Step::More as u32 {
         c.add(Outcome::SplitHead, u32::from(s.scan.in_head()));
     } else if step == Step::NotHttp as u32 {
@@ -124,59 +277,82 @@ fn account(scratch: *mut Scratch) -> Scanned {
         c.add(Outcome::Opaque, 1);
     } else if step == Step::Http2 as u32 {
         c.add(Outcome::Http2, 1);
-    } else {
+    } else if step != Step::Odd as u32 && step != Step::Refused as u32 {
         // Too long, or more steps than the bounds allow.
         c.add(Outcome::HeadTooLong, 1);
     }
-    Scanned::Passed
 }
 
 /// Loads one window and scans it. Returns 1 to end the loop.
-unsafe extern "C" fn window(_: u64, env: *mut Env) -> i64 {
-    // SAFETY: `heads` passes its `env`; the scratch is this CPU's and not referenced elsewhere.
+unsafe extern "C" fn window<const OUT: bool, const KEEP: bool>(_: u64, env: *mut Env) -> i64 {
+    // SAFETY: `run` passes its `env`; the scratch is this CPU's and not referenced elsewhere.
     let (skb, s) = unsafe { ((*env).skb, &mut *(*env).scratch) };
     let (at, end) = (s.run.at, s.run.end);
     if at >= end {
         return 1;
     }
+    let carried = s.run.carried & (2 * MAX_UNREAD as u32 - 1);
     let n = bounded(s, end - at);
     // The verifier wants both bounds on the very register that the helper gets.
-    if n == 0 || n > WINDOW as u32 {
+    if n == 0 || n > (WINDOW - 2 * MAX_UNREAD) as u32 {
         return 1;
     }
-    // SAFETY: `n` is at most `WINDOW`, and the buffer has that much behind `FRONT`.
-    let loaded =
-        unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut s.buffer).cast::<u8>().add(FRONT).cast(), n) };
+    // SAFETY: `n` and what is carried are at most `WINDOW`, and the buffer has that much behind `FRONT`.
+    let loaded = unsafe {
+        let to = (&raw mut s.buffer).cast::<u8>().add(FRONT + carried as usize);
+        bpf_skb_load_bytes(skb.cast(), at, to.cast(), n)
+    };
     if loaded != 0 {
         s.run.step = Step::NotHttp as u32;
         return 1;
     }
+    if KEEP && s.run.keep != 0 {
+        let seq = s.run.base.wrapping_add(at);
+        // SAFETY: `run` passes its `env`.
+        blocks::keep(skb, unsafe { (*env).scratch }, seq, at, n);
+    }
+    // SAFETY: as above; no other reference to it is alive.
+    let s = unsafe { &mut *(*env).scratch };
     s.cursor.at = 0;
-    s.cursor.end = n;
+    s.cursor.end = carried + n;
     s.cursor.head = 0;
     s.cursor.last = u32::from(at + n == end);
     s.run.step = Step::Again as u32;
+    s.run.carried = 0;
     // SAFETY: the callback's context is `env`, which outlives the call.
     unsafe {
-        bpf_loop(MAX_STEPS, step as *const () as *mut c_void, env.cast(), 0);
+        bpf_loop(MAX_STEPS, step::<OUT> as *const () as *mut c_void, env.cast(), 0);
     }
     // SAFETY: as above; the callback's references are gone.
     let s = unsafe { &mut *(*env).scratch };
     if s.scan.began != 0 {
-        s.run.head = at + s.cursor.head;
+        // Where it begins among the carried bytes, an earlier segment holds its beginning.
+        s.run.head = if s.cursor.head < carried { 0 } else { at + s.cursor.head - carried };
         s.scan.began = 0;
     }
-    if s.run.step != Step::More as u32 || s.cursor.last != 0 || s.cursor.at == 0 {
+    let read = s.cursor.at;
+    s.run.left = s.cursor.end - read;
+    if s.run.step != Step::More as u32 || s.cursor.last != 0 || read <= carried {
+        s.run.finished = u32::from(s.run.step == Step::More as u32 && s.cursor.last != 0);
+        s.scan.next_window(&s.cursor);
         return 1;
     }
     s.scan.next_window(&s.cursor);
-    let mut next = at + s.cursor.at;
+    let mut next = at + read - carried;
     let skip = s.scan.skippable();
     if skip != 0 && next < end {
         let n = if skip < u64::from(end - next) { skip } else { u64::from(end - next) };
         s.scan.skip(n);
+        if KEEP {
+            let from = s.run.base.wrapping_add(next);
+            let slot = s.run.ranges as usize & (RANGES - 1);
+            s.run.free[slot] = Range { from, to: from.wrapping_add(n as u32) };
+            s.run.ranges += 1;
+        }
         next += n as u32;
+        s.run.left = 0;
     }
+    s.run.finished = u32::from(next >= end);
     s.run.at = next;
     0
 }
@@ -184,7 +360,8 @@ unsafe extern "C" fn window(_: u64, env: *mut Env) -> i64 {
 /// A window's length, in a form that the verifier sees the bounds of.
 #[inline(always)]
 fn bounded(s: &mut Scratch, left: u32) -> u32 {
-    let n = if left < WINDOW as u32 { left } else { WINDOW as u32 };
+    let most = (WINDOW - 2 * MAX_UNREAD) as u32;
+    let n = if left < most { left } else { most };
     // Through memory, so that the compiler forgets what it knows and keeps the checks behind.
     let p = &raw mut s.run.pad;
     // SAFETY: a field of this CPU's scratch.
@@ -195,28 +372,57 @@ fn bounded(s: &mut Scratch, left: u32) -> u32 {
 }
 
 /// One step of the scanner. Returns 1 to end the loop.
-unsafe extern "C" fn step(_: u64, env: *mut Env) -> i64 {
+unsafe extern "C" fn step<const OUT: bool>(_: u64, env: *mut Env) -> i64 {
     // SAFETY: `window` passes on its `env`; the fields borrowed here are disjoint, and the configuration is
     // the map's value.
     let result = unsafe {
         let scratch = (*env).scratch;
-        let config = &*(*env).config;
-        let mut lookup = Lookup {
-            run: &mut (*scratch).run,
-            observe: config.reaction == portcullis_common::layout::REACT_OBSERVE,
-        };
-        head::step(
-            &mut (*scratch).scan,
-            &mut (*scratch).cursor,
-            (&raw const (*scratch).buffer).cast(),
-            &config.scan,
-            &mut lookup,
-        )
+        if !(*scratch).scan.is_frequent() {
+            if OUT { rare_answer() } else { rare_request() }
+        } else {
+            let config = &*(*env).config;
+            let (scan, cursor) = (&mut (*scratch).scan, &mut (*scratch).cursor);
+            let buffer = (&raw const (*scratch).buffer).cast();
+            let run = &mut (*scratch).run;
+            if OUT {
+                head::frequent(scan, cursor, buffer, config, &mut Responses { run }) as i32
+            } else {
+                let observe = (*env).observe;
+                head::frequent(scan, cursor, buffer, config, &mut Requests { run, observe }) as i32
+            }
+        }
     };
-    if result as u32 == Step::Again as u32 {
+    if result == Step::Again as i32 {
         return 0;
     }
     // SAFETY: as above.
     unsafe { (*(*env).scratch).run.step = result as u32 };
     1
+}
+
+/// A step of the rarer kind. A global function, as [`scan_stream`] is.
+#[unsafe(no_mangle)]
+pub extern "C" fn rare_request() -> i32 {
+    let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else {
+        return Step::NotHttp as i32;
+    };
+    // SAFETY: this CPU's scratch; the fields borrowed are disjoint.
+    unsafe {
+        let (scan, cursor) = (&mut (*scratch).scan, &mut (*scratch).cursor);
+        head::rare::<Requests<'_>>(scan, cursor, (&raw const (*scratch).buffer).cast(), &config.scan) as i32
+    }
+}
+
+/// Likewise for responses.
+#[unsafe(no_mangle)]
+pub extern "C" fn rare_answer() -> i32 {
+    let (Some(scratch), Some(config)) = (maps::scratch_out(), maps::config()) else {
+        return Step::NotHttp as i32;
+    };
+    // SAFETY: this CPU's scratch; the fields borrowed are disjoint.
+    unsafe {
+        let (scan, cursor) = (&mut (*scratch).scan, &mut (*scratch).cursor);
+        let config = &config.answers_scan;
+        head::rare::<Responses<'_>>(scan, cursor, (&raw const (*scratch).buffer).cast(), config) as i32
+    }
 }

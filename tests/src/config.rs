@@ -41,6 +41,10 @@ pub struct Config {
     pub max_body: u32,
     /// `log.level`
     pub log: &'static str,
+    /// `kernel.enforcement`
+    pub enforcement: &'static str,
+    /// Further lines of the `[kernel]` table.
+    pub kernel: String,
     /// `kernel.pin_dir`, below the test's directory.
     pub pin_dir: &'static str,
     /// `revocation.store`, below the test's directory.
@@ -64,6 +68,8 @@ impl Default for Config {
             policies: repository().join("policies"),
             max_body: 262_144,
             log: "info",
+            enforcement: "strict",
+            kernel: String::new(),
             pin_dir: "bpf/portcullis",
             store: "revocations.redb",
             doors: DOORS,
@@ -81,6 +87,8 @@ impl Config {
             text,
             r#"[kernel]
 mode = "{mode}"
+enforcement = "{enforcement}"
+{kernel}
 reaction = "{reaction}"
 attach = "{attach}"
 interfaces = ["{interface}"]
@@ -129,6 +137,8 @@ level = "{log}"
             reaction = self.reaction,
             attach = self.attach,
             interface = self.interface,
+            enforcement = self.enforcement,
+            kernel = self.kernel,
             pins = path(self.pin_dir),
             ports = self.ports,
             max_entries = self.max_entries,

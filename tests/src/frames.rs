@@ -36,6 +36,8 @@ pub struct Frame {
     pub ack: u32,
     /// IPv4 fragment field.
     pub fragment: u16,
+    /// IPv4 addresses of client and server.
+    pub addresses: [[u8; 4]; 2],
 }
 
 impl Default for Frame {
@@ -52,6 +54,7 @@ impl Default for Frame {
             seq: 1000,
             ack: 5000,
             fragment: 0x4000,
+            addresses: [CLIENT, SERVER],
         }
     }
 }
@@ -122,13 +125,12 @@ impl Frame {
             ip.extend([0, 7]);
             ip.extend(self.fragment.to_be_bytes());
             ip.extend([64, 6, 0, 0]);
-            ip.extend(CLIENT);
-            ip.extend(SERVER);
+            ip.extend(self.addresses.as_flattened());
             ip.extend(&self.ip_options);
             let sum = checksum(&[&ip]).to_be_bytes();
             ip[10..12].copy_from_slice(&sum);
             f.extend(ip);
-            [&CLIENT[..], &SERVER, &[0, 6], &half(tcp_len)].concat()
+            [self.addresses.as_flattened(), &[0, 6], &half(tcp_len)].concat()
         };
         let mut tcp = Vec::new();
         tcp.extend(self.source_port.to_be_bytes());

@@ -35,6 +35,11 @@ pub const PORT: u16 = 8080;
 pub struct Namespace(String);
 
 impl Namespace {
+    /// Its name, for `ip`.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Where `setns` finds it.
     fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(&self.0)

@@ -61,6 +61,8 @@ pub struct World {
     pub mint: Mint,
     /// The directory.
     pub dir: Dir,
+    /// What the daemon was started with.
+    pub config: Config,
 }
 
 impl World {
@@ -79,7 +81,7 @@ impl World {
         addresses.extend([guarded(SERVER_V4), guarded(SERVER_V6)]);
         let server = Server::start(&net.server, &addresses)?;
         let daemon = Daemon::start(&net.server, &path, &dir.path("admin.sock"))?;
-        Ok(Self { daemon, server, net, mint, dir })
+        Ok(Self { daemon, server, net, mint, dir, config })
     }
 
     /// A connection to the server at its IPv4 address.

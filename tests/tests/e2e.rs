@@ -5,9 +5,12 @@
 mod e2e {
     mod attach;
     mod connections;
+    mod cuts;
     mod doors;
     mod errors;
+    mod interfaces;
     mod lasting;
+    mod living;
     mod nginx;
     mod policies;
     mod reactions;

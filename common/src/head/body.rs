@@ -4,6 +4,7 @@ use super::{
     CHUNK_DATA, CHUNK_EXTENSION, CHUNK_SIZE, Cursor, ODD_CHUNK, START, Scan, Step, TRAILER, TRAILER_LINE,
     window::Window,
 };
+use crate::layout::ScanConfig;
 
 /// Steps over what the window holds of a body or chunk.
 #[inline(always)]
@@ -19,7 +20,7 @@ pub(super) fn body(s: &mut Scan, c: &mut Cursor, at: u32, left: u32) -> Step {
 
 /// Reads a chunk's size (RFC 9112 §7.1).
 #[inline(always)]
-pub(super) fn chunk_size(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> Step {
+pub(super) fn chunk_size(s: &mut Scan, c: &mut Cursor, w: Window, config: &ScanConfig, at: u32) -> Step {
     let b = w.byte(at);
     let lower = b | 0x20;
     let digit = if b.is_ascii_digit() {
@@ -30,6 +31,11 @@ pub(super) fn chunk_size(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> St
         if s.seen == 0 {
             s.oddities |= ODD_CHUNK;
             return Step::NotHttp;
+        }
+        if config.refuse & ODD_CHUNK != 0 && !matches!(b, b';' | b' ' | b'\t' | b'\r') {
+            // `1_0` and the like: numbers to some.
+            s.oddities |= ODD_CHUNK;
+            return Step::Odd;
         }
         s.mode = CHUNK_EXTENSION;
         return Step::Again;
@@ -55,25 +61,50 @@ pub(super) fn after_chunk_size(s: &mut Scan) {
 
 /// Reads the line end behind a chunk's data.
 #[inline(always)]
-pub(super) fn chunk_end(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> Step {
+pub(super) fn chunk_end(
+    s: &mut Scan,
+    c: &mut Cursor,
+    w: Window,
+    config: &ScanConfig,
+    at: u32,
+    left: u32,
+) -> Step {
     let b = w.byte(at);
-    c.at = at + 1;
-    if b == b'\n' {
-        s.number = 0;
-        s.seen = 0;
-        s.mode = CHUNK_SIZE;
-    } else if b != b'\r' {
-        s.oddities |= ODD_CHUNK;
-        return Step::NotHttp;
+    let mut n = 1;
+    if b == b'\r' {
+        if left < 2 {
+            return Step::More;
+        }
+        n = 2;
     }
+    let strict = config.refuse & ODD_CHUNK != 0;
+    if w.byte(at + n - 1) != b'\n' || (strict && n == 1) {
+        s.oddities |= ODD_CHUNK;
+        return if strict { Step::Odd } else { Step::NotHttp };
+    }
+    c.at = at + n;
+    s.number = 0;
+    s.seen = 0;
+    s.mode = CHUNK_SIZE;
     Step::Again
 }
 
 /// Trailer fields authenticate nothing; an empty line ends them and the message.
 #[inline(always)]
-pub(super) fn trailer(s: &mut Scan, c: &mut Cursor, w: Window, at: u32, left: u32) -> Step {
+pub(super) fn trailer(
+    s: &mut Scan,
+    c: &mut Cursor,
+    w: Window,
+    config: &ScanConfig,
+    at: u32,
+    left: u32,
+) -> Step {
     let b = w.byte(at);
     if b == b'\n' {
+        if config.refuse & ODD_CHUNK != 0 {
+            s.oddities |= ODD_CHUNK;
+            return Step::Odd;
+        }
         c.at = at + 1;
         s.mode = START;
     } else if b == b'\r' && left < 2 {

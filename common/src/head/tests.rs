@@ -30,8 +30,20 @@ impl Sink for Seen {
 /// Feeds a stream in pieces of these lengths (the last one takes the rest), as the kernel program feeds
 /// segments: what a window leaves unread is presented again.
 fn run(stream: &[u8], pieces: &[usize], seen: &mut Seen) -> (Scan, Step) {
-    let config = config();
-    let mut scan = Scan::new();
+    run_with(&config(), stream, pieces, seen)
+}
+
+fn run_with(config: &ScanConfig, stream: &[u8], pieces: &[usize], seen: &mut impl Sink) -> (Scan, Step) {
+    run_from(Scan::new(), config, stream, pieces, seen)
+}
+
+fn run_from(
+    mut scan: Scan,
+    config: &ScanConfig,
+    stream: &[u8],
+    pieces: &[usize],
+    seen: &mut impl Sink,
+) -> (Scan, Step) {
     let mut buffer = [0xaa_u8; BUFFER];
     let (mut at, mut available, mut pieces) = (0, 0, pieces.iter());
     loop {
@@ -49,7 +61,7 @@ fn run(stream: &[u8], pieces: &[usize], seen: &mut Seen) -> (Scan, Step) {
             };
             let mut steps = 0;
             let step = loop {
-                let step = step_in(&mut scan, &mut c, &buffer, &config, seen);
+                let step = step_in(&mut scan, &mut c, &buffer, config, seen);
                 steps += 1;
                 assert!(steps <= MAX_STEPS, "the scanner does not get on");
                 if step != Step::Again {
@@ -329,7 +341,9 @@ fn limits_are_exact() {
 #[test]
 fn what_is_no_request_is_told_apart() {
     for (bytes, step) in [
-        (&b"\x16\x03\x01\x02\x00"[..], Step::Opaque),
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], Step::Opaque),
+        (b"\x16\x03 / HTTP/1.1\r\n\r\n", Step::NotHttp),
+        (b"\x16\x03\x01\x02\x00\x02\x00\x01\xfc\x03\x03", Step::NotHttp),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Step::Http2),
         (b"{\"json\": \"body\"}\r\n and more of it", Step::NotHttp),
         (b"\x00\x01\x02\x03\x04", Step::NotHttp),
@@ -386,7 +400,7 @@ fn request_lines_that_lenient_servers_take_are_read() {
         ("GET / HTTP/1.1\t\r\n", ODD_VERSION),
         ("GET / HTTP/1.10\r\n", ODD_VERSION),
         ("GET / HTTP/1.01\r\n", ODD_VERSION),
-        ("GET / HTTP/1.1\r\r\n", ODD_VERSION),
+        ("GET / HTTP/1.1\r\r\n", ODD_VERSION | ODD_CONTROL),
     ] {
         for cut in 0..line.len() {
             let stream = format!("{line}Authorization: Bearer dead\r\n\r\n");
@@ -399,4 +413,140 @@ fn request_lines_that_lenient_servers_take_are_read() {
     let mut seen = Seen::default();
     run(b"GET / HTTP/1.1\r\nAuthorization: Bearer\x0cdead\r\n\r\n", &[], &mut seen);
     assert_eq!(seen.tokens, [KEY.deny(b"dead")], "a form feed is white space to some");
+}
+
+/// How a stream ends under a strict configuration, and whether it ends so at every cut.
+fn strictly(stream: &[u8]) -> Step {
+    let run = |pieces: &[usize]| {
+        let mut config = config();
+        config.refuse = ODD_ANY;
+        run_with(&config, stream, pieces, &mut Seen::default()).1
+    };
+    let whole = run(&[]);
+    for cut in 1..stream.len() {
+        assert_eq!(run(&[cut]), whole, "{:?} cut at {cut}", String::from_utf8_lossy(stream));
+    }
+    assert_eq!(run(&vec![1; stream.len()]), whole, "{:?} byte by byte", String::from_utf8_lossy(stream));
+    whole
+}
+
+#[test]
+fn strict_scans_refuse_what_parsers_read_differently() {
+    let head = |h: &str| format!("GET / HTTP/1.1\r\n{h}\r\n").into_bytes();
+    for fine in [
+        "Host: a\r\nAuthorization: Bearer a\r\n",
+        "X-Tab:\ta\tb\r\n",
+        "Upgrade: websocket\r\n",
+        "Content-Length: 0 \r\n",
+        "X-High: \u{e9}\u{a0}\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX-Trailer: a\r\n",
+    ] {
+        assert_eq!(strictly(&head(fine)), Step::More, "{fine:?}");
+    }
+    for odd in [
+        "Host: a\n",
+        "Host: a\rAuthorization: Bearer b\r\n",
+        "Host: a\r\n b\r\n",
+        "Host: a\0b\r\n",
+        "Host: a\x0bb\r\n",
+        "Host\x0b: a\r\n",
+        "Content-Length: 5 6\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length : 5\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        "Authorization: Bearer\u{a0}dead\r\n",
+        "Authorization: Bearer dead\u{a0}\r\n",
+        "Authorization: \u{85}Bearer dead\r\n",
+        "Authorization: Bearer a, Bearer b\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n1_0\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\n",
+        "Transfer-Encoding: chunked\r\n\r\n5;\rx\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\n",
+    ] {
+        assert_eq!(strictly(&head(odd)), Step::Odd, "{odd:?}");
+    }
+    assert_eq!(strictly(b"GET / HTTP/1.10\r\n\r\n"), Step::Odd);
+    assert_eq!(strictly(b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Step::Odd);
+    for no in [&b" GET / HTTP/1.1\r\n\r\n"[..], b"GET\x0c/ HTTP/1.1\r\n\r\n", b"GET\xa0/\xa0HTTP/1.1\r\n\r\n"]
+    {
+        assert_eq!(strictly(no), Step::NotHttp);
+    }
+    let long = format!("GET / HTTP/1.1\r\nX-Api-Key: {}\r\n\r\n", "k".repeat(4097));
+    let mut config = config();
+    config.refuse = ODD_ANY;
+    assert_eq!(run_with(&config, long.as_bytes(), &[], &mut Seen::default()).1, Step::Odd);
+}
+
+#[test]
+fn underscores_are_dashes_in_key_headers() {
+    let found = tokens(b"GET / HTTP/1.1\r\nX_API_Key: dead\r\nx-api_key: no\r\n\r\n", &[]);
+    assert_eq!(found, [KEY.deny(b"dead")], "as a CGI server reads it; mixed spellings are not configured");
+}
+
+/// Notes the ends of heads.
+#[derive(Default)]
+struct Heads<const ANSWERS: bool>(Vec<(u32, u32)>);
+
+impl<const ANSWERS: bool> Sink for Heads<ANSWERS> {
+    const ANSWERS: bool = ANSWERS;
+
+    fn token(&mut self, _: DenyFingerprint) -> bool {
+        false
+    }
+
+    fn head(&mut self, traits: u32, status: u32) -> bool {
+        self.0.push((traits, status));
+        false
+    }
+}
+
+#[test]
+fn requests_are_told_by_their_traits() {
+    let stream = b"HEAD / HTTP/1.1\r\n\r\nCONNECT a:1 HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nUpgrade: foo, H2C\r\n\r\nGET / HTTP/1.1\r\nupgrade: websocket\r\n\r\nHEADS / HTTP/1.1\r\n\r\n";
+    for cut in 0..stream.len() {
+        let mut heads = Heads::<false>::default();
+        run_with(&config(), stream, &[cut], &mut heads);
+        let traits: Vec<u32> = heads.0.iter().map(|h| h.0).collect();
+        assert_eq!(traits, [HEAD, CONNECT, UPGRADE | H2C, UPGRADE, 0], "cut at {cut}");
+    }
+}
+
+#[test]
+fn responses_are_followed_to_their_ends() {
+    let stream = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 204 No\r\nTransfer-Encoding: x\r\n\r\nHTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nHTTP/1.0 200 OK\r\n\r\nall that follows";
+    for cut in 0..stream.len() {
+        let mut heads = Heads::<true>::default();
+        let (scan, step) = run_with(&ScanConfig::answers().unwrap(), stream, &[cut], &mut heads);
+        let statuses: Vec<u32> = heads.0.iter().map(|h| h.1).collect();
+        assert_eq!((&statuses[..], step), (&[100, 200, 204, 200, 200][..], Step::More), "cut at {cut}");
+        assert!(!scan.at_boundary(), "the last one ends with the connection");
+    }
+}
+
+#[test]
+fn a_proxy_header_may_come_first() {
+    let request = b"GET / HTTP/1.1\r\nAuthorization: Bearer dead\r\n\r\n";
+    let v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[7; 12]].concat();
+    for (preamble, found) in [
+        (&b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"[..], true),
+        (b"PROXY UNKNOWN\r\n", true),
+        (&v2, true),
+        (b"", false),
+        (b"PROXI TCP4\r\n", false),
+    ] {
+        let stream = [preamble, &request[..]].concat();
+        for cut in 0..stream.len() {
+            let mut config = config();
+            config.refuse = ODD_ANY;
+            let mut seen = Seen::default();
+            let scan = Scan { preamble: 1, ..Scan::new() };
+            run_from(scan, &config, &stream, &[cut], &mut seen);
+            assert_eq!(seen.tokens.len(), usize::from(found), "{preamble:?} cut at {cut}");
+        }
+    }
 }

@@ -1,17 +1,17 @@
 //! The token: hashed as it is read.
 
 use super::{
-    Cursor, LINE, LONG_TOKEN, ODD_CONTROL, ODD_CREDENTIALS, SCHEME, SIGNATURE, SKIP, Scan, Sink, Step, TOKEN,
-    window::{Window, is_line_end},
+    Cursor, LINE, LONG_TOKEN, ODD_CONTROL, ODD_CREDENTIALS, ODD_LONG_TOKEN, SCHEME, SIGNATURE, SKIP, Scan,
+    Sink, Step, TOKEN, TOKEN_END,
+    window::{Window, forget, is_line_end},
 };
 use crate::{
     fingerprint::DenyFingerprint,
     layout::{KIND_AUTHORIZATION, ScanConfig},
-    word,
+    word::{self, HIGH},
 };
 
 const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x80 * ONES;
 /// Rounds of four words that one step hashes at most.
 const ROUNDS: u32 = 8;
 /// Words that one step looks at closely.
@@ -43,12 +43,11 @@ const fn specials(x: u64, kind: u8) -> u64 {
 
 /// Hashes a token: rounds of four words where nothing special is among them, else up to the next special byte.
 #[inline(always)]
-pub(super) fn token<S: Sink>(
+pub(super) fn token(
     s: &mut Scan,
     c: &mut Cursor,
     w: Window,
     config: &ScanConfig,
-    sink: &mut S,
     mut at: u32,
     mut left: u32,
 ) -> Step {
@@ -84,11 +83,15 @@ pub(super) fn token<S: Sink>(
         let seen = u32::from(s.seen & 7) * 8;
         let special = (specials(x, s.kind) >> seen) << seen;
         let k = if special == 0 { 8 } else { word::first(special) };
+        if x & HIGH != 0 && word::keep_to(x, if k < left { k } else { left }) & HIGH != 0 {
+            // White space to servers that split at Unicode's.
+            s.oddities |= ODD_CONTROL;
+        }
         if special != 0 && k < left {
             if w.byte(at + k) != b'.' {
-                s.sip = sip;
-                let len = s.token_len + k;
-                return end(s, c, w, config, sink, at + k, len, word::keep(x, k));
+                ended(s, k, word::keep(x, k));
+                at += k;
+                break;
             }
             s.dots = s.dots.saturating_add(1);
             #[allow(clippy::cast_possible_truncation, reason = "k < 8")]
@@ -123,10 +126,17 @@ pub(super) fn token<S: Sink>(
     }
     s.sip = sip;
     c.at = at;
+    if forget(&mut s.mode) == TOKEN_END {
+        return Step::Again;
+    }
     if s.token_len > config.max_token {
         s.long_tokens += 1;
         s.mode = LONG_TOKEN;
         s.fold = SKIP;
+        if config.refuse & ODD_LONG_TOKEN != 0 {
+            s.oddities |= ODD_LONG_TOKEN;
+            return Step::Odd;
+        }
     }
     Step::Again
 }
@@ -134,15 +144,7 @@ pub(super) fn token<S: Sink>(
 /// Looks for the end of a signature. A third dot, or the window's end before it, takes the hash up again
 /// where it was left: the text may be no JWS after all.
 #[inline(always)]
-pub(super) fn signature<S: Sink>(
-    s: &mut Scan,
-    c: &mut Cursor,
-    w: Window,
-    config: &ScanConfig,
-    sink: &mut S,
-    mut at: u32,
-    mut left: u32,
-) -> Step {
+pub(super) fn signature(s: &mut Scan, c: &mut Cursor, w: Window, mut at: u32, mut left: u32) -> Step {
     for _ in 0..ROUNDS {
         if left < 32 || !plain(w.word::<0>(at), w.word::<8>(at), w.word::<16>(at), w.word::<24>(at)) {
             break;
@@ -152,13 +154,18 @@ pub(super) fn signature<S: Sink>(
     }
     for _ in 0..4 {
         let special = specials(w.word::<0>(at), s.kind);
+        if w.word::<0>(at) & HIGH != 0 {
+            // Not looked at here.
+            break;
+        }
         if special != 0 {
             let k = word::first(special);
             if k >= left || w.byte(at + k) == b'.' {
                 break;
             }
-            let len = s.token_len + (at + k - s.hash_at);
-            return end(s, c, w, config, sink, at + k, len, 0);
+            ended(s, at + k - s.hash_at, 0);
+            c.at = at + k;
+            return Step::Again;
         }
         if left < 8 {
             break;
@@ -168,7 +175,7 @@ pub(super) fn signature<S: Sink>(
     }
     c.at = at;
     let special = specials(w.word::<0>(at), s.kind);
-    if left >= 8 && special == 0 {
+    if left >= 8 && special == 0 && w.word::<0>(at) & HIGH == 0 {
         return Step::Again;
     }
     c.at = s.hash_at;
@@ -183,21 +190,33 @@ pub(super) fn signature<S: Sink>(
     Step::Again
 }
 
-/// The token ends at `at`, `len` bytes long; `tail` is what of its last word is not hashed yet.
+/// Marks the token as ended, `more` bytes on; `tail` is what of its last word is not hashed yet.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the state of a step, each named")]
-fn end<S: Sink>(
+fn ended(s: &mut Scan, more: u32, tail: u64) {
+    s.token_len += more;
+    s.mode = TOKEN_END;
+    if !named_by_signing_input(s) {
+        s.signing[0] = tail;
+    }
+}
+
+/// Whether the fingerprint is that of the signing input.
+#[inline(always)]
+const fn named_by_signing_input(s: &Scan) -> bool {
+    s.jws != 0 && s.dots == 2
+}
+
+/// Looks a token up whose end [`ended`] has marked.
+#[inline(always)]
+pub(super) fn end<S: Sink>(
     s: &mut Scan,
     c: &mut Cursor,
     w: Window,
     config: &ScanConfig,
     sink: &mut S,
-    at: u32,
-    len: u32,
-    tail: u64,
 ) -> Step {
+    let (at, len) = (forget(&mut c.at), forget(&mut s.token_len));
     let b = w.byte(at);
-    c.at = at;
     s.mode = SKIP;
     if u32::from(s.kind) == KIND_AUTHORIZATION {
         // Perhaps another credential follows in the same field.
@@ -224,10 +243,14 @@ fn end<S: Sink>(
     }
     if len > config.max_token {
         s.long_tokens += 1;
+        if config.refuse & ODD_LONG_TOKEN != 0 {
+            s.oddities |= ODD_LONG_TOKEN;
+            return Step::Odd;
+        }
         return Step::Again;
     }
     s.tokens += 1;
-    let fingerprint = if s.jws != 0 && s.dots == 2 { s.signing } else { s.sip.finish(tail, len) };
+    let fingerprint = if named_by_signing_input(s) { s.signing } else { s.sip.finish(s.signing[0], len) };
     if sink.token(DenyFingerprint(fingerprint)) { Step::Refused } else { Step::Again }
 }
 

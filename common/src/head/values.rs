@@ -1,19 +1,27 @@
 //! Values of the headers of interest, up to the token itself.
 
 use super::{
-    BEFORE_TOKEN, CHUNKED, CODING, Cursor, FRAMED_BY_LENGTH, LENGTH, ODD_CONTROL, ODD_LENGTH,
-    ODD_SPACE_BEFORE_COLON, OTHER_CODING, OTHER_ENCODING, SCHEME, SKIP, Scan, Step, TOKEN,
-    window::{Window, is_line_end, is_space, line_feed},
+    BEFORE_TOKEN, CHUNKED, CODING, Cursor, FRAMED_BY_LENGTH, H2C, LENGTH, ODD_CONTROL, ODD_LENGTH,
+    ODD_SPACE_BEFORE_COLON, ODD_TRANSFER, OTHER_CODING, OTHER_ENCODING, OTHER_PROTOCOL, PROTOCOL, SCHEME,
+    SKIP, Scan, Step, TOKEN, UPGRADE,
+    window::{Window, control, forget, is_line_end, is_space},
 };
 use crate::{
     fingerprint::Sip,
-    layout::{KIND_API_KEY, KIND_AUTHORIZATION, KIND_CONTENT_LENGTH, KIND_TRANSFER_ENCODING, ScanConfig},
+    layout::{
+        KIND_API_KEY, KIND_AUTHORIZATION, KIND_CONTENT_LENGTH, KIND_TRANSFER_ENCODING, KIND_UPGRADE,
+        ScanConfig,
+    },
     word,
 };
 
 /// `chunked` in any letter case.
 const CHUNKED_WORD: u64 = u64::from_le_bytes(*b"chunked\0");
 const CHUNKED_MASK: u64 = u64::from_le_bytes(*b"\xdf\xdf\xdf\xdf\xdf\xdf\xdf\0");
+
+/// `h2c` in any letter case.
+const H2C_WORD: u32 = u32::from_le_bytes(*b"h2c\0");
+const H2C_MASK: u32 = u32::from_le_bytes(*b"\xdf\xff\xdf\0");
 
 /// Behind a name: white space here is refused by RFC 9112 §5.1 and read by lenient servers.
 #[inline(always)]
@@ -43,9 +51,14 @@ pub(super) fn begin_value(s: &mut Scan) {
                 s.oddities |= ODD_LENGTH;
                 s.number = 0;
             }
+            s.seen = 0;
             s.mode = LENGTH;
         }
         KIND_TRANSFER_ENCODING => s.mode = CODING,
+        KIND_UPGRADE => {
+            s.traits |= UPGRADE;
+            s.mode = PROTOCOL;
+        }
         _ => s.mode = SKIP,
     }
     s.fold = s.mode;
@@ -89,25 +102,27 @@ pub(super) fn scheme(
     if len >= left {
         return Step::More;
     }
-    let mut known = false;
+    s.mode = SKIP;
     for p in &config.schemes {
         if p.len == 0 {
             break;
         }
         if p.len == len && ((low ^ p.word[0]) & p.mask[0]) | ((high ^ p.word[1]) & p.mask[1]) == 0 {
-            known = true;
+            s.mode = BEFORE_TOKEN;
             break;
         }
     }
-    if !known {
-        s.mode = SKIP;
+    if forget(&mut s.mode) == SKIP {
+        if (word::keep_to(low, len) | word::keep_to(high, len.saturating_sub(8))) & word::HIGH != 0 {
+            // Servers that split at Unicode's spaces may find a scheme in it.
+            s.oddities |= ODD_CONTROL;
+        }
         return Step::Again;
     }
-    s.mode = BEFORE_TOKEN;
     s.fold = BEFORE_TOKEN;
     c.at = at + len;
-    if w.byte(at + len) == b' ' && left > len + 1 {
-        return before_token(s, c, w, config, at + len + 1);
+    if w.byte(at + len) == b' ' {
+        c.at += 1;
     }
     Step::Again
 }
@@ -144,6 +159,10 @@ pub(super) fn length(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> Step {
     let b = w.byte(at);
     if b.is_ascii_digit() {
         s.framing |= FRAMED_BY_LENGTH;
+        if s.seen == 2 {
+            s.oddities |= ODD_LENGTH;
+        }
+        s.seen = 1;
         if s.number > u64::MAX / 16 {
             s.oddities |= ODD_LENGTH;
             s.number = u64::MAX / 16;
@@ -151,6 +170,8 @@ pub(super) fn length(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> Step {
         s.number = s.number * 10 + u64::from(b - b'0');
         c.at = at + 1;
     } else if is_space(b) {
+        // A digit behind it would make two numbers of one.
+        s.seen = if s.seen == 0 { 0 } else { 2 };
         c.at = at + 1;
     } else {
         if !is_line_end(b) || s.framing & FRAMED_BY_LENGTH == 0 {
@@ -173,12 +194,15 @@ pub(super) fn coding(s: &mut Scan, c: &mut Cursor, w: Window, at: u32, left: u32
         s.mode = SKIP;
         return Step::Again;
     }
-    if left <= 8 && line_feed(w, at) >= left {
+    if left <= 8 && control(w, at) >= left {
         return Step::More;
     }
     let x = w.word::<0>(at);
     let end = (x >> 56) as u8;
     if left > 7 && (x ^ CHUNKED_WORD) & CHUNKED_MASK == 0 && (end < 0x21 || end == b',') {
+        if s.framing & CHUNKED != 0 {
+            s.oddities |= ODD_TRANSFER;
+        }
         s.framing = (s.framing & !OTHER_ENCODING) | CHUNKED;
         c.at = at + 7;
     } else {
@@ -197,6 +221,46 @@ pub(super) fn other_coding(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> 
     } else {
         if b == b',' {
             s.mode = CODING;
+        }
+        c.at = at + 1;
+    }
+    Step::Again
+}
+
+/// Reads one protocol of `Upgrade`: all that matters is whether it is `h2c`.
+#[inline(always)]
+pub(super) fn protocol(s: &mut Scan, c: &mut Cursor, w: Window, at: u32, left: u32) -> Step {
+    let b = w.byte(at);
+    if is_space(b) || b == b',' {
+        c.at = at + 1;
+        return Step::Again;
+    }
+    if is_line_end(b) {
+        s.mode = SKIP;
+        return Step::Again;
+    }
+    if left < 4 && control(w, at) >= left {
+        return Step::More;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    let x = w.word::<0>(at) as u32;
+    let end = (x >> 24) as u8;
+    if (x ^ H2C_WORD) & H2C_MASK == 0 && (end < 0x21 || end == b',') {
+        s.traits |= H2C;
+    }
+    s.mode = OTHER_PROTOCOL;
+    Step::Again
+}
+
+/// Steps over the rest of a protocol of `Upgrade`.
+#[inline(always)]
+pub(super) fn other_protocol(s: &mut Scan, c: &mut Cursor, w: Window, at: u32) -> Step {
+    let b = w.byte(at);
+    if is_line_end(b) {
+        s.mode = SKIP;
+    } else {
+        if b == b',' {
+            s.mode = PROTOCOL;
         }
         c.at = at + 1;
     }

@@ -49,22 +49,23 @@ impl Window {
     }
 }
 
-/// Finds a line feed among the next 32 bytes: its offset, or 32. Bytes beyond the window may be found.
+/// Finds a control character (a line's end, mostly) among the next 32 bytes: its offset, or 32. Bytes beyond
+/// the window may be found.
 #[inline(always)]
-pub(super) fn line_feed(w: Window, at: u32) -> u32 {
-    let m = word::eq(w.word::<0>(at), b'\n');
+pub(super) fn control(w: Window, at: u32) -> u32 {
+    let m = word::control(w.word::<0>(at));
     if m != 0 {
         return word::first(m);
     }
-    let m = word::eq(w.word::<8>(at), b'\n');
+    let m = word::control(w.word::<8>(at));
     if m != 0 {
         return 8 + word::first(m);
     }
-    let m = word::eq(w.word::<16>(at), b'\n');
+    let m = word::control(w.word::<16>(at));
     if m != 0 {
         return 16 + word::first(m);
     }
-    let m = word::eq(w.word::<24>(at), b'\n');
+    let m = word::control(w.word::<24>(at));
     if m != 0 {
         return 24 + word::first(m);
     }
@@ -79,4 +80,12 @@ pub(super) const fn is_space(b: u8) -> bool {
 #[inline(always)]
 pub(super) const fn is_line_end(b: u8) -> bool {
     b == b'\r' || b == b'\n'
+}
+
+/// A value as it stands in memory. In the kernel programs the verifier forgets where it came from, so that it walks what
+/// follows once and not for each way that leads here.
+#[inline(always)]
+pub(super) fn forget<T: Copy>(x: &mut T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(x) }
 }

@@ -3,9 +3,12 @@
 use anyhow::{Result, anyhow};
 
 use crate::{
-    config::{AttachMode, Config, Issuer, KernelMode, ReactionMode},
+    config::{
+        AttachMode, Config, EnforcementMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
+        ReactionMode,
+    },
     decide,
-    kernel::{self, Answer, Attach, GuardedPort, Reaction},
+    kernel::{self, Answer, Answers, Attach, Enforcement, GuardedPort, Older, Opaque, Reaction},
     serve::DoorSettings,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
@@ -20,9 +23,6 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         (KernelMode::Enforce, ReactionMode::Reset) => Reaction::Reset,
         (KernelMode::Enforce, ReactionMode::Drop) => Reaction::Drop,
     };
-    let challenge = Some(k.answer_challenge.as_str()).filter(|c| !c.is_empty());
-    let answer = Answer::new("401 Unauthorized", challenge, "application/json", &k.answer_body)
-        .ok_or_else(|| anyhow!("`kernel.answer_body` and `kernel.answer_challenge` are too long: the whole answer must stay below 512 bytes"))?;
     Ok(Some(kernel::Settings {
         pin_dir: k.pin_dir.clone(),
         interfaces: k.interfaces.clone(),
@@ -35,11 +35,62 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         schemes: c.token.schemes.clone(),
         key_headers: c.token.key_headers.clone(),
         reaction,
-        answer,
+        answers: answers(k)?,
+        wait_for_interfaces: k.missing_interfaces == MissingMode::Wait,
+        container_veth: k.container_veth,
+        older: match k.older_connections {
+            OlderMode::Pass => Older::Pass,
+            OlderMode::Reset => Older::Reset,
+        },
+        enforcement: match k.enforcement {
+            EnforcementMode::Strict => Enforcement::Strict,
+            EnforcementMode::Fast => Enforcement::Fast,
+        },
+        opaque: match k.opaque {
+            OpaqueMode::Pass => Opaque::Pass,
+            OpaqueMode::Refuse => Opaque::Refuse,
+        },
+        max_head: k.max_head,
+        proxy_ports: k.proxy_protocol_ports.clone(),
         max_entries: k.max_entries,
         key: key.scan_key(),
         key_id: key.id(),
     }))
+}
+
+/// What the clients of refused requests are told.
+fn answers(k: &Kernel) -> Result<Answers> {
+    let challenge = |value: &'static str| ("WWW-Authenticate", value);
+    let own = ("WWW-Authenticate", k.answer_challenge.as_str());
+    let retry = k.retry_after.0.as_secs().max(1).to_string();
+    let token: &[_] = if k.answer_challenge.is_empty() { &[] } else { &[own] };
+    let answer = |key: &str, status: &str, headers: &[(&str, &str)], body: &str| {
+        Answer::new(status, headers, body).ok_or_else(|| {
+            anyhow!("`kernel.{key}` is too long: the whole answer, its headers included, must stay below 512 bytes")
+        })
+    };
+    Ok(Answers {
+        token: answer("answer_body", "401 Unauthorized", token, &k.answer_body)?,
+        denied: answer(
+            "denied_body",
+            "403 Forbidden",
+            &[challenge(r#"Bearer error="insufficient_scope""#)],
+            &k.denied_body,
+        )?,
+        limited: answer(
+            "limited_body",
+            "429 Too Many Requests",
+            &[("Retry-After", &retry)],
+            &k.limited_body,
+        )?,
+        malformed: answer("answer_body", "400 Bad Request", &[], r#"{"error":"invalid_request"}"#)?,
+        too_long: answer(
+            "answer_body",
+            "431 Request Header Fields Too Large",
+            &[],
+            r#"{"error":"invalid_request"}"#,
+        )?,
+    })
 }
 
 /// The issuers whose tokens are accepted.

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use serde_json::{Map, Value, json};
 
 use super::Shared;
-use crate::{config::KernelMode, kernel::Hook};
+use crate::{config::KernelMode, telemetry};
 
 const fn mode(m: KernelMode) -> &'static str {
     match m {
@@ -23,6 +23,7 @@ pub fn reader(shared: &Arc<Shared>) -> Arc<dyn Fn() -> Value + Send + Sync> {
 
 fn read(s: &Shared) -> Value {
     let loaded = s.policy.current();
+    let config = s.config.load();
     let plane = s.plane.status();
     let kernel = s.kernel.as_ref().map(|k| {
         let counters: Map<String, Value> = k
@@ -30,13 +31,19 @@ fn read(s: &Shared) -> Value {
             .read()
             .map(|c| c.iter().map(|(o, n)| (o.code().to_owned(), n.into())).collect())
             .unwrap_or_default();
+        let guarded = k.guarded();
         json!({
-            "attached": k.attachments,
+            "attached": guarded.attached,
+            "waiting": guarded.waiting,
+            "misplaced": guarded.misplaced,
+            "enforcement": guarded.enforcement,
             "adopted": k.adopted,
             "capacity": k.capacity,
-            "verified_instructions": k.instructions,
-            "ports": s.config.kernel.ports,
-            "pin_dir": s.config.kernel.pin_dir,
+            "verified_instructions": guarded.verified_instructions,
+            "ports": guarded.ports,
+            "older_connections": guarded.older_connections,
+            "destroyed_connections": guarded.destroyed_connections,
+            "pin_dir": config.kernel.pin_dir,
             "counters": counters,
             "events_seen": s.events_seen.load(Ordering::Relaxed),
         })
@@ -45,8 +52,8 @@ fn read(s: &Shared) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": s.started.elapsed().as_secs(),
         "ready": is_ready(s),
-        "mode": mode(s.config.kernel.mode),
-        "fail_open": s.config.serve.fail_open,
+        "mode": mode(config.kernel.mode),
+        "fail_open": config.serve.fail_open,
         "key_id": format!("{:08x}", s.decider.key().id()),
         "policy": {
             "generation": loaded.generation,
@@ -54,10 +61,10 @@ fn read(s: &Shared) -> Value {
             "engine": loaded.set.engine().name(),
             "interpreted_because": loaded.set.engine().reason(),
             "modules": loaded.set.modules(),
-            "dirs": s.config.policy.dirs,
+            "dirs": config.policy.dirs,
         },
         "revocations": plane,
-        "verdict_cache": {"entries": s.decider.cached(), "capacity": s.config.decide.cache_entries},
+        "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
     })
 }
@@ -91,14 +98,15 @@ fn refresh(s: &Shared) {
     );
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.ready(is_ready(s));
-    let attached: Vec<(String, &str)> = s
-        .kernel
-        .iter()
-        .flat_map(|k| &k.attachments)
-        .map(|a| (a.interface.clone(), if a.hook == Hook::Tcx { "tcx" } else { "clsact" }))
-        .collect();
-    let instructions = s.kernel.as_ref().and_then(|k| k.instructions);
-    s.metrics.kernel_side(mode(s.config.kernel.mode), &attached, instructions);
+    let guarded = s.kernel.as_ref().map(super::KernelSide::guarded).unwrap_or_default();
+    s.metrics.kernel_side(&telemetry::KernelSide {
+        mode: mode(s.config.load().kernel.mode),
+        attached: guarded.attached.iter().map(|a| (a.interface.as_str(), a.hook.label())).collect(),
+        waiting: guarded.waiting.iter().map(String::as_str).collect(),
+        instructions: guarded.verified_instructions.values().max().copied().unwrap_or(0),
+        older: guarded.older_connections,
+        destroyed: guarded.destroyed_connections,
+    });
     if let Some(Ok(counts)) = s.kernel.as_ref().map(|k| k.counters.read()) {
         for (outcome, total) in counts.iter() {
             s.metrics.kernel_outcome(outcome, total);

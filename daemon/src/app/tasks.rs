@@ -10,19 +10,43 @@ use portcullis_common::{
     layout::Event,
     reason::{Outcome, Reason},
 };
+use serde_json::Value;
 use tokio::{
+    signal::unix::{SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Shared, load_policies};
+use super::{Shared, load_policies, settings};
 use crate::{
     clock::{Clock, SharedClock, WallTime},
-    kernel::EventSource,
-    policy::{WatchError, Watcher, watch},
+    config::{self, Config, KernelMode},
+    kernel::{EventSource, Kernel, LinkWatch},
+    policy::{Watcher, watch},
     serve::EventRecord,
 };
+
+/// Keys that may change while the daemon runs.
+const RELOADABLE: &[&str] = &[
+    "kernel.mode",
+    "kernel.enforcement",
+    "kernel.interfaces",
+    "kernel.missing_interfaces",
+    "kernel.container_veth",
+    "kernel.ports",
+    "kernel.reaction",
+    "kernel.max_head",
+    "kernel.proxy_protocol_ports",
+    "kernel.opaque",
+    "kernel.older_connections",
+    "kernel.answer_body",
+    "kernel.answer_challenge",
+    "kernel.denied_body",
+    "kernel.limited_body",
+    "kernel.retry_after",
+    "kernel.attach",
+];
 
 /// How often lapsed entries are taken out. The kernel itself does not count them meanwhile.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -96,21 +120,30 @@ pub fn reload(
     mut asked: mpsc::Receiver<Reply>,
     tasks: &TaskTracker,
     stop: CancellationToken,
-) -> Result<Option<Watcher>, WatchError> {
+) -> anyhow::Result<Option<Watcher>> {
     let (changed, mut changes) = mpsc::channel(1);
-    let watcher =
-        shared.config.policy.watch.then(|| watch(&shared.config.policy.dirs, changed.clone())).transpose()?;
+    let config = shared.config.load_full();
+    let mut hangup = signal(SignalKind::hangup())?;
+    let watcher = config.policy.watch.then(|| watch(&config.policy.dirs, changed.clone())).transpose()?;
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         // Keeps the channel open where nothing is watched.
         let _changed = changed;
         loop {
-            let reply = tokio::select! {
+            let (reply, all) = tokio::select! {
                 () = stop.cancelled() => return,
-                reply = asked.recv() => reply,
-                _ = changes.recv() => None,
+                reply = asked.recv() => (reply, true),
+                _ = hangup.recv() => (None, true),
+                _ = changes.recv() => (None, false),
             };
-            let done = reload_once(&shared).await;
+            let configured = if all { reconfigure(&shared).await } else { Ok(()) };
+            let done = match configured {
+                Ok(()) => reload_once(&shared).await,
+                Err(message) => {
+                    tracing::error!(reason = message, "the configuration is refused; the one in force stays");
+                    Err(message)
+                }
+            };
             if let Some(reply) = reply {
                 let _ = reply.send(done);
             }
@@ -119,9 +152,76 @@ pub fn reload(
     Ok(watcher)
 }
 
+/// Reads the configuration again and puts in force what can be changed while the daemon runs: all of it, or nothing.
+async fn reconfigure(shared: &Arc<Shared>) -> Result<(), String> {
+    let path = shared.path.clone();
+    let read = tokio::task::spawn_blocking(move || config::load(&path)).await;
+    let new =
+        read.map_err(|_| "the configuration could not be read".to_owned())?.map_err(|e| e.to_string())?;
+    let old = shared.config.load_full();
+    let changed = changes(&old, &new);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let fixed: Vec<_> = changed.iter().filter(|key| !RELOADABLE.contains(&key.as_str())).cloned().collect();
+    if !fixed.is_empty() {
+        return Err(format!("{} cannot be changed without a restart; nothing was changed", fixed.join(", ")));
+    }
+    if (old.kernel.mode == KernelMode::Off) != (new.kernel.mode == KernelMode::Off) {
+        return Err(
+            "kernel.mode cannot be turned \"off\" or on without a restart; nothing was changed".to_owned()
+        );
+    }
+    let settings = settings::kernel(&new, shared.decider.key()).map_err(|e| e.to_string())?;
+    if let Some(settings) = settings {
+        let done = shared.plane.with_kernel(move |k| k.reconfigure(settings)).await;
+        done.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    }
+    shared.config.store(Arc::new(new));
+    tracing::info!(changed = changed.join(", "), "the configuration was read again");
+    Ok(())
+}
+
+/// The keys that differ, by their full names.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let (old, new) = (serde_json::to_value(old), serde_json::to_value(new));
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (old, new) else { return vec!["all".to_owned()] };
+    let mut changed = Vec::new();
+    for (table, values) in &new {
+        let before = &old[table];
+        for (key, value) in values.as_object().into_iter().flatten() {
+            if before.get(key) != Some(value) {
+                changed.push(format!("{table}.{key}"));
+            }
+        }
+    }
+    changed
+}
+
+/// Guards interfaces as they come, until `stop`.
+pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: CancellationToken) {
+    loop {
+        // Once at first: what came since the start was not told.
+        match shared.plane.with_kernel(Kernel::follow_interfaces).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(e)) => {
+                tracing::error!(error = %e, "an interface is not guarded; it is tried at the next change");
+            }
+            Err(_) => return,
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = watch.changed() => if let Err(e) = changed {
+                tracing::error!(error = %e, "changes of network interfaces are not seen any more: new ones are not guarded");
+                return;
+            }
+        }
+    }
+}
+
 /// All or nothing: a set that is refused leaves the old one in force.
 async fn reload_once(shared: &Arc<Shared>) -> Result<u64, String> {
-    let config = shared.config.clone();
+    let config = shared.config.load_full();
     let loaded = tokio::task::spawn_blocking(move || load_policies(&config)).await;
     let refused = |message: String| {
         shared.metrics.policy_reload(false);

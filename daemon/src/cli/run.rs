@@ -48,7 +48,7 @@ impl Args {
                 }
                 stopper.cancel();
             });
-            app::run(config, stop).await
+            app::run(self.config, config, stop).await
         })?;
         Ok(OK)
     }

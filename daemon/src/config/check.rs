@@ -146,7 +146,8 @@ fn line_of(text: &str, key: &str) -> usize {
     span.map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1)
 }
 
-fn check(c: &Config, f: &mut Faults<'_>) {
+/// The `[kernel]` table.
+fn check_kernel(c: &Config, f: &mut Faults<'_>) {
     let on = c.kernel.mode != KernelMode::Off;
     f.unless(!on || !c.kernel.interfaces.is_empty(), "kernel.interfaces", "names no interface: list those whose traffic is guarded, such as [\"lo\"], or set kernel.mode = \"off\"");
     f.unless(
@@ -160,6 +161,18 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     }
     f.unless(c.kernel.max_entries > 0, "kernel.max_entries", "must be at least 1");
     f.unless(
+        (1024..=65_536).contains(&c.kernel.max_head),
+        "kernel.max_head",
+        "must be from 1024 to 65536 bytes",
+    );
+    for port in &c.kernel.proxy_protocol_ports {
+        f.unless(
+            c.kernel.ports.iter().any(|p| p.port == *port),
+            "kernel.proxy_protocol_ports",
+            &format!("names {port}, which is not among kernel.ports"),
+        );
+    }
+    f.unless(
         c.kernel.policy_entries < c.kernel.max_entries,
         "kernel.policy_entries",
         "must be less than kernel.max_entries, or policies could crowd out revocations",
@@ -167,10 +180,16 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     for (key, text) in [
         ("kernel.answer_body", &c.kernel.answer_body),
         ("kernel.answer_challenge", &c.kernel.answer_challenge),
+        ("kernel.denied_body", &c.kernel.denied_body),
+        ("kernel.limited_body", &c.kernel.limited_body),
     ] {
         f.unless(!text.contains(['\r', '\n', '\0']), key, "must be one line");
         f.unless(text.len() <= 300, key, "is too long: the whole answer must stay below 512 bytes");
     }
+}
+
+fn check(c: &Config, f: &mut Faults<'_>) {
+    check_kernel(c, f);
     f.unless(c.token.schemes.len() <= 8, "token.schemes", "has more than eight entries");
     f.unless(c.token.key_headers.len() <= 4, "token.key_headers", "has more than four entries");
     f.unless(
@@ -199,9 +218,9 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         );
     }
     f.unless(
-        (1..=4096).contains(&c.token.max_bytes),
+        (1..=c.kernel.max_head).contains(&c.token.max_bytes),
         "token.max_bytes",
-        "must be from 1 to 4096, which is what the kernel reads",
+        "must be at least 1 and at most kernel.max_head, which is what the kernel reads",
     );
     f.unless(
         c.token.leeway.0.as_secs() <= 300,

@@ -45,6 +45,46 @@ pub enum ReactionMode {
     Drop,
 }
 
+/// How much guard keeps of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnforcementMode {
+    /// A head is read whole, however it is cut.
+    Strict,
+    /// Each segment by itself.
+    Fast,
+}
+
+/// What TLS on a guarded port gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpaqueMode {
+    /// It passes, counted.
+    Pass,
+    /// A reset.
+    Refuse,
+}
+
+/// What an interface that is named and not there means at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingMode {
+    /// An error.
+    Refuse,
+    /// It is waited for.
+    Wait,
+}
+
+/// What connections older than guard get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OlderMode {
+    /// They are read segment by segment.
+    Pass,
+    /// They are ended.
+    Reset,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,18 +103,45 @@ section! {
         /// `"enforce"` refuses requests with condemned tokens, `"observe"` only counts them, `"off"` runs
         /// without kernel programs: then the decision path alone refuses, and `status` and a metric say so.
         mode: KernelMode = KernelMode::Enforce,
+        /// `"strict"` follows each connection, so that no head with a condemned token is completed in the
+        /// server's receive queue, however it is cut or repeated; `"fast"` reads each segment by itself, costs less
+        /// and can be evaded by splitting a request.
+        enforcement: EnforcementMode = EnforcementMode::Strict,
         /// Interfaces whose incoming packets are guarded, in the network namespace the daemon runs in: `lo` for
-        /// a service behind a proxy on the same host.
+        /// a service behind a proxy on the same host. `*` stands for any characters: `veth*` guards those that
+        /// come later too.
         interfaces: Vec<String> = Vec::new(),
+        /// `"refuse"` takes an interface that is named in full and not there for a mistake; `"wait"` starts without
+        /// it and guards it when it comes.
+        missing_interfaces: MissingMode = MissingMode::Refuse,
+        /// Guard also attaches to the host's end of a container's veth. There it sees what the container sends, not
+        /// what it is sent: that is refused unless it is said to be meant.
+        container_veth: bool = false,
         /// TCP ports of plaintext HTTP/1 services: numbers, or `"address:port"` to guard one address alone.
         ports: Vec<Port> = Vec::new(),
         /// `"respond"` answers the client with 401 and resets the server's side, `"reset"` resets both,
         /// `"drop"` drops in silence (the client then retransmits for minutes).
         reaction: ReactionMode = ReactionMode::Respond,
-        /// Body of the kernel's answer; with its header it must stay below 512 bytes.
+        /// Longest request head read, in bytes, at most 65536. Strict mode refuses longer ones with 431.
+        max_head: u32 = 16 * 1024,
+        /// Guarded ports whose connections begin with a PROXY protocol header (version 1 or 2).
+        proxy_protocol_ports: Vec<u16> = Vec::new(),
+        /// What connections that begin with TLS get in strict mode: nothing in them can be read. `"pass"` lets them
+        /// through and counts them, `"refuse"` resets them.
+        opaque: OpaqueMode = OpaqueMode::Pass,
+        /// What connections that were there before guard get in strict mode: `"pass"` reads their segments by
+        /// themselves, as fast mode does, and counts them as `unguarded`; `"reset"` ends them.
+        older_connections: OlderMode = OlderMode::Pass,
+        /// Body of the kernel's 401 for revoked and expired tokens; with its header it must stay below 512 bytes.
         answer_body: String = r#"{"error":"invalid_token"}"#.to_owned(),
-        /// `WWW-Authenticate` of the kernel's answer (RFC 6750).
+        /// `WWW-Authenticate` of that answer (RFC 6750).
         answer_challenge: String = r#"Bearer error="invalid_token""#.to_owned(),
+        /// Body of the kernel's 403 for tokens that a policy denies.
+        denied_body: String = r#"{"error":"insufficient_scope"}"#.to_owned(),
+        /// Body of the kernel's 429 for tokens over their rate limit.
+        limited_body: String = r#"{"error":"rate_limited"}"#.to_owned(),
+        /// `Retry-After` of that answer.
+        retry_after: Span = Span::seconds(1),
         /// `"tcx"` needs Linux 6.6, `"clsact"` works from 6.1, `"auto"` takes the first that is there.
         attach: AttachMode = AttachMode::Auto,
         /// Directory on a BPF file system where maps and links are pinned, so that enforcement outlives the daemon.
@@ -93,7 +160,7 @@ section! {
         schemes: Vec<String> = vec!["Bearer".to_owned(), "DPoP".to_owned()],
         /// Headers whose whole value is a token, such as `X-Api-Key`; at most four.
         key_headers: Vec<String> = Vec::new(),
-        /// Longest token accepted, in bytes, at most 4096.
+        /// Longest token accepted, in bytes; at most `kernel.max_head`.
         max_bytes: u32 = 4096,
         /// Tolerance for clocks that differ, for `exp`, `nbf` and `iat`.
         leeway: Span = Span::seconds(30),

@@ -41,6 +41,16 @@ pub enum KernelError {
         /// Its name.
         interface: String,
     },
+    /// Guard would see what a container sends, not what it is sent.
+    #[error(
+        "`{interface}` is not guarded: {why}, so what comes in by it is what the container sends; run portcullis in the container's network namespace (`ip netns exec`, `nsenter --net`) and name its own interface there, or set `kernel.container_veth = true` if this is meant"
+    )]
+    Misplaced {
+        /// Its name.
+        interface: String,
+        /// What it is.
+        why: &'static str,
+    },
     /// The pinned maps have another layout.
     #[error(
         "the maps pinned in {path} have layout {found}, this daemon has {expected}: run `portcullis detach` with the configuration in use, which lifts enforcement until the next start, then start again"
@@ -67,7 +77,7 @@ pub enum KernelError {
     },
     /// The deny map is full.
     #[error(
-        "the deny map is full ({capacity} entries): everything acknowledged stays in force; raise `kernel.max_entries`, then run `portcullis detach` and start again"
+        "the deny map is full ({capacity} entries): everything acknowledged stays in force; raise `kernel.max_entries` and restart the daemon, which takes them along without a gap"
     )]
     Full {
         /// Its capacity.

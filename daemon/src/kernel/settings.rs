@@ -4,7 +4,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use portcullis_common::{
     fingerprint::Key,
-    layout::{ANSWER_MAX, REACT_DROP, REACT_OBSERVE, REACT_RESET, REACT_RESPOND},
+    layout::{
+        ANSWER_DENIED, ANSWER_LIMITED, ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOKEN, ANSWER_TOO_LONG, ANSWERS,
+        OPAQUE_PASS, OPAQUE_REFUSE, REACT_DROP, REACT_OBSERVE, REACT_RESET, REACT_RESPOND,
+    },
 };
 
 /// A guarded destination.
@@ -40,6 +43,33 @@ impl Reaction {
     }
 }
 
+/// How much is kept of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// All that soundness needs: a head is read whole, however it is cut.
+    Strict,
+    /// Nothing: each segment is read by itself.
+    Fast,
+}
+
+/// What is done with TLS and other opaque traffic in strict mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opaque {
+    /// It passes, counted.
+    Pass,
+    /// Its connection is reset.
+    Refuse,
+}
+
+impl Opaque {
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Pass => OPAQUE_PASS,
+            Self::Refuse => OPAQUE_REFUSE,
+        }
+    }
+}
+
 /// How programs are attached to interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
@@ -56,18 +86,18 @@ pub enum Attach {
 pub struct Answer(Vec<u8>);
 
 impl Answer {
-    /// An answer with this status line text (such as `401 Unauthorized`), challenge and body. `None` where
-    /// it does not fit in [`ANSWER_MAX`] bytes.
-    pub fn new(status: &str, challenge: Option<&str>, content_type: &str, body: &str) -> Option<Self> {
+    /// An answer with this status line text (such as `401 Unauthorized`), further headers and JSON body. `None`
+    /// where it does not fit in [`ANSWER_MAX`] bytes.
+    pub fn new(status: &str, headers: &[(&str, &str)], body: &str) -> Option<Self> {
         use std::fmt::Write as _;
         let mut body = body.to_owned();
         loop {
             let mut text = format!("HTTP/1.1 {status}\r\nConnection: close\r\nCache-Control: no-store\r\n");
-            if let Some(c) = challenge {
-                write!(text, "WWW-Authenticate: {c}\r\n").ok()?;
+            for (name, value) in headers {
+                write!(text, "{name}: {value}\r\n").ok()?;
             }
             if !body.is_empty() {
-                write!(text, "Content-Type: {content_type}\r\n").ok()?;
+                text.push_str("Content-Type: application/json\r\n");
             }
             write!(text, "Content-Length: {}\r\n\r\n{body}", body.len()).ok()?;
             if text.len() >= ANSWER_MAX {
@@ -95,12 +125,56 @@ impl Answer {
     }
 }
 
+/// What the clients of refused requests are told, by cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// The token is revoked or expired: 401.
+    pub token: Answer,
+    /// The policy denies the token: 403.
+    pub denied: Answer,
+    /// The token's requests are limited: 429.
+    pub limited: Answer,
+    /// Parsers would read the request differently: 400.
+    pub malformed: Answer,
+    /// The head is too long: 431.
+    pub too_long: Answer,
+}
+
+impl Answers {
+    /// In the order of the `ANSWER_` constants.
+    pub(super) fn in_order(&self) -> [&Answer; ANSWERS] {
+        let mut all = [&self.token; ANSWERS];
+        all[ANSWER_TOKEN as usize] = &self.token;
+        all[ANSWER_DENIED as usize] = &self.denied;
+        all[ANSWER_LIMITED as usize] = &self.limited;
+        all[ANSWER_MALFORMED as usize] = &self.malformed;
+        all[ANSWER_TOO_LONG as usize] = &self.too_long;
+        all
+    }
+}
+
+/// What becomes of connections that were there before guard, in strict mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// Their segments are read by themselves, as in fast mode.
+    Pass,
+    /// They are ended.
+    Reset,
+}
+
 /// Everything the kernel side is told at start.
+#[derive(Clone)]
 pub struct Settings {
     /// Directory on a bpffs for maps and links.
     pub pin_dir: PathBuf,
-    /// Interfaces whose ingress is guarded.
+    /// Interfaces that are guarded: names, or patterns with `*`.
     pub interfaces: Vec<String>,
+    /// An interface that is named and not there is waited for.
+    pub wait_for_interfaces: bool,
+    /// Guard also attaches to the host's end of a container's veth, where it sees what the container sends.
+    pub container_veth: bool,
+    /// What becomes of connections older than guard.
+    pub older: Older,
     /// How to attach.
     pub attach: Attach,
     /// Guarded ports.
@@ -111,8 +185,16 @@ pub struct Settings {
     pub key_headers: Vec<String>,
     /// What is done with a refused request.
     pub reaction: Reaction,
-    /// The answer to one.
-    pub answer: Answer,
+    /// What its client is told.
+    pub answers: Answers,
+    /// How much is kept of a connection.
+    pub enforcement: Enforcement,
+    /// What is done with opaque traffic.
+    pub opaque: Opaque,
+    /// Longest head read, in bytes.
+    pub max_head: u32,
+    /// Ports whose connections begin with a PROXY protocol header.
+    pub proxy_ports: Vec<u16>,
     /// Entries of the deny map.
     pub max_entries: u32,
     /// The fingerprint key.
@@ -128,19 +210,14 @@ mod tests {
     #[test]
     fn answers_are_whole_words_and_fit() {
         for body in ["", "{}", "{\"error\":\"invalid_token\"}", "abcd"] {
-            let a = Answer::new(
-                "401 Unauthorized",
-                Some("Bearer error=\"invalid_token\""),
-                "application/json",
-                body,
-            )
-            .unwrap();
+            let challenge = [("WWW-Authenticate", "Bearer error=\"invalid_token\"")];
+            let a = Answer::new("401 Unauthorized", &challenge, body).unwrap();
             assert_eq!(a.bytes().len() % 4, 0);
             let text = String::from_utf8(a.bytes().to_vec()).unwrap();
             let (head, sent) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("Content-Length: {}", sent.len())), "{text}");
             assert_eq!(sent.trim_end(), body);
         }
-        assert_eq!(Answer::new("401 Unauthorized", None, "text/plain", &"x".repeat(500)), None);
+        assert_eq!(Answer::new("401 Unauthorized", &[], &"x".repeat(500)), None);
     }
 }

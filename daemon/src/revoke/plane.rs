@@ -39,7 +39,7 @@ const STEP_NS: i128 = 1_000_000_000;
 pub enum RevokeError {
     /// No room for another revoked token.
     #[error(
-        "the deny map is full: {limit} tokens are revoked and all stay so; raise `kernel.max_entries`, then run `portcullis detach` and start again, or lift revocations that are no longer needed"
+        "the deny map is full: {limit} tokens are revoked and all stay so; raise `kernel.max_entries` and restart the daemon, or lift revocations that are no longer needed"
     )]
     Full {
         /// Its room for revocations.
@@ -53,7 +53,7 @@ pub enum RevokeError {
     Kernel(Arc<KernelError>),
     /// The store holds more than the kernel's map has room for.
     #[error(
-        "the store holds revocations of {tokens} tokens, the deny map has room for {limit}: raise `kernel.max_entries` (or lower `kernel.policy_entries`), run `portcullis detach` if maps are pinned, and start again"
+        "the store holds revocations of {tokens} tokens, the deny map has room for {limit}: raise `kernel.max_entries` (or lower `kernel.policy_entries`) and start again"
     )]
     DoesNotFit {
         /// Tokens revoked.
@@ -79,6 +79,7 @@ enum Command {
     Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
     Sweep(oneshot::Sender<()>),
     List(ClaimId, usize, oneshot::Sender<Vec<Claim>>),
+    Kernel(Box<dyn FnOnce(&mut Kernel) + Send>),
     Stop,
 }
 
@@ -261,6 +262,11 @@ impl Plane {
                     let _ = reply.send(self.condemn(f, c));
                 }
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
+                Command::Kernel(work) => {
+                    if let Some(kernel) = &mut self.kernel {
+                        work(kernel);
+                    }
+                }
                 Command::Stop => {}
                 Command::Sweep(reply) => sweeps.push(reply),
                 Command::List(after, limit, reply) => {
@@ -344,6 +350,7 @@ impl Plane {
             self.ledger.add(claim.clone());
             self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
         }
+        let revoked: Vec<_> = accepted.iter().map(|(claim, _)| claim.fingerprint).collect();
         let mut replies = Vec::with_capacity(accepted.len() + lifted.len());
         for (claim, reply) in accepted {
             let done = self.write(claim.fingerprint);
@@ -357,10 +364,20 @@ impl Plane {
             let done = self.lift(*id);
             let _ = self.noted(done);
         }
+        if !revoked.is_empty() {
+            self.end_connections(revoked);
+        }
         self.publish();
         for (reply, result) in replies {
             let _ = reply.send(result);
         }
+    }
+
+    /// Has living connections of these tokens end.
+    fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let done = kernel.end_connections(tokens);
+        let _ = self.noted(done);
     }
 
     fn lift(&mut self, id: ClaimId) -> Result<(), KernelError> {
@@ -386,7 +403,11 @@ impl Plane {
             return false;
         }
         let done = self.write(f);
-        self.noted(done).is_ok()
+        if self.noted(done).is_err() {
+            return false;
+        }
+        self.end_connections(vec![f]);
+        true
     }
 
     /// The same policy set keeps its generation over a restart, so that its condemnations stay in force.
@@ -515,6 +536,20 @@ impl PlaneHandle {
     /// Up to `limit` claims in force with an id above `after`, in order of their ids.
     pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<Claim>, RevokeError> {
         self.ask(|reply| Command::List(after, limit, reply)).await
+    }
+
+    /// Does something with the kernel side, which the plane owns; [`RevokeError::Stopping`] where there is none.
+    pub async fn with_kernel<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Kernel) -> T + Send + 'static,
+    ) -> Result<T, RevokeError> {
+        self.ask(|reply| {
+            Command::Kernel(Box::new(move |kernel| {
+                // Nobody waits: the work is done all the same.
+                let _ = reply.send(work(kernel));
+            }))
+        })
+        .await
     }
 
     /// Ends the plane's thread when it has answered what is queued before this.

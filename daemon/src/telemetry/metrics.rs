@@ -8,6 +8,23 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
+/// How the kernel side stands, as gauges show it.
+#[derive(Clone, Debug, Default)]
+pub struct KernelSide<'a> {
+    /// `kernel.mode`
+    pub mode: &'a str,
+    /// Guarded interfaces and their hooks.
+    pub attached: Vec<(&'a str, &'a str)>,
+    /// Interfaces that are waited for.
+    pub waiting: Vec<&'a str>,
+    /// Instructions the verifier walked for the largest program.
+    pub instructions: u32,
+    /// Connections that were there before guard.
+    pub older: usize,
+    /// Connections destroyed so far.
+    pub destroyed: u64,
+}
+
 /// A front door, as metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -54,6 +71,8 @@ pub struct Metrics {
     kernel_mode: IntGaugeVec,
     kernel_attached: IntGaugeVec,
     kernel_instructions: IntGauge,
+    older_connections: IntGauge,
+    destroyed_connections: IntCounter,
     ready: IntGauge,
 }
 
@@ -132,7 +151,9 @@ impl Metrics {
             kernel: make.counters("portcullis_kernel_outcomes_total", "What the kernel programs did, by outcome.", &["outcome"])?,
             kernel_mode: make.gauges("portcullis_kernel_mode", "1 for the mode in force: enforce, observe or off.", &["mode"])?,
             kernel_attached: make.gauges("portcullis_kernel_attached", "1 for each interface that is guarded.", &["interface", "hook"])?,
-            kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for guard.")?,
+            kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
+            older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
+            destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             registry,
         })
@@ -207,14 +228,20 @@ impl Metrics {
     }
 
     /// Notes how the kernel side stands.
-    pub fn kernel_side(&self, mode: &str, attached: &[(String, &str)], instructions: Option<u32>) {
+    pub fn kernel_side(&self, side: &KernelSide<'_>) {
         self.kernel_mode.reset();
-        self.kernel_mode.with_label_values(&[mode]).set(1);
+        self.kernel_mode.with_label_values(&[side.mode]).set(1);
         self.kernel_attached.reset();
-        for (interface, hook) in attached {
-            self.kernel_attached.with_label_values(&[interface.as_str(), hook]).set(1);
+        for (interface, hook) in &side.attached {
+            self.kernel_attached.with_label_values(&[*interface, *hook]).set(1);
         }
-        self.kernel_instructions.set(instructions.unwrap_or(0).into());
+        for interface in &side.waiting {
+            self.kernel_attached.with_label_values(&[*interface, "none"]).set(0);
+        }
+        self.kernel_instructions.set(side.instructions.into());
+        self.older_connections.set(i64::try_from(side.older).unwrap_or(i64::MAX));
+        let before = self.destroyed_connections.get();
+        self.destroyed_connections.inc_by(side.destroyed.saturating_sub(before));
     }
 
     /// Notes whether the daemon is ready.
@@ -242,7 +269,7 @@ mod tests {
         m.policy_reload(true);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
-        m.kernel_side("enforce", &[("lo".into(), "tcx")], None);
+        m.kernel_side(&KernelSide { mode: "enforce", waiting: vec!["lo"], ..KernelSide::default() });
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md"));
         for family in m.registry.gather() {
             assert!(

@@ -3,16 +3,23 @@
 //! Each figure is the median of rounds in which every program runs in turn, so that a change of the machine's
 //! speed meets all of them. TEST_RUN takes packets of up to about 3.7 KB.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+};
 
 use anyhow::Result;
-use portcullis::kernel::{Kernel, test_support::Which};
+use portcullis::kernel::{
+    Enforcement, GuardedPort, Kernel,
+    test_support::{Which, expected},
+};
 use portcullis_common::layout::{DenyValue, FOREVER};
 use portcullis_tests::{
     bpffs::Bpffs,
     figures::{Figures, median},
     frames::{Frame, jws, request},
-    guard::{KEY, load},
+    guard::{KEY, load, settings},
     is_root,
 };
 
@@ -64,9 +71,58 @@ fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
             figures.at_most(&format!("{name}: ratio"), runs[1] / runs[0], "", 2.0, "× hash and lookup");
         }
     }
+    strict(figures, rounds, repeat)
+}
+
+/// Strict mode beside fast mode, for whole requests on a real connection.
+fn strict(figures: &mut Figures, rounds: usize, repeat: u32) -> Result<()> {
+    let bpffs = Bpffs::mount()?;
+    let mut settings = settings(&bpffs);
+    settings.enforcement = Enforcement::Strict;
+    let pair = Pair::make()?;
+    settings.ports = vec![GuardedPort { address: None, port: pair.port }];
+    let mut kernel = Kernel::load(settings)?;
+    if let Some(n) = kernel.verified_instructions() {
+        figures.at_most("strict mode, verified instructions", f64::from(n), "", 200_000.0, "");
+    }
+    kernel.load_yardsticks()?;
+    for (request_len, token_len) in [(500, 300), (1300, 1100), (3400, 3000)] {
+        let packet = pair.frame().build(&request(&jws(token_len, 1), request_len));
+        let runs = time(&mut kernel, &[(Which::Fast, &packet), (Which::Strict, &packet)], rounds, repeat)?;
+        let name = format!("{request_len}-byte request, {token_len}-byte token");
+        figures.add(&format!("{name}: fast mode, on a connection"), runs[0], "ns", "");
+        figures.add(&format!("{name}: strict mode, on a connection"), runs[1], "ns", "");
+        figures.at_most(&format!("{name}: strict / fast"), runs[1] / runs[0], "", 1.6, "");
+    }
     Ok(())
 }
 
+/// A TCP connection over loopback, of which a test knows the sequence numbers.
+struct Pair {
+    port: u16,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Pair {
+    fn make() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (server, _) = listener.accept()?;
+        Ok(Self { port: listener.local_addr()?.port(), client, server })
+    }
+
+    /// A frame of the client's whose sequence number is the next that the server expects.
+    fn frame(&self) -> Frame {
+        Frame {
+            addresses: [[127, 0, 0, 1]; 2],
+            source_port: self.client.local_addr().map_or(0, |a| a.port()),
+            port: self.port,
+            seq: expected(&self.server).unwrap_or(0),
+            ..Frame::default()
+        }
+    }
+}
 /// Median times in ns, each program once a round.
 fn time(kernel: &mut Kernel, what: &[(Which, &[u8])], rounds: usize, repeat: u32) -> Result<Vec<f64>> {
     let mut times = vec![Vec::new(); what.len()];

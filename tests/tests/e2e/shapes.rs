@@ -172,7 +172,7 @@ fn a_head_cut_over_two_segments_is_counted() -> Result<()> {
 }
 
 #[test]
-fn tls_is_counted_as_opaque_and_http2_as_such_and_both_are_passed() -> Result<()> {
+fn tls_is_counted_as_opaque_and_passes_and_http2_is_refused() -> Result<()> {
     if !is_root() {
         return Ok(());
     }
@@ -187,9 +187,11 @@ fn tls_is_counted_as_opaque_and_http2_as_such_and_both_are_passed() -> Result<()
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let mut h2 = w.connect()?;
     h2.send(preface)?;
-    w.server.wait(|log| log.get(1).is_some_and(|c| c.bytes == preface.len()))?;
+    assert_eq!(h2.rest()?, (Vec::new(), End::Reset), "nobody here reads HTTP/2");
+    assert_eq!(w.server.ended(1)?.bytes, 0);
+    assert_eq!(w.daemon.counter("refused_http2")?, 1);
     assert_eq!((w.daemon.counter("opaque")?, w.daemon.counter("http2")?), (1, 1));
     assert_eq!(w.daemon.counter("requests")?, 0);
-    assert!(w.server.connections().iter().all(|c| c.end != Some(End::Reset)));
+    assert_eq!(w.server.connections()[0].end, None);
     Ok(())
 }

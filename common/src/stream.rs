@@ -1,0 +1,304 @@
+//! Strict mode's idea of a connection: what was passed to the server, what TCP has taken of it, and which copy
+//! of a byte may still pass.
+//!
+//! *P* ([`Stream::parsed`]) is the sequence number up to which the scanner has read; *R* is the server's own
+//! `rcv_nxt`. Every byte below R is settled: TCP discards further copies. Bytes from R to P were passed and not
+//! yet taken (they are in a backlog, or lost behind guard): another copy of one may pass only if it is the same
+//! byte. Bytes from P on are read before they pass, in order; nothing passes ahead of a gap, so that TCP's
+//! out-of-order queue never holds what was not read. Bodies of known length are not read, so their bytes may
+//! pass in any order and any copy.
+//!
+//! Hence the bytes that the server reads as heads are the bytes that the scanner read, whatever TCP thinks of a
+//! segment's checksum, window or timestamp (Ptacek & Newsham 1998; Handley, Paxson & Kreibich 2001).
+
+use crate::{fingerprint::DenyFingerprint, head::Scan};
+
+/// Tokens remembered of a connection's unanswered requests.
+pub const TOKENS: usize = 4;
+/// Ranges of body remembered, whose copies need no comparison.
+pub const RANGES: usize = 4;
+/// Words of unread bytes that are carried from one segment to the next.
+pub const CARRY: usize = 8;
+/// How often a copy that may not pass is dropped before the connection is reset.
+pub const TRIES: u32 = 6;
+/// Sequence numbers further apart than this are not compared.
+const FAR: u32 = 1 << 30;
+
+/// Nothing is known yet: all bytes zero.
+pub const PHASE_NEW: u32 = 0;
+/// Its heads are read.
+pub const PHASE_HTTP: u32 = 1;
+/// It speaks another protocol by agreement of both sides (`101`, or `2xx` to `CONNECT`).
+pub const PHASE_TUNNEL: u32 = 2;
+/// It began with a TLS record, and the configuration lets that pass.
+pub const PHASE_OPAQUE: u32 = 3;
+/// It was refused: nothing of it passes any more.
+pub const PHASE_DEAD: u32 = 4;
+/// It is older than the attachment: its segments are read by themselves.
+pub const PHASE_OLD: u32 = 5;
+
+/// Sequence numbers from `from` up to, not including, `to`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First.
+    pub from: u32,
+    /// Behind the last.
+    pub to: u32,
+}
+
+/// What is known of a connection, kept with the server's socket. All zero bytes are its beginning.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// The scanner's state at `parsed`, the carried bytes apart.
+    pub scan: Scan,
+    /// Bytes before `parsed` that the scanner has not read yet.
+    pub carry: [u64; CARRY],
+    /// Tells this stream's blocks from others'.
+    pub id: u64,
+    /// The revocation epoch that its tokens were last checked at.
+    pub epoch: u64,
+    /// Four bits a request, the latest lowest: its traits ([`crate::head::HEAD`] and its like), which say what its
+    /// answer means.
+    pub kinds: u64,
+    /// Tokens of the requests that are not answered, or of the tunnel.
+    pub tokens: [DenyFingerprint; TOKENS],
+    /// Of which request each is, counted as `asked` counts.
+    pub token_of: [u32; TOKENS],
+    /// Body that was passed unread.
+    pub free: [Range; RANGES],
+    /// One writer at a time.
+    pub busy: u32,
+    /// One of the `PHASE_` constants.
+    pub phase: u32,
+    /// P.
+    pub parsed: u32,
+    /// Bytes in `carry`.
+    pub carried: u32,
+    /// Segments dropped since R last moved.
+    pub tries: u32,
+    /// R when the last one was dropped.
+    pub tried_at: u32,
+    /// Ranges put into `free` so far.
+    pub ranges: u32,
+    /// Requests passed to the server.
+    pub asked: u32,
+    /// Tokens put into `tokens` since the connection was last idle.
+    pub token_count: u32,
+    /// Why it is dead, or what its interface was: for the daemon.
+    pub note: u32,
+}
+
+/// What is known of the server's side of a connection, kept with its socket beside [`Stream`] and written by the
+/// egress program alone.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Answers {
+    /// The scanner's state at `sent`.
+    pub scan: Scan,
+    /// Bytes before `sent` that the scanner has not read yet.
+    pub carry: [u64; CARRY],
+    /// Sequence number up to which responses were read.
+    pub sent: u32,
+    /// Bytes in `carry`.
+    pub carried: u32,
+    /// Final responses whose heads were read.
+    pub answered: u32,
+    /// [`ANSWERS_READ`], or why they are not.
+    pub phase: u32,
+    /// The revocation epoch that the connection's tokens were last checked at.
+    pub epoch: u64,
+}
+
+/// Nothing was sent yet.
+pub const ANSWERS_NEW: u32 = 0;
+/// Responses are read.
+pub const ANSWERS_READ: u32 = 1;
+/// A part was missed or not understood: how many were answered is not known any more.
+pub const ANSWERS_LOST: u32 = 2;
+/// The server agreed to another protocol: no more responses follow.
+pub const ANSWERS_TUNNEL: u32 = 3;
+/// It agreed to HTTP/2, which nobody reads here.
+pub const ANSWERS_H2C: u32 = 4;
+
+/// Requests whose kind is remembered.
+pub const KINDS: u32 = 16;
+
+/// Where a segment lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    /// All of it was taken before: TCP discards it.
+    Taken = 0,
+    /// It lies within a body: it may pass unread.
+    Body = 1,
+    /// Bytes before it are missing.
+    Gap = 2,
+    /// It is to be read from P on; a copy of what came before P need not be compared.
+    Fresh = 3,
+    /// A part of it was passed before and not taken: to be compared, then read from P on.
+    Repeat = 4,
+    /// TCP took bytes that were never seen here.
+    Lost = 5,
+}
+
+/// `a - b` in sequence space (RFC 9293 §3.4), if they are near each other.
+#[inline(always)]
+pub const fn ahead(a: u32, b: u32) -> i32 {
+    a.wrapping_sub(b).cast_signed()
+}
+
+impl Stream {
+    /// The beginning of a stream.
+    // SAFETY: plain integers, of which zero is a value.
+    pub const EMPTY: Self = unsafe { core::mem::zeroed() };
+
+    /// Bytes of the present body from `parsed` on.
+    #[inline(always)]
+    fn body(&self) -> u32 {
+        let n = self.scan.skippable();
+        if self.carried != 0 {
+            0
+        } else if n < u64::from(FAR) {
+            #[allow(clippy::cast_possible_truncation, reason = "below FAR, a u32")]
+            {
+                n as u32
+            }
+        } else {
+            FAR
+        }
+    }
+
+    /// Settles where the segment from `seq` to `end` lies, `taken` being R. Where TCP took body that was passed
+    /// out of order, P follows.
+    #[inline(always)]
+    pub fn place(&mut self, taken: u32, seq: u32, end: u32) -> Place {
+        let beyond = ahead(taken, self.parsed);
+        if beyond > 0 {
+            if beyond.cast_unsigned() > self.body() {
+                return Place::Lost;
+            }
+            self.pass_body(beyond.cast_unsigned());
+        }
+        if ahead(end, taken) <= 0 {
+            return Place::Taken;
+        }
+        let body = self.body();
+        // Wholly within the body, P or a gap before it.
+        if ahead(seq, self.parsed) >= 0 && ahead(end, self.parsed).cast_unsigned() <= body {
+            if seq == self.parsed {
+                self.pass_body(end.wrapping_sub(seq));
+            }
+            return Place::Body;
+        }
+        if ahead(seq, self.parsed) > 0 {
+            return Place::Gap;
+        }
+        if ahead(taken, self.parsed) < 0 && ahead(seq, self.parsed) < 0 {
+            return Place::Repeat;
+        }
+        Place::Fresh
+    }
+
+    /// Moves P over `n` bytes of body.
+    #[inline(always)]
+    pub fn pass_body(&mut self, n: u32) {
+        let from = self.parsed;
+        self.parsed = from.wrapping_add(n);
+        self.scan.skip(u64::from(n));
+        self.free(from, self.parsed);
+    }
+
+    /// Remembers a range whose copies need no comparison.
+    #[inline(always)]
+    pub fn free(&mut self, from: u32, to: u32) {
+        let last = self.ranges.wrapping_sub(1) as usize & (RANGES - 1);
+        if self.ranges != 0 && self.free[last].to == from {
+            self.free[last].to = to;
+            return;
+        }
+        let next = self.ranges as usize & (RANGES - 1);
+        self.free[next] = Range { from, to };
+        self.ranges = self.ranges.wrapping_add(1);
+    }
+
+    /// How many bytes from `at` on need no comparison.
+    #[inline(always)]
+    pub fn free_at(&self, at: u32) -> u32 {
+        let mut n = 0;
+        for r in &self.free {
+            if ahead(at, r.from) >= 0 && ahead(r.to, at) > 0 {
+                n = r.to.wrapping_sub(at);
+            }
+        }
+        n
+    }
+
+    /// Notes that a segment could not pass, R being `taken`; tells whether that was once too often.
+    #[inline(always)]
+    pub fn tried(&mut self, taken: u32) -> bool {
+        if self.tried_at != taken {
+            self.tried_at = taken;
+            self.tries = 0;
+        }
+        self.tries += 1;
+        self.tries > TRIES
+    }
+
+    /// Remembers a token of a request.
+    #[inline(always)]
+    pub fn token(&mut self, token: DenyFingerprint, of: u32) {
+        let next = self.token_count as usize & (TOKENS - 1);
+        self.tokens[next] = token;
+        self.token_of[next] = of;
+        self.token_count = self.token_count.wrapping_add(1);
+    }
+
+    /// Whether a slot of `tokens` is in use for a request that is not done with; `done` requests are.
+    #[inline(always)]
+    pub fn is_open(&self, slot: usize, done: u32) -> bool {
+        let slot = slot & (TOKENS - 1);
+        #[allow(clippy::cast_possible_truncation, reason = "below TOKENS")]
+        let used = (slot as u32) < self.token_count;
+        used && ahead(self.token_of[slot], done) >= 0
+    }
+
+    /// Whether all up to `end` was passed: read, or body.
+    #[inline(always)]
+    pub fn passed(&self, end: u32) -> bool {
+        ahead(end, self.parsed) <= self.body().cast_signed()
+    }
+}
+
+impl Answers {
+    /// How many requests are done with: answered to the last byte. `asked` were passed to the server.
+    #[inline(always)]
+    pub fn done(&self, asked: u32) -> u32 {
+        match self.phase {
+            ANSWERS_NEW => 0,
+            // The last is open, as far as is known.
+            ANSWERS_LOST => asked.wrapping_sub(1),
+            ANSWERS_READ if self.scan.at_boundary() => self.answered,
+            _ => self.answered.wrapping_sub(1),
+        }
+    }
+
+    /// Whether the server has answered all of `asked` requests, and the client has it all: `sent` is the server's
+    /// next sequence number, `taken` what the client acknowledged.
+    #[inline(always)]
+    pub fn is_idle(&self, asked: u32, sent: u32, taken: u32) -> bool {
+        self.phase == ANSWERS_READ
+            && self.scan.at_boundary()
+            && self.carried == 0
+            && self.answered == asked
+            && self.sent == sent
+            && taken == sent
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Scan>() == 120);
+    assert!(size_of::<Stream>() == 120 + 64 + 24 + 64 + 16 + 32 + 40);
+    assert!(size_of::<Answers>() == 120 + 64 + 24);
+};

@@ -1,0 +1,200 @@
+//! Living connections at guarded ports, seen through what guard keeps with their sockets.
+//!
+//! A connection whose token is condemned ends at its next packet, in the kernel. One that is silent has none: it is
+//! found here by its token and destroyed.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{PoisonError, mpsc},
+    thread,
+};
+
+use portcullis_common::{
+    fingerprint::DenyFingerprint,
+    layout::Flow,
+    stream::{Answers, PHASE_NEW, PHASE_OLD, Stream, TOKENS},
+};
+
+use super::{
+    GuardedView,
+    diag::{Diag, Socket},
+};
+
+/// A storage map: what it is called by, and its id in replies.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub fd: OwnedFd,
+    pub id: u32,
+}
+
+/// Looks at connections; one owner.
+#[derive(Debug)]
+pub struct Connections {
+    diags: Vec<Diag>,
+    ports: Vec<u16>,
+    streams: Storage,
+    answers: Storage,
+}
+
+/// What a look at all connections came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Severed {
+    /// Connections looked at.
+    pub seen: usize,
+    /// Connections destroyed.
+    pub destroyed: usize,
+}
+
+impl Connections {
+    pub(super) fn new(diags: Vec<Diag>, ports: Vec<u16>, streams: Storage, answers: Storage) -> Self {
+        Self { diags, ports, streams, answers }
+    }
+
+    /// Destroys the connections on which a request with one of `tokens` is under way, or that are a tunnel of one.
+    /// Others live on, idle ones that carried such a token before among them.
+    pub fn sever(&mut self, tokens: &HashSet<DenyFingerprint>) -> io::Result<Severed> {
+        let mut done = Severed::default();
+        let (streams, answers) = (self.streams.id, self.answers.id);
+        self.each(|diag, socket| {
+            done.seen += 1;
+            let Some(stream) = stored::<Stream>(socket, streams) else { return Ok(()) };
+            let answered = stored::<Answers>(socket, answers).map_or(0, |a| a.done(stream.asked));
+            if (0..TOKENS).any(|i| stream.is_open(i, answered) && tokens.contains(&stream.tokens[i])) {
+                diag.destroy(&socket.id)?;
+                done.destroyed += 1;
+            }
+            Ok(())
+        })?;
+        Ok(done)
+    }
+
+    /// The connections whose beginning guard has not seen, as it names them (the interface left open).
+    pub fn unseen(&mut self) -> io::Result<Vec<Flow>> {
+        let streams = self.streams.id;
+        let mut found = Vec::new();
+        self.each(|_, socket| {
+            let phase = stored::<Stream>(socket, streams).map_or(PHASE_NEW, |s| s.phase);
+            if phase == PHASE_NEW || phase == PHASE_OLD {
+                found.push(flow(socket));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Destroys those.
+    pub fn destroy_unseen(&mut self) -> io::Result<usize> {
+        let streams = self.streams.id;
+        let mut destroyed = 0;
+        self.each(|diag, socket| {
+            let phase = stored::<Stream>(socket, streams).map_or(PHASE_NEW, |s| s.phase);
+            if phase == PHASE_NEW || phase == PHASE_OLD {
+                diag.destroy(&socket.id)?;
+                destroyed += 1;
+            }
+            Ok(())
+        })?;
+        Ok(destroyed)
+    }
+
+    fn each(&mut self, mut work: impl FnMut(&mut Diag, &Socket) -> io::Result<()>) -> io::Result<()> {
+        let maps = [self.streams.fd.as_fd(), self.answers.fd.as_fd()];
+        for diag in &mut self.diags {
+            for port in &self.ports {
+                for socket in diag.connections(*port, &maps)? {
+                    work(diag, &socket)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A thread that ends the connections of condemned tokens.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    condemned: Option<mpsc::Sender<Vec<DenyFingerprint>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Reaper {
+    /// Starts it.
+    pub(super) fn start(mut connections: Connections, view: GuardedView) -> io::Result<Self> {
+        let (condemned, orders) = mpsc::channel::<Vec<DenyFingerprint>>();
+        let thread = thread::Builder::new().name("connections".into()).spawn(move || {
+            while let Ok(first) = orders.recv() {
+                // What came meanwhile is looked for in the same walk.
+                let tokens: HashSet<_> = first.into_iter().chain(orders.try_iter().flatten()).collect();
+                match connections.sever(&tokens) {
+                    Ok(done) => {
+                        let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
+                        view.destroyed_connections += done.destroyed as u64;
+                    }
+                    Err(e) => tracing::error!(
+                        error = %e,
+                        "connections of condemned tokens could not be looked for: those that are silent live on \
+                         until their next packet"
+                    ),
+                }
+            }
+        })?;
+        Ok(Self { condemned: Some(condemned), thread: Some(thread) })
+    }
+
+    /// Has it end the connections of these tokens; does not wait.
+    pub(super) fn end(&self, tokens: Vec<DenyFingerprint>) {
+        if let Some(condemned) = &self.condemned {
+            // It ends with this value alone.
+            let _ = condemned.send(tokens);
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.condemned = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a storage keeps of a socket, as a type whose every bit pattern is a value.
+fn stored<T: Kept>(socket: &Socket, map: u32) -> Option<T> {
+    let (_, bytes) = socket.storages.iter().find(|(id, _)| *id == map)?;
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: there are as many bytes, and `Kept` types are plain integers.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Marks types of plain integers.
+///
+/// # Safety
+/// Every bit pattern of the type's size must be a value of it.
+unsafe trait Kept: Copy {}
+// SAFETY: `repr(C)` structs of integers.
+unsafe impl Kept for Stream {}
+// SAFETY: as above.
+unsafe impl Kept for Answers {}
+
+/// A connection as the kernel programs name it: from the client's side.
+fn flow(socket: &Socket) -> Flow {
+    let words = |a: SocketAddr| {
+        super::load::address_words(match a.ip() {
+            IpAddr::V4(a) => a.to_ipv6_mapped(),
+            IpAddr::V6(a) => a,
+        })
+    };
+    Flow {
+        source: words(socket.remote),
+        destination: words(socket.local),
+        source_port: socket.remote.port(),
+        destination_port: socket.local.port(),
+        interface: 0,
+    }
+}

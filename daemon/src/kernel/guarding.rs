@@ -1,0 +1,226 @@
+//! Which interfaces are guarded, and keeping it so while they come and go.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde::Serialize;
+
+use super::{
+    Enforcement, Hook, Kernel, KernelError, Reaction, Settings,
+    attach::{Side, attach, detach, detach_clsact, detach_others},
+    connections::Reaper,
+    links::{Link, links, matches},
+    pins,
+};
+
+/// One guarded interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attachment {
+    /// Its name.
+    pub interface: String,
+    /// Its number.
+    pub index: u32,
+    /// The hook.
+    pub hook: Hook,
+    /// An earlier daemon's attachment was taken over in place.
+    pub adopted: bool,
+}
+
+/// How the kernel side stands; shared with whoever shows it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Guarded {
+    /// Interfaces that are guarded.
+    pub attached: Vec<Attachment>,
+    /// Configured interfaces that are not there (yet).
+    pub waiting: Vec<String>,
+    /// Interfaces that match a pattern but where guard does not belong, and why.
+    pub misplaced: BTreeMap<String, String>,
+    /// `"strict"`, `"fast"` or `"observe"`.
+    pub enforcement: &'static str,
+    /// Guarded ports, as `port` or `address:port`.
+    pub ports: Vec<String>,
+    /// Instructions the verifier walked, by program.
+    pub verified_instructions: BTreeMap<&'static str, u32>,
+    /// Connections at guarded ports that were there before guard.
+    pub older_connections: usize,
+    /// Connections destroyed because their token was condemned.
+    pub destroyed_connections: u64,
+}
+
+/// A shared view of it.
+pub type GuardedView = Arc<RwLock<Guarded>>;
+
+/// What is to be done about the interfaces.
+struct Plan {
+    wanted: Vec<Link>,
+    waiting: Vec<String>,
+    misplaced: BTreeMap<String, String>,
+}
+
+impl Kernel {
+    /// Attaches to every configured interface, in place of an earlier daemon's programs, detaches from those that
+    /// are no longer configured, and removes what was replaced.
+    pub fn attach(&mut self) -> Result<(), KernelError> {
+        let plan = plan(&self.settings)?;
+        let mut attached = Vec::new();
+        for link in &plan.wanted {
+            attached.push(self.attach_one(link)?);
+        }
+        self.settle(plan, attached)?;
+        if let Some(connections) = self.connections()? {
+            let reaper = Reaper::start(connections, Arc::clone(&self.view))
+                .map_err(|e| KernelError::io("start a thread that ends connections", e))?;
+            self.reaper = Some(reaper);
+        }
+        let gone = pins::remove_replaced(&self.settings.pin_dir, self.settings.max_entries)?;
+        if gone != 0 {
+            tracing::info!("maps of an earlier daemon were replaced, without a gap");
+        }
+        Ok(())
+    }
+
+    /// Attaches to interfaces that appeared, and forgets those that are gone; tells whether anything changed.
+    pub fn follow_interfaces(&mut self) -> Result<bool, KernelError> {
+        let plan = plan(&self.settings)?;
+        let before = self.view().attached;
+        let mut attached = Vec::new();
+        let mut new = false;
+        for link in &plan.wanted {
+            let there = before.iter().find(|a| a.interface == link.name && a.index == link.index);
+            if let Some(a) = there {
+                attached.push(a.clone());
+                continue;
+            }
+            new = true;
+            let a = self.attach_one(link)?;
+            tracing::info!(interface = a.interface, hook = ?a.hook, "guarded: it appeared");
+            attached.push(a);
+        }
+        let gone = before.iter().any(|a| !plan.wanted.iter().any(|l| l.name == a.interface));
+        for a in before.iter().filter(|a| !plan.wanted.iter().any(|l| l.name == a.interface)) {
+            tracing::warn!(
+                interface = a.interface,
+                "the interface is gone; it is guarded again when it comes back"
+            );
+        }
+        self.settle(plan, attached)?;
+        Ok(new || gone)
+    }
+
+    /// Puts other settings in force, all or nothing: a fresh instance of the programs takes the place of the present
+    /// one on each interface, with the same pinned maps.
+    pub fn reconfigure(&mut self, settings: Settings) -> Result<(), KernelError> {
+        let mut next = Self::load(settings)?;
+        next.view = Arc::clone(&self.view);
+        if let Err(e) = next.attach() {
+            if let Err(e) = self.attach() {
+                tracing::error!(error = %e, "the former settings could not be put back everywhere");
+            }
+            return Err(e);
+        }
+        *self = next;
+        Ok(())
+    }
+
+    fn attach_one(&mut self, link: &Link) -> Result<Attachment, KernelError> {
+        let (how, pin_dir) = (self.settings.attach, self.settings.pin_dir.clone());
+        if self.is_strict() {
+            // The way out first: a refusal knows what was answered from the first request on.
+            attach(self.program("guard_egress")?, &link.name, Side::Out, how, &pin_dir)?;
+        }
+        let (hook, adopted) = attach(self.program(self.guard)?, &link.name, Side::In, how, &pin_dir)?;
+        if !self.is_strict() {
+            detach(&link.name, Side::Out, &pin_dir)?;
+        }
+        Ok(Attachment { interface: link.name.clone(), index: link.index, hook, adopted })
+    }
+
+    fn settle(&mut self, plan: Plan, attached: Vec<Attachment>) -> Result<(), KernelError> {
+        let keep: Vec<String> = plan.wanted.iter().map(|l| l.name.clone()).collect();
+        for interface in detach_others(&self.settings.pin_dir, &keep, self.is_strict())? {
+            if !plan.waiting.contains(&interface) {
+                tracing::warn!(interface, "no longer configured: guard detached");
+            }
+        }
+        let s = &self.settings;
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, why) in &plan.misplaced {
+            if !view.misplaced.contains_key(name) {
+                tracing::warn!(interface = name, "not guarded: {why}");
+            }
+        }
+        for name in &plan.waiting {
+            if !view.waiting.contains(name) {
+                tracing::warn!(interface = name, "it is not there; it is guarded when it comes");
+            }
+        }
+        view.attached = attached;
+        view.waiting = plan.waiting;
+        view.misplaced = plan.misplaced;
+        view.enforcement = match (s.reaction, s.enforcement) {
+            (Reaction::Observe, _) => "observe",
+            (_, Enforcement::Strict) => "strict",
+            (_, Enforcement::Fast) => "fast",
+        };
+        view.ports = s
+            .ports
+            .iter()
+            .map(|p| {
+                p.address
+                    .map_or_else(|| p.port.to_string(), |a| std::net::SocketAddr::new(a, p.port).to_string())
+            })
+            .collect();
+        view.verified_instructions.clone_from(&self.verified);
+        Ok(())
+    }
+
+    /// A view that follows what is attached.
+    pub fn guarded(&self) -> GuardedView {
+        Arc::clone(&self.view)
+    }
+
+    fn view(&self) -> Guarded {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Settles which interfaces there are to guard.
+fn plan(s: &Settings) -> Result<Plan, KernelError> {
+    let there = links().map_err(|e| KernelError::io("list the network interfaces", e))?;
+    let mut plan = Plan { wanted: Vec::new(), waiting: Vec::new(), misplaced: BTreeMap::new() };
+    for pattern in &s.interfaces {
+        let exact = !pattern.contains('*');
+        let found: Vec<&Link> = there.iter().filter(|l| matches(pattern, &l.name)).collect();
+        if exact && found.is_empty() {
+            if !s.wait_for_interfaces {
+                return Err(KernelError::NoInterface { interface: pattern.clone() });
+            }
+            plan.waiting.push(pattern.clone());
+        }
+        for link in found {
+            if let Some(why) = link.misplaced.filter(|_| !s.container_veth) {
+                if exact {
+                    return Err(KernelError::Misplaced { interface: link.name.clone(), why });
+                }
+                plan.misplaced.insert(link.name.clone(), why.to_owned());
+            } else if !plan.wanted.contains(link) {
+                plan.wanted.push(link.clone());
+            }
+        }
+    }
+    Ok(plan)
+}
+
+/// Takes everything away: links, filters, maps and their directory. Enforcement ends.
+pub fn detach_all(pin_dir: &Path, interfaces: &[String]) -> Result<(), KernelError> {
+    for link in links().unwrap_or_default() {
+        if interfaces.iter().any(|pattern| matches(pattern, &link.name)) {
+            detach_clsact(&link.name, Side::In);
+            detach_clsact(&link.name, Side::Out);
+        }
+    }
+    pins::remove_all(pin_dir)
+}

@@ -1,0 +1,173 @@
+//! The pin directory: maps and links that outlive the daemon.
+//!
+//! Links stand in the directory itself, maps in one below it that is named after their layout, and the deny map
+//! under a name that tells its size. So a daemon with another layout, or with more room, makes maps of its own
+//! beside the old ones, fills them, puts its programs in the old ones' place, and only then removes what it
+//! replaced: enforcement never has a gap.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Array, Map, MapData};
+use portcullis_common::layout::{Meta, VERSION};
+
+use super::{KernelError, Settings, load::map_error, unlink};
+
+/// `BPF_FS_MAGIC`.
+const BPFFS: i64 = 0xcafe_4a11;
+/// How directories of maps are named.
+const LAYOUT_PREFIX: &str = "layout-";
+/// How link pins are named.
+pub(super) const LINK_PREFIX: &str = "link-";
+/// The deny map, whose size follows its name.
+pub(super) const DENY_PREFIX: &str = "DENY-";
+
+/// Where the maps of this daemon's layout are pinned.
+pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("{LAYOUT_PREFIX}{VERSION}"))
+}
+
+/// The pin of a deny map with this many entries.
+pub(super) fn deny_pin(pin_dir: &Path, entries: u32) -> PathBuf {
+    maps_dir(pin_dir).join(format!("{DENY_PREFIX}{entries}"))
+}
+
+/// Makes the directories where they are not there yet, for this user alone: whoever may write the deny map
+/// decides who is locked out.
+pub(super) fn prepare(pin_dir: &Path) -> Result<(), KernelError> {
+    make(pin_dir)?;
+    let fs_kind = nix::sys::statfs::statfs(pin_dir)
+        .map_err(|e| KernelError::io(format!("look at {}", pin_dir.display()), e.into()))?
+        .filesystem_type();
+    if fs_kind.0 & 0xffff_ffff != BPFFS {
+        let _ = fs::remove_dir(pin_dir);
+        return Err(KernelError::NotBpffs { path: pin_dir.to_owned() });
+    }
+    restrict(pin_dir)?;
+    let maps = maps_dir(pin_dir);
+    make(&maps)?;
+    restrict(&maps)
+}
+
+fn make(path: &Path) -> Result<(), KernelError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(KernelError::NotBpffs { path: path.to_owned() }),
+        Err(e) => Err(KernelError::io(format!("create {}", path.display()), e)),
+    }
+}
+
+fn restrict(path: &Path) -> Result<(), KernelError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(|e| KernelError::io(format!("restrict {}", path.display()), e))
+}
+
+/// What an earlier daemon left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Maps of this layout, made under this key.
+    pub maps: bool,
+    /// Maps of another layout: its connections are not known to this one's programs.
+    pub other_layout: bool,
+}
+
+/// Looks at what is pinned.
+pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
+    let other_layout = !replaced(&s.pin_dir, s.max_entries)?.iter().all(|p| is_deny(p));
+    let path = maps_dir(&s.pin_dir).join("META");
+    if !path.exists() {
+        return Ok(Found { maps: false, other_layout });
+    }
+    let data = MapData::from_pin(&path).map_err(map_error)?;
+    let map: Array<_, [u32; 2]> =
+        Array::try_from(Map::from_map_data(data).map_err(map_error)?).map_err(map_error)?;
+    let [version, key_id] = map.get(&0, 0).map_err(map_error)?;
+    let found = Meta { version, key_id };
+    // A daemon that died between pinning and writing left zeros.
+    if found == (Meta { version: 0, key_id: 0 }) {
+        return Ok(Found { maps: true, other_layout });
+    }
+    if found.version != VERSION {
+        return Err(KernelError::Layout { path: s.pin_dir.clone(), found: found.version, expected: VERSION });
+    }
+    if found.key_id != s.key_id {
+        return Err(KernelError::KeyMismatch {
+            path: s.pin_dir.clone(),
+            found: found.key_id,
+            expected: s.key_id,
+        });
+    }
+    Ok(Found { maps: true, other_layout })
+}
+
+fn is_deny(path: &Path) -> bool {
+    path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(DENY_PREFIX))
+}
+
+/// What another layout, or a deny map of another size, has left: all that is neither a link nor this daemon's.
+fn replaced(pin_dir: &Path, entries: u32) -> Result<Vec<PathBuf>, KernelError> {
+    let (maps, deny) = (maps_dir(pin_dir), deny_pin(pin_dir, entries));
+    let mut old = list(pin_dir)?;
+    old.retain(|p| *p != maps && !is_link(p));
+    old.extend(list(&maps)?.into_iter().filter(|p| is_deny(p) && *p != deny));
+    Ok(old)
+}
+
+/// Removes that, once this daemon's programs are in force.
+pub(super) fn remove_replaced(pin_dir: &Path, entries: u32) -> Result<usize, KernelError> {
+    let old = replaced(pin_dir, entries)?;
+    for path in &old {
+        remove(path)?;
+    }
+    Ok(old.len())
+}
+
+/// Whether a pin is a link's.
+pub(super) fn is_link(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX))
+}
+
+/// Removes a pin, or a directory of pins. A link is detached first, so that its program stops at once.
+pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
+    if path.is_dir() {
+        for entry in list(path)? {
+            remove(&entry)?;
+        }
+        return gone(fs::remove_dir(path), path);
+    }
+    if is_link(path) {
+        // Usually there is none, or its interface is gone; what matters is that the pin goes, below.
+        let _ = unlink::detach(path);
+    }
+    gone(fs::remove_file(path), path)
+}
+
+fn gone(done: io::Result<()>, path: &Path) -> Result<(), KernelError> {
+    match done {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(KernelError::io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes everything. Links first: a program must not outlive its map of condemned tokens.
+pub(super) fn remove_all(pin_dir: &Path) -> Result<(), KernelError> {
+    let mut all = list(pin_dir)?;
+    all.sort_by_key(|p| !is_link(p));
+    all.iter().try_for_each(|p| remove(p))?;
+    gone(fs::remove_dir(pin_dir), pin_dir)
+}
+
+/// What a directory holds; nothing where it is not there.
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    match fs::read_dir(dir) {
+        Ok(dir) => Ok(dir.filter_map(Result::ok).map(|e| e.path()).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(KernelError::io(format!("list {}", dir.display()), e)),
+    }
+}

@@ -1,0 +1,473 @@
+//! Strict mode: what the server reads as heads is what was read here, however it is cut, ordered or repeated. The
+//! rules are [`portcullis_common::stream`]'s; these are the steps around them.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
+use portcullis_common::{
+    head::{CONNECT, FRONT, MAX_UNREAD, Step, UPGRADE},
+    layout::{ANSWER_MALFORMED, ANSWER_TOKEN, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
+    reason::{Outcome, Reason},
+    stream::{
+        ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD, PHASE_OPAQUE,
+        PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
+    },
+};
+
+use crate::{
+    DROP, PASS, blocks,
+    count::count,
+    cut,
+    maps::{self, ACTIVE, OLDER, Scratch},
+    packet::{self, ACK, Packet, Port, RST, SYN, URG},
+    pending, react, scan,
+    scan::{TELL_HTTP, TELL_RESET, scan_stream},
+    socket::{self, Kind},
+    syn,
+    tomb::{self, Tomb},
+    verdict,
+};
+
+/// Reads a packet. With `BENCH` every segment is its connection's first, so that a benchmark may run one again and
+/// again.
+#[inline(always)]
+pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = maps::scratch() else { return DROP };
+    match packet::read(skb, scratch) {
+        Port::Guarded => {}
+        Port::Open => return PASS,
+        Port::Unsupported => {
+            count(Outcome::Fragment);
+            return DROP;
+        }
+        Port::Later => {
+            count(Outcome::Unsupported);
+            return PASS;
+        }
+    }
+    // SAFETY: `packet::read` has set it, and nothing writes it from here on.
+    let p = unsafe { &(*scratch).packet };
+    match tomb::check(skb, scratch, p) {
+        Tomb::None => {}
+        Tomb::Drop => return DROP,
+        Tomb::Pass => {}
+        Tomb::Reset => return react::reset_client(skb, scratch, p),
+    }
+    if p.flags & SYN != 0 {
+        return syn::steps(skb, scratch, p);
+    }
+    // TCP takes no data from a segment that resets.
+    if p.len == 0 || p.flags & RST != 0 {
+        return PASS;
+    }
+    if p.flags & URG != 0 || p.flags & ACK == 0 {
+        count(Outcome::BadFlags);
+        return DROP;
+    }
+    let next = segment::<BENCH>(skb, scratch);
+    if next == Next::Pass as i32 {
+        PASS
+    } else if next == Next::Drop as i32 {
+        DROP
+    } else if next == Next::Hold as i32 {
+        react::hold(skb, scratch, p)
+    } else if next == Next::Cut as i32 {
+        // SAFETY: this CPU's scratch.
+        let keep = unsafe { (*scratch).run.head }.wrapping_sub(p.payload);
+        cut::behind(skb, scratch, p, keep)
+    } else {
+        react::refuse(skb, scratch, p)
+    }
+}
+
+/// What is done with a segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+enum Next {
+    Pass = 0,
+    Drop = 1,
+    /// The connection is refused, as `Run` says.
+    Refuse = 2,
+    /// It is dropped for now, its request being refused once the ones before are answered.
+    Hold = 3,
+    /// It ends where the last head begins.
+    Cut = 4,
+}
+
+/// Reads a segment with payload. A function of its own, as [`react::refuse`] is, for the stack's sake.
+#[inline(never)]
+fn segment<const BENCH: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
+    let Some(config) = maps::config() else { return Next::Drop as i32 };
+    // SAFETY: `packet::read` has set it, and nothing writes it but the copy's mark.
+    let p = unsafe { &(*scratch).packet };
+    if p.copied == 0 && !packet::copy(skb, scratch) {
+        return Next::Drop as i32;
+    }
+    let kept = socket::find::<true>(skb, scratch, p, config);
+    // SAFETY: this CPU's scratch; nothing writes it from here on.
+    let s = unsafe { &(*scratch).socket };
+    if s.is(Kind::Over) {
+        return Next::Pass as i32;
+    }
+    if s.is(Kind::Nothing) {
+        return unguarded(skb, scratch, Outcome::NoSocket) as i32;
+    }
+    let stream = if s.is(Kind::Young) { pending::make(skb, scratch, p) } else { kept.stream };
+    if stream.is_null() {
+        count(Outcome::Busy);
+        return Next::Drop as i32;
+    }
+    // SAFETY: a map's value, whose lock this is.
+    if !blocks::lock(unsafe { &raw mut (*stream).busy }) {
+        count(Outcome::Busy);
+        return Next::Drop as i32;
+    }
+    if BENCH {
+        // SAFETY: under its lock.
+        unsafe {
+            (*stream).phase = PHASE_NEW;
+            (*stream).carried = 0;
+            (*stream).scan.restart();
+        }
+    }
+    // SAFETY: under its lock.
+    let next = unsafe { locked(skb, scratch, p, config, &mut *stream, kept.answers) };
+    // SAFETY: as above.
+    blocks::unlock(unsafe { &raw mut (*stream).busy });
+    next as i32
+}
+
+/// Reads a segment of a connection that no state is kept of.
+#[inline(always)]
+fn unguarded(skb: *mut __sk_buff, scratch: *mut Scratch, outcome: Outcome) -> Next {
+    count(outcome);
+    scan::alone(scratch);
+    scan_stream(skb);
+    // SAFETY: this CPU's scratch; the scan is over.
+    if unsafe { (*scratch).run.step } != Step::Refused as u32 {
+        return Next::Pass;
+    }
+    scan::count_refusal(scratch);
+    cause(scratch, Step::Refused as u32);
+    // SAFETY: this CPU's scratch.
+    unsafe { (*scratch).run.tell = TELL_RESET };
+    Next::Refuse
+}
+
+/// The steps under the stream's lock.
+#[inline(always)]
+fn locked(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    p: &Packet,
+    config: &GuardConfig,
+    stream: &mut Stream,
+    answers: *const Answers,
+) -> Next {
+    // SAFETY: this CPU's scratch; nothing writes it from here on.
+    let s = unsafe { &(*scratch).socket };
+    let taken = s.rcv_nxt;
+    let epoch = ACTIVE.get(0).map_or(0, |a| a.epoch);
+    if stream.phase == PHASE_NEW {
+        begin(skb, scratch, p, stream, taken, s.received != 0 && s.is(Kind::Connected));
+        stream.epoch = epoch;
+    }
+    // SAFETY: a map's value or null; the egress program writes it at the same time, each field whole.
+    let answers = unsafe { answers.as_ref() };
+    if stream.epoch != epoch {
+        if condemned(scratch, stream, answers) {
+            count(Outcome::Severed);
+            return dead(scratch, stream, Step::Refused as u32);
+        }
+        stream.epoch = epoch;
+    }
+    if stream.phase != PHASE_HTTP {
+        return match stream.phase {
+            PHASE_TUNNEL | PHASE_OPAQUE => {
+                count(Outcome::Tunnelled);
+                Next::Pass
+            }
+            PHASE_OLD => unguarded(skb, scratch, Outcome::Unguarded),
+            PHASE_NEW => {
+                count(Outcome::Lost);
+                dead(scratch, stream, LOST)
+            }
+            _ => {
+                count(Outcome::TombstoneDropped);
+                Next::Drop
+            }
+        };
+    }
+    if stream.kinds as u32 & (UPGRADE | CONNECT) != 0 && answers.is_some_and(|a| a.phase == ANSWERS_TUNNEL) {
+        stream.phase = PHASE_TUNNEL;
+        count(Outcome::Tunnelled);
+        return Next::Pass;
+    }
+    let end = p.seq.wrapping_add(p.len);
+    let before = stream.parsed;
+    match stream.place(taken, p.seq, end) {
+        Place::Taken => return Next::Pass,
+        Place::Body => {
+            count(Outcome::Body);
+            return Next::Pass;
+        }
+        Place::Gap => {
+            count(Outcome::Gap);
+            return Next::Drop;
+        }
+        Place::Lost => {
+            count(Outcome::Lost);
+            return dead(scratch, stream, LOST);
+        }
+        Place::Repeat => {
+            let from = if ahead(p.seq, taken) < 0 { taken } else { p.seq };
+            let to = if ahead(end, before) < 0 { end } else { before };
+            let at = p.payload + from.wrapping_sub(p.seq);
+            if !blocks::same(skb, scratch, stream, at, from, to) {
+                count(Outcome::Contradiction);
+                if stream.tried(taken) {
+                    count(Outcome::Contradicted);
+                    return dead(scratch, stream, LOST);
+                }
+                return Next::Drop;
+            }
+            if ahead(end, stream.parsed) <= 0 {
+                return Next::Pass;
+            }
+        }
+        Place::Fresh => {}
+    }
+    read(skb, scratch, p, config, stream, answers, end)
+}
+
+/// What a connection begins with; its phase stays new where that is not known.
+#[inline(always)]
+fn begin(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    p: &Packet,
+    stream: &mut Stream,
+    taken: u32,
+    missed: bool,
+) {
+    if missed {
+        let mut flow = packet::flow(skb, scratch, p);
+        flow.interface = 0;
+        if OLDER.get_ptr(&flow).is_some() {
+            stream.phase = PHASE_OLD;
+        }
+        return;
+    }
+    // SAFETY: helpers without arguments.
+    let id = unsafe { (u64::from(bpf_get_prandom_u32())) << 32 | u64::from(bpf_get_prandom_u32()) };
+    stream.id = id | 1;
+    stream.parsed = taken;
+    stream.tried_at = taken;
+    stream.scan.preamble = p.proxy;
+    stream.phase = PHASE_HTTP;
+}
+
+/// A connection whose beginning is not known.
+const LOST: u32 = u32::MAX;
+
+/// Marks a connection as refused, for `step` or [`LOST`].
+#[inline(always)]
+fn dead(scratch: *mut Scratch, stream: &mut Stream, step: u32) -> Next {
+    stream.phase = PHASE_DEAD;
+    cause(scratch, step);
+    // SAFETY: this CPU's scratch.
+    unsafe { (*scratch).run.tell = TELL_RESET };
+    Next::Refuse
+}
+
+/// Whether one of the tokens of requests that are under way was condemned meanwhile; `Run` then says which.
+#[inline(always)]
+fn condemned(scratch: *mut Scratch, stream: &Stream, answers: Option<&Answers>) -> bool {
+    let done = match answers {
+        Some(a) => a.done(stream.asked),
+        None => 0,
+    };
+    for i in 0..TOKENS {
+        if stream.is_open(i, done) {
+            let fingerprint = stream.tokens[i];
+            if let Some(reason) = verdict::of(&fingerprint) {
+                // SAFETY: this CPU's scratch.
+                let run = unsafe { &mut (*scratch).run };
+                run.fingerprint = fingerprint;
+                run.reason = reason as u32;
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Reads from P on and settles what comes of it.
+#[inline(always)]
+fn read(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    p: &Packet,
+    config: &GuardConfig,
+    stream: &mut Stream,
+    answers: Option<&Answers>,
+    end: u32,
+) -> Next {
+    let from = stream.parsed;
+    let at = p.payload + from.wrapping_sub(p.seq);
+    // SAFETY: this CPU's scratch; no other reference to these fields is alive.
+    unsafe {
+        scan::begin(scratch, at, p.payload + p.len);
+        let run = &mut (*scratch).run;
+        run.head = if stream.scan.in_head() { 0 } else { at };
+        run.base = p.seq.wrapping_sub(p.payload);
+        run.keep = stream.id;
+        run.kinds = stream.kinds;
+        run.carried = stream.carried;
+        let s = &mut (*scratch).scan;
+        *s = stream.scan;
+        s.heads = 0;
+        s.tokens = 0;
+        s.long_tokens = 0;
+        s.odd_heads = 0;
+        s.began = 0;
+        if stream.carried != 0 {
+            let buffer = (&raw mut (*scratch).buffer).cast::<u8>().add(FRONT).cast::<u64>();
+            for i in 0..CARRY {
+                buffer.add(i).write(stream.carry[i]);
+            }
+        }
+    }
+    scan_stream(skb);
+    // SAFETY: this CPU's scratch; the scan is over.
+    let run = unsafe { &mut (*scratch).run };
+    let mut step = run.step;
+    if step == Step::More as u32 {
+        if run.finished != 0 && run.left <= MAX_UNREAD as u32 {
+            commit(scratch, stream, end);
+            return Next::Pass;
+        }
+        step = Step::TooLong as u32;
+    } else if step == Step::Again as u32 {
+        step = Step::TooLong as u32;
+    }
+    let asked = stream.asked.wrapping_add(run.asked);
+    if step == Step::Opaque as u32 && asked == 0 && config.opaque == OPAQUE_PASS {
+        stream.phase = PHASE_OPAQUE;
+        return Next::Pass;
+    }
+    if config.reaction == REACT_DROP {
+        if step == Step::Refused as u32 {
+            scan::count_refusal(scratch);
+        }
+        cause(scratch, step);
+        return Next::Refuse;
+    }
+    if run.asked != 0 && run.head > at {
+        // Good requests came before it in this very segment.
+        stream.scan.restart();
+        stream.carried = 0;
+        commit_requests(scratch, stream);
+        stream.parsed = run.base.wrapping_add(run.head);
+        return Next::Cut;
+    }
+    let s = unsafe { &(*scratch).socket };
+    let current = s.rcv_nxt == stream.parsed;
+    let idle = match answers {
+        Some(a) => a.is_idle(asked, s.snd_nxt, p.ack),
+        None => asked == 0 && s.snd_nxt == p.ack,
+    };
+    let waits = if step == Step::NotHttp as u32 {
+        // What follows an upgrade is read as a request until the server has agreed.
+        stream.kinds as u32 & (UPGRADE | CONNECT) != 0 && !idle && stream.scan.at_boundary()
+    } else {
+        asked != 0 && !idle
+    };
+    if (waits || !current) && !stream.tried(s.rcv_nxt) {
+        cause(scratch, step);
+        return Next::Hold;
+    }
+    stream.phase = PHASE_DEAD;
+    cause(scratch, step);
+    let run = unsafe { &mut (*scratch).run };
+    let http = idle && current && step != Step::Http2 as u32 && step != Step::Opaque as u32;
+    run.tell = if http { TELL_HTTP } else { TELL_RESET };
+    if step == Step::Refused as u32 {
+        scan::count_refusal(scratch);
+    }
+    refused(step);
+    Next::Refuse
+}
+
+/// Counts a refusal that no token is the cause of.
+#[inline(always)]
+fn refused(step: u32) {
+    if step == Step::Odd as u32 {
+        count(Outcome::RefusedAmbiguous);
+    } else if step == Step::TooLong as u32 {
+        count(Outcome::RefusedTooLong);
+    } else if step == Step::Http2 as u32 {
+        count(Outcome::RefusedHttp2);
+    } else if step == Step::Opaque as u32 {
+        count(Outcome::RefusedOpaque);
+    } else if step == Step::NotHttp as u32 {
+        count(Outcome::RefusedNotHttp);
+    }
+}
+
+/// Says in `Run` why a request is refused and what its client is told.
+#[inline(always)]
+fn cause(scratch: *mut Scratch, step: u32) {
+    // SAFETY: this CPU's scratch; no other reference to it is alive.
+    let run = unsafe { &mut (*scratch).run };
+    if step == Step::Refused as u32 {
+        run.answer = ANSWER_TOKEN;
+        return;
+    }
+    run.fingerprint.0 = [0; 2];
+    let long = step == Step::TooLong as u32;
+    run.answer = if long { ANSWER_TOO_LONG } else { ANSWER_MALFORMED };
+    run.reason = if long { Reason::RequestTooLarge } else { Reason::RequestMalformed } as u32;
+}
+
+/// Keeps what the scan came to.
+#[inline(always)]
+fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
+    // SAFETY: this CPU's scratch; no other reference to these fields is alive. The buffer holds `CARRY` words
+    // behind any masked place.
+    unsafe {
+        stream.scan = (*scratch).scan;
+        let left = (*scratch).run.left;
+        if left != 0 {
+            let at = (*scratch).cursor.at as usize & (portcullis_common::head::WINDOW - 1);
+            let from = (&raw const (*scratch).buffer).cast::<u8>().add(FRONT + at);
+            for i in 0..CARRY {
+                stream.carry[i] = from.add(i * 8).cast::<u64>().read_unaligned();
+            }
+        }
+        stream.carried = left;
+    }
+    commit_requests(scratch, stream);
+    stream.parsed = end;
+}
+
+/// Keeps the requests that were read whole, and the tokens.
+#[inline(always)]
+fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
+    // SAFETY: this CPU's scratch; no other reference to it is alive.
+    let run = unsafe { &(*scratch).run };
+    let first = if run.token_count > TOKENS as u32 { run.token_count - TOKENS as u32 } else { 0 };
+    for i in 0..TOKENS {
+        if (i as u32) < run.token_count {
+            let slot = (first as usize + i) & (TOKENS - 1);
+            stream.token(run.tokens[slot], stream.asked.wrapping_add(run.token_of[slot]));
+        }
+    }
+    let ranges = if run.ranges < 4 { run.ranges } else { 4 };
+    for i in 0..4 {
+        if i < ranges {
+            let r = run.free[i as usize];
+            stream.free(r.from, r.to);
+        }
+    }
+    stream.asked = stream.asked.wrapping_add(run.asked);
+    stream.kinds = run.kinds;
+}
