@@ -38,6 +38,12 @@ pub struct Frame {
     pub fragment: u16,
     /// IPv4 addresses of client and server.
     pub addresses: [[u8; 4]; 2],
+    /// Time to live.
+    pub ttl: u8,
+    /// Urgent pointer.
+    pub urgent: u16,
+    /// Added to the TCP checksum: anything but 0 makes it wrong.
+    pub sum_off: u16,
 }
 
 impl Default for Frame {
@@ -55,6 +61,9 @@ impl Default for Frame {
             ack: 5000,
             fragment: 0x4000,
             addresses: [CLIENT, SERVER],
+            ttl: 64,
+            urgent: 0,
+            sum_off: 0,
         }
     }
 }
@@ -124,7 +133,7 @@ impl Frame {
             ip.extend(half(20 + self.ip_options.len() + tcp_len));
             ip.extend([0, 7]);
             ip.extend(self.fragment.to_be_bytes());
-            ip.extend([64, 6, 0, 0]);
+            ip.extend([self.ttl, 6, 0, 0]);
             ip.extend(self.addresses.as_flattened());
             ip.extend(&self.ip_options);
             let sum = checksum(&[&ip]).to_be_bytes();
@@ -140,20 +149,40 @@ impl Frame {
         tcp.extend([
             u8::try_from((20 + self.tcp_options.len()) / 4).unwrap_or(15) << 4,
             self.flags,
-            1,
-            0,
-            0,
-            0,
+            // A window of 64,240 bytes.
+            0xfa,
+            0xf0,
             0,
             0,
         ]);
+        tcp.extend(self.urgent.to_be_bytes());
         tcp.extend(&self.tcp_options);
         tcp.extend(payload);
-        let sum = checksum(&[&pseudo, &tcp]).to_be_bytes();
+        let sum = checksum(&[&pseudo, &tcp]).wrapping_add(self.sum_off).to_be_bytes();
         tcp[16..18].copy_from_slice(&sum);
         f.extend(tcp);
         f
     }
+}
+
+/// Cuts a plain IPv4 frame into fragments, the first with `first` bytes of what follows the IP header, a multiple of
+/// eight.
+pub fn fragments(frame: &[u8], first: usize) -> Vec<Vec<u8>> {
+    let (head, rest) = frame.split_at(34);
+    let (a, b) = rest.split_at(first);
+    [(a, 0, 0x2000_u16), (b, first / 8, 0)]
+        .into_iter()
+        .map(|(part, offset, more)| {
+            let mut ip = head[14..].to_vec();
+            ip[2..4].copy_from_slice(&u16::try_from(20 + part.len()).unwrap_or(u16::MAX).to_be_bytes());
+            let field = more | u16::try_from(offset).unwrap_or(0);
+            ip[6..8].copy_from_slice(&field.to_be_bytes());
+            ip[10..12].fill(0);
+            let sum = checksum(&[&ip]).to_be_bytes();
+            ip[10..12].copy_from_slice(&sum);
+            [&head[..14], &ip, part].concat()
+        })
+        .collect()
 }
 
 /// A destination-options extension header that is followed by `next`: `units` times eight bytes of padding.

@@ -23,6 +23,7 @@ pub mod process;
 pub mod server;
 mod shipped;
 pub mod tokens;
+pub mod wire;
 pub mod world;
 
 use std::time::Duration;

@@ -37,8 +37,13 @@ impl<T> Watched<T> {
     }
 
     /// Waits until `holds`, or until patience is over; says which.
-    pub fn wait(&self, mut holds: impl FnMut(&T) -> bool) -> bool {
-        let waited = self.changed.wait_timeout_while(self.get(), PATIENCE, |value| !holds(value));
+    pub fn wait(&self, holds: impl FnMut(&T) -> bool) -> bool {
+        self.wait_for(PATIENCE, holds)
+    }
+
+    /// Waits until `holds`, but no longer than `at_most`; says which.
+    pub fn wait_for(&self, at_most: std::time::Duration, mut holds: impl FnMut(&T) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.get(), at_most, |value| !holds(value));
         let (_guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }

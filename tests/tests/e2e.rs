@@ -5,6 +5,7 @@
 mod e2e {
     mod attach;
     mod connections;
+    mod crafted;
     mod cuts;
     mod doors;
     mod errors;
@@ -16,5 +17,6 @@ mod e2e {
     mod reactions;
     mod refusal;
     mod secrets;
+    mod servers;
     mod shapes;
 }
