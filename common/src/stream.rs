@@ -21,6 +21,8 @@ pub const RANGES: usize = 4;
 pub const CARRY: usize = 8;
 /// How often a copy that may not pass is dropped before the connection is reset.
 pub const TRIES: u32 = 6;
+/// Copies that come sooner after one another, in units of 2^20 ns, are counted as one try.
+pub const PAUSE: u32 = 100;
 /// Sequence numbers further apart than this are not compared.
 const FAR: u32 = 1 << 30;
 
@@ -76,7 +78,7 @@ pub struct Stream {
     pub parsed: u32,
     /// Bytes in `carry`.
     pub carried: u32,
-    /// Segments dropped since R last moved.
+    /// Times that segments were dropped since R last moved.
     pub tries: u32,
     /// R when the last one was dropped.
     pub tried_at: u32,
@@ -86,8 +88,8 @@ pub struct Stream {
     pub asked: u32,
     /// Tokens put into `tokens` since the connection was last idle.
     pub token_count: u32,
-    /// Why it is dead, or what its interface was: for the daemon.
-    pub note: u32,
+    /// When the last of them was counted, as [`Stream::tried`] is told.
+    pub tried_when: u32,
 }
 
 /// What is known of the server's side of a connection, kept with its socket beside [`Stream`] and written by the
@@ -235,13 +237,17 @@ impl Stream {
         n
     }
 
-    /// Notes that a segment could not pass, R being `taken`; tells whether that was once too often.
+    /// Notes that a segment could not pass, R being `taken`, at a time in units of 2^20 ns; tells whether that was once
+    /// too often. Copies that come at once are one try: a sender waits longer than [`PAUSE`] for an acknowledgement.
     #[inline(always)]
-    pub fn tried(&mut self, taken: u32) -> bool {
+    pub fn tried(&mut self, taken: u32, when: u32) -> bool {
         if self.tried_at != taken {
             self.tried_at = taken;
             self.tries = 0;
+        } else if self.tries != 0 && when.wrapping_sub(self.tried_when) < PAUSE {
+            return self.tries > TRIES;
         }
+        self.tried_when = when;
         self.tries += 1;
         self.tries > TRIES
     }

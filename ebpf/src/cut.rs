@@ -1,5 +1,5 @@
 //! Cuts a segment before a refused request, so that the requests ahead of it are answered first. The client sends
-//! the rest again, and is told then.
+//! the rest again, and is told then. Its acknowledgement goes through even where none of its payload does.
 
 use core::ffi::c_void;
 
@@ -9,11 +9,10 @@ use aya_ebpf::{
         bpf_csum_diff, bpf_l3_csum_replace, bpf_loop, bpf_skb_change_tail, bpf_skb_load_bytes,
     },
 };
-use portcullis_common::{head::FRONT, reason::Outcome};
+use portcullis_common::head::FRONT;
 
 use crate::{
     DROP, PASS,
-    count::count,
     maps::Scratch,
     packet::{FIN, Headers, Packet},
     react,
@@ -72,7 +71,6 @@ pub fn behind(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, keep: u32)
     if react::store(skb, p.l4 + 16, &[check]).is_err() {
         return DROP;
     }
-    count(Outcome::Cut);
     PASS
 }
 

@@ -1,14 +1,17 @@
 //! Strict mode: what the server reads as heads is what was read here, however it is cut, ordered or repeated. The
 //! rules are [`portcullis_common::stream`]'s; these are the steps around them.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+};
 use portcullis_common::{
     head::{CONNECT, FRONT, MAX_UNREAD, Step, UPGRADE},
     layout::{ANSWER_MALFORMED, ANSWER_TOKEN, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
-        ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD, PHASE_OPAQUE,
-        PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
+        ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
+        PHASE_OPAQUE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
 };
 
@@ -68,8 +71,11 @@ pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
     } else if next == Next::Drop as i32 {
         DROP
     } else if next == Next::Hold as i32 {
-        react::hold(skb, scratch, p)
+        // The server may be waiting for what it acknowledges before it answers the requests ahead.
+        react::hold(skb, scratch, p);
+        cut::behind(skb, scratch, p, 0)
     } else if next == Next::Cut as i32 {
+        count(Outcome::Cut);
         // SAFETY: this CPU's scratch.
         let keep = unsafe { (*scratch).run.head }.wrapping_sub(p.payload);
         cut::behind(skb, scratch, p, keep)
@@ -86,7 +92,7 @@ enum Next {
     Drop = 1,
     /// The connection is refused, as `Run` says.
     Refuse = 2,
-    /// It is dropped for now, its request being refused once the ones before are answered.
+    /// Its payload is dropped for now, its request being refused once the ones before are answered.
     Hold = 3,
     /// It ends where the last head begins.
     Cut = 4,
@@ -223,7 +229,7 @@ fn locked(
             let at = p.payload + from.wrapping_sub(p.seq);
             if !blocks::same(skb, scratch, stream, at, from, to) {
                 count(Outcome::Contradiction);
-                if stream.tried(taken) {
+                if stream.tried(taken, now()) {
                     count(Outcome::Contradicted);
                     return dead(scratch, stream, LOST);
                 }
@@ -381,7 +387,9 @@ fn read(
     } else {
         asked != 0 && !idle
     };
-    if (waits || !current) && !stream.tried(s.rcv_nxt) {
+    // Where responses are followed, the time to tell the client will come.
+    let patient = waits && current && answers.is_none_or(|a| a.phase <= ANSWERS_READ);
+    if patient || (waits || !current) && !stream.tried(s.rcv_nxt, now()) {
         cause(scratch, step);
         return Next::Hold;
     }
@@ -395,6 +403,13 @@ fn read(
     }
     refused(step);
     Next::Refuse
+}
+
+/// The time, as [`Stream::tried`] wants it.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_boot_ns() } >> 20) as u32
 }
 
 /// Counts a refusal that no token is the cause of.

@@ -100,6 +100,11 @@ impl Process {
         found(&said).with_context(|| format!("the awaited line did not come:\n{}", said.lines.join("\n")))
     }
 
+    /// Waits until its lines are as `wanted`; says whether they are.
+    pub fn await_lines(&self, wanted: impl Fn(&[String]) -> bool) -> bool {
+        self.said.wait(|said| said.ended || wanted(&said.lines))
+    }
+
     /// Sends a signal and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);

@@ -4,6 +4,7 @@
 //! Frames pass through a small Python process that holds the packet socket, for Rust's standard library has none.
 
 use std::{
+    fmt::Write as _,
     io::{Read as _, Write as _},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -105,7 +106,17 @@ impl Wire {
         let server = &net.server;
         server.ip(&["link", "set", SERVER_DEVICE, "address", SERVER_LINK])?;
         server.ip(&["address", "add", &format!("{SERVER}/24"), "dev", SERVER_DEVICE])?;
-        server.ip(&["neighbour", "replace", GHOST, "lladdr", GHOST_LINK, "dev", SERVER_DEVICE, "nud", "permanent"])?;
+        server.ip(&[
+            "neighbour",
+            "replace",
+            GHOST,
+            "lladdr",
+            GHOST_LINK,
+            "dev",
+            SERVER_DEVICE,
+            "nud",
+            "permanent",
+        ])?;
         let mut command = Command::new("python3");
         command.args(["-u", "-c", RELAY, CLIENT_DEVICE]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = net.client.enter(|| command.spawn().context("start `python3`"))?;
@@ -155,7 +166,17 @@ impl Wire {
         let start = 0xffff_ff00_u32.wrapping_add(u32::from(source_port) * 7919);
         let frame = Frame { source_port, port, addresses: [GHOST_BYTES, SERVER_BYTES], ..Frame::default() };
         let from = self.heard.get().len();
-        Talk { wire: self, frame, start, next: 0, from, taken: 0, stream: Vec::new(), end: None, synack: Vec::new() }
+        Talk {
+            wire: self,
+            frame,
+            start,
+            next: 0,
+            from,
+            taken: 0,
+            stream: Vec::new(),
+            end: None,
+            synack: Vec::new(),
+        }
     }
 }
 
@@ -317,6 +338,23 @@ impl Talk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// All segments that the server has sent on it.
+    pub fn heard(&self) -> Vec<Segment> {
+        let port = self.frame.source_port;
+        self.wire.heard.get().iter().filter(|s| s.port == port).cloned().collect()
+    }
+
+    /// What the server has sent, for people.
+    pub fn story(&self) -> String {
+        let (ours, mut text) = (self.start.wrapping_add(1), String::new());
+        let theirs = self.heard().first().map_or(0, |s| s.seq.wrapping_add(1));
+        for s in self.heard() {
+            let (seq, ack) = (s.seq.wrapping_sub(theirs), s.ack.wrapping_sub(ours));
+            let _ = write!(text, "[{seq}+{} ack {ack} flags {:#x}] ", s.payload.len(), s.flags);
+        }
+        text + &String::from_utf8_lossy(&self.stream)
     }
 
     /// Answers that the server, or the kernel in its place, has sent.

@@ -41,7 +41,11 @@ struct Sequence {
     play: fn(&mut Talk<'_>, &[u8], usize) -> Result<()>,
 }
 
-const fn plain(name: &'static str, live: Live, play: fn(&mut Talk<'_>, &[u8], usize) -> Result<()>) -> Sequence {
+const fn plain(
+    name: &'static str,
+    live: Live,
+    play: fn(&mut Talk<'_>, &[u8], usize) -> Result<()>,
+) -> Sequence {
     Sequence { name, opening: Opening::Plain, live, play }
 }
 
@@ -281,7 +285,11 @@ fn no_crafted_sequence_completes_a_revoked_head_and_live_twins_are_answered() ->
         let (refused, answers) = play(&mut wire, &s, &bearer("/crafted", &live))?;
         let answered = !refused && answers == 1 && parsed(&server, &live) == 1;
         if s.live == Live::Answered && !answered {
-            wrong.push(format!("{}: live: refused {refused}, {answers} answers, {} parsed", s.name, parsed(&server, &live)));
+            wrong.push(format!(
+                "{}: live: refused {refused}, {answers} answers, {} parsed",
+                s.name,
+                parsed(&server, &live)
+            ));
         }
         if s.live == Live::Refused && answers == 0 && !refused {
             wrong.push(format!("{}: live: neither answered nor refused", s.name));

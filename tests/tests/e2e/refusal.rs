@@ -5,8 +5,7 @@ use portcullis_tests::{
     World,
     client::{bearer, curl, with_socket_option},
     has, is_root,
-    net::{CLIENT_DEVICE, Namespace, PORT, SERVER_DEVICE, SERVER_V4, SERVER_V6, guarded},
-    process::run,
+    net::{CLIENT_DEVICE, PORT, SERVER_DEVICE, SERVER_V4, SERVER_V6, guarded, switch_offloads_off},
     tokens::twin,
     world::whole_refusal,
 };
@@ -161,24 +160,4 @@ fn without_checksum_and_segmentation_offload_the_answer_is_still_valid() -> Resu
     w.assert_refused_from(&w.net.client, guarded(SERVER_V6), &bearer("/v6", &token));
     assert_eq!(w.daemon.counter("responded")?, 2);
     Ok(())
-}
-
-/// What `ethtool -K rx off tx off tso off gso off gro off` does, on machines that have no ethtool.
-fn switch_offloads_off(ns: &Namespace, device: &str) -> Result<()> {
-    const SCRIPT: &str = "
-import array, fcntl, socket, struct, sys
-s = socket.socket()
-# ETHTOOL_SRXCSUM, STXCSUM, STSO, SGSO, SGRO: each with the value 0; then GTXCSUM, which must read 0.
-for command in (0x15, 0x17, 0x1f, 0x24, 0x2c, 0x16):
-    value = array.array('B', struct.pack('II', command, 0))
-    request = struct.pack('16sP', sys.argv[1].encode(), value.buffer_info()[0])
-    try:
-        fcntl.ioctl(s, 0x8946, request + bytes(16))
-    except OSError as e:
-        if command != 0x15:
-            raise
-assert struct.unpack('II', value.tobytes())[1] == 0
-";
-    let mut command = std::process::Command::new("python3");
-    run(ns, command.args(["-c", SCRIPT, device]), b"")?.ok().map(drop)
 }
