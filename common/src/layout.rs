@@ -10,7 +10,7 @@
 use crate::fingerprint::{DenyFingerprint, Key};
 
 /// Version of everything in this module. Raised with any change of size, order or meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names that the head scanner looks for: four of its own, up to four configured, and of each configured one
 /// with dashes its spelling with underscores, which CGI and WSGI make the same.
@@ -295,8 +295,12 @@ pub struct DenyValue {
     pub revoked_until: u64,
     /// Condemned by a policy until then (boot time, ns); 0 where not condemned.
     pub condemned_until: u64,
-    /// Policy generation that condemned it.
-    pub generation: u64,
+    /// Policy generation that condemned it: the low half of [`Active::generation`].
+    pub generation: u32,
+    /// What clients are told of the condemnation: an `ANSWER_` constant. Of a revocation, [`ANSWER_TOKEN`].
+    pub answer: u32,
+    /// Id of the decision that condemned it; 0 where there is none.
+    pub decision: u64,
 }
 
 /// An expiry that never comes.
@@ -348,6 +352,8 @@ pub struct Event {
     pub time: u64,
     /// Whose token.
     pub fingerprint: DenyFingerprint,
+    /// The decision that condemned it; 0 where there is none.
+    pub decision: u64,
     /// Which connection.
     pub flow: Flow,
     /// [`crate::reason::Reason`] by number.
@@ -361,7 +367,7 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Key>() == 16);
     assert!(size_of::<DenyKey>() == 16);
-    assert!(size_of::<DenyValue>() == 24);
+    assert!(size_of::<DenyValue>() == 32);
     assert!(size_of::<Pattern<4>>() == 72);
     assert!(size_of::<Pattern<2>>() == 40);
     assert!(size_of::<ScanConfig>() == 16 + 24 + 12 * 72 + 8 * 40);
@@ -371,8 +377,8 @@ const _: () = {
     assert!(size_of::<GuardConfig>() == 2 * size_of::<ScanConfig>() + 16 + ANSWERS * (8 + ANSWER_MAX));
     assert!(size_of::<AddressKey>() == 24);
     assert!(size_of::<Flow>() == 40);
-    assert!(size_of::<Event>() == 72);
-    assert!(core::mem::offset_of!(Event, flow) == 24);
+    assert!(size_of::<Event>() == 80);
+    assert!(core::mem::offset_of!(Event, flow) == 32);
     assert!(NAME_MAX == 8 * 4 - 1 && SCHEME_MAX == 8 * 2 - 1);
 };
 

@@ -1,6 +1,6 @@
 //! Time, injected: wall time for what people and tokens mean, boot time for what the kernel obeys.
 //!
-//! The two are types of their own and meet in one place, [`Clock::boot_at`].
+//! The two are types of their own and meet in one place, the revocations' ledger.
 
 use std::sync::Arc;
 
@@ -40,13 +40,6 @@ pub trait Clock: Send + Sync + 'static {
     fn wall(&self) -> WallTime;
     /// Boot time now.
     fn boot(&self) -> BootTime;
-
-    /// The boot time at which the wall clock will show `at`, if it is not stepped before.
-    fn boot_at(&self, at: WallTime) -> BootTime {
-        let ahead = at.0.saturating_sub(self.wall().0);
-        let ahead = u64::try_from(ahead).unwrap_or(0).saturating_mul(1_000_000);
-        BootTime(self.boot().0.saturating_add(ahead))
-    }
 }
 
 /// A clock that is shared.

@@ -8,11 +8,13 @@
 mod cache;
 mod data;
 mod decider;
+mod id;
 mod request;
 mod ruling;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
+pub use id::DecisionId;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
 

@@ -6,6 +6,7 @@
 //! writes the maps.
 
 mod attach;
+mod batch;
 mod btf;
 mod connections;
 mod counters;

@@ -5,14 +5,19 @@
 //! acknowledged. Policies' condemnations go the same way without the store, within a quota of their own.
 //! Knows fingerprints and expiries; no tokens, requests or policies.
 
+mod calendar;
 mod claim;
+mod handle;
 mod index;
 mod ledger;
 mod plane;
+mod row;
 mod store;
+mod upkeep;
 
 pub use claim::{Claim, ClaimId, Order};
+pub use handle::{PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
-pub use ledger::Limits;
-pub use plane::{Plane, PlaneHandle, PlaneSettings, PlaneStatus, RevokeError};
+pub use ledger::{Condemnation, Limits};
+pub use plane::{Plane, PlaneSettings};
 pub use store::{Store, StoreError};

@@ -85,12 +85,10 @@ fn condemned(scratch: *mut Scratch, stream: &Stream, answers: &Answers) -> bool 
     let done = answers.done(stream.asked);
     for i in 0..TOKENS {
         if stream.is_open(i, done) {
-            let fingerprint = stream.tokens[i];
-            if let Some(reason) = verdict::of(&fingerprint) {
-                // SAFETY: this CPU's scratch.
-                let run = unsafe { &mut (*scratch).run };
-                run.fingerprint = fingerprint;
-                run.reason = reason as u32;
+            // SAFETY: this CPU's scratch; no other reference to it is alive.
+            let run = unsafe { &mut (*scratch).run };
+            run.fingerprint = stream.tokens[i];
+            if verdict::refuses(run) {
                 return true;
             }
         }

@@ -11,7 +11,7 @@ use portcullis_common::{
 
 use crate::{
     PASS,
-    maps::{self, DENY, Scratch},
+    maps::{self, Scratch},
 };
 
 /// Nothing at all.
@@ -44,7 +44,7 @@ pub fn bench_hash(ctx: TcContext) -> i32 {
         bpf_loop(len / 32, four_words as *const () as *mut c_void, (&raw mut env).cast(), 0);
     }
     let fingerprint = DenyFingerprint(env.sip.finish(0, len));
-    if DENY.get_ptr(&fingerprint).is_some() { crate::DROP } else { PASS }
+    if maps::deny(&fingerprint).is_some() { crate::DROP } else { PASS }
 }
 
 unsafe extern "C" fn four_words(i: u64, env: *mut Env) -> i64 {

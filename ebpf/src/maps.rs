@@ -1,12 +1,12 @@
 //! Every map of the kernel programs, and the per-CPU scratch memory.
 //!
-//! Names and layouts are a contract with `daemon/src/kernel`. `DENY`, `ACTIVE`, `META`, `COUNTERS`, `EVENTS`
-//! and the tombstones are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
+//! Names and layouts are a contract with `daemon/src/kernel`. `DENY_SETS`, `ACTIVE`, `META`, `COUNTERS`,
+//! `EVENTS` and the tombstones are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
 //! loaded program and are written before it is attached.
 
 use aya_ebpf::{
-    btf_maps::SkStorage,
-    macros::map,
+    btf_maps::{self, ArrayOfMaps, SkStorage},
+    macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use portcullis_common::{
@@ -23,9 +23,20 @@ use crate::{
     socket::Socket,
 };
 
-/// Condemned tokens. Preallocated and never an LRU: an eviction would be an un-revocation.
-#[map]
-pub static DENY: HashMap<DenyKey, DenyValue> = HashMap::with_max_entries(1 << 20, 0);
+/// What a set of condemned tokens looks like. The daemon makes the real ones, as large as it is told to.
+type DenySet = btf_maps::HashMap<DenyKey, DenyValue, 1>;
+
+/// The set of condemned tokens, in its one slot: preallocated and never an LRU, for an eviction would be an
+/// un-revocation. The slot is filled before a program is attached; a larger set, or one made anew, takes the
+/// other's place in one step.
+#[btf_map]
+pub static DENY_SETS: ArrayOfMaps<DenySet, 1> = ArrayOfMaps::new();
+
+/// What the deny map holds of a fingerprint.
+#[inline(always)]
+pub fn deny(fingerprint: &DenyKey) -> Option<*const DenyValue> {
+    DENY_SETS.get_value_ptr_mut(0, fingerprint).map(<*mut DenyValue>::cast_const)
+}
 
 /// Settings of the program; see [`GuardConfig`].
 #[map]

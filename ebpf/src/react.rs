@@ -125,8 +125,9 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     PASS
 }
 
-/// Holds a refused request back until it may be answered: the client sends it again.
-#[inline(always)]
+/// Holds a refused request back until it may be answered: the client sends it again. A function of its own for the
+/// stack's sake.
+#[inline(never)]
 pub fn hold(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     tell(skb, scratch, p, Outcome::Held);
     DROP
@@ -186,6 +187,7 @@ fn tell(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome)
         Event {
             time: bpf_ktime_get_boot_ns(),
             fingerprint: (*scratch).run.fingerprint,
+            decision: (*scratch).run.decision,
             flow: packet::flow(skb, scratch, p),
             reason: (*scratch).run.reason as u8,
             action: action as u8,

@@ -30,12 +30,14 @@ const MAX_WINDOWS: u32 = 24;
 /// Where the scan of one segment stands. Offsets are from the skb's start.
 #[repr(C)]
 pub struct Run {
-    /// The refused token's fingerprint.
+    /// The fingerprint that is looked up; after a refusal, the refused token's.
     pub fingerprint: DenyFingerprint,
     /// Tokens that were read and are not condemned.
     pub tokens: [DenyFingerprint; TOKENS],
     /// The stream whose bytes are kept for comparison; 0 for none.
     pub keep: u64,
+    /// The decision that condemned the refused token; 0 for none.
+    pub decision: u64,
     /// What the requests are, or for responses what they are to: see `Stream::kinds`.
     pub kinds: u64,
     /// Of which request each is, from the stream's `asked` on.
@@ -104,20 +106,20 @@ struct Requests<'a> {
 impl Sink for Requests<'_> {
     #[inline(always)]
     fn token(&mut self, fingerprint: DenyFingerprint) -> bool {
-        let Some(reason) = verdict::of(&fingerprint) else {
-            let next = self.run.token_count as usize & (TOKENS - 1);
-            self.run.tokens[next] = fingerprint;
-            self.run.token_of[next] = self.run.asked;
-            self.run.token_count += 1;
-            return false;
-        };
-        if self.observe {
-            count(Outcome::Observed);
-            return false;
+        // The lookup reads it from memory.
+        // SAFETY: a field of its own.
+        unsafe { (&raw mut self.run.fingerprint).write_volatile(fingerprint) };
+        if verdict::judge() != 0 {
+            if self.observe {
+                count(Outcome::Observed);
+            }
+            return !self.observe;
         }
-        self.run.fingerprint = fingerprint;
-        self.run.reason = reason as u32;
-        true
+        let next = self.run.token_count as usize & (TOKENS - 1);
+        self.run.tokens[next] = self.run.fingerprint;
+        self.run.token_of[next] = self.run.asked;
+        self.run.token_count += 1;
+        false
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use portcullis_common::{
     head::{CONNECT, FRONT, MAX_UNREAD, Step, UPGRADE},
-    layout::{ANSWER_MALFORMED, ANSWER_TOKEN, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
+    layout::{ANSWER_MALFORMED, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
         ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
@@ -70,15 +70,19 @@ pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
         PASS
     } else if next == Next::Drop as i32 {
         DROP
-    } else if next == Next::Hold as i32 {
-        // The server may be waiting for what it acknowledges before it answers the requests ahead.
-        react::hold(skb, scratch, p);
-        cut::behind(skb, scratch, p, 0)
-    } else if next == Next::Cut as i32 {
-        count(Outcome::Cut);
-        // SAFETY: this CPU's scratch.
-        let keep = unsafe { (*scratch).run.head }.wrapping_sub(p.payload);
-        cut::behind(skb, scratch, p, keep)
+    } else if next == Next::Hold as i32 || next == Next::Cut as i32 {
+        // SAFETY: this CPU's scratch, through memory so that both ways are one from here.
+        let head = unsafe { &raw mut (*scratch).run.head };
+        if next == Next::Hold as i32 {
+            // The server may be waiting for what it acknowledges before it answers the requests ahead.
+            react::hold(skb, scratch, p);
+            // SAFETY: as above.
+            unsafe { head.write_volatile(p.payload) };
+        } else {
+            count(Outcome::Cut);
+        }
+        // SAFETY: as above.
+        cut::behind(skb, scratch, p, unsafe { head.read_volatile() }.wrapping_sub(p.payload))
     } else {
         react::refuse(skb, scratch, p)
     }
@@ -293,12 +297,11 @@ fn condemned(scratch: *mut Scratch, stream: &Stream, answers: Option<&Answers>) 
     };
     for i in 0..TOKENS {
         if stream.is_open(i, done) {
-            let fingerprint = stream.tokens[i];
-            if let Some(reason) = verdict::of(&fingerprint) {
-                // SAFETY: this CPU's scratch.
-                let run = unsafe { &mut (*scratch).run };
-                run.fingerprint = fingerprint;
-                run.reason = reason as u32;
+            // SAFETY: this CPU's scratch; no other reference to it is alive.
+            let run = unsafe { &mut (*scratch).run };
+            // SAFETY: a field of its own, which the lookup reads from memory.
+            unsafe { (&raw mut run.fingerprint).write_volatile(stream.tokens[i]) };
+            if verdict::judge() != 0 {
                 return true;
             }
         }
@@ -434,10 +437,10 @@ fn cause(scratch: *mut Scratch, step: u32) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let run = unsafe { &mut (*scratch).run };
     if step == Step::Refused as u32 {
-        run.answer = ANSWER_TOKEN;
         return;
     }
     run.fingerprint.0 = [0; 2];
+    run.decision = 0;
     let long = step == Step::TooLong as u32;
     run.answer = if long { ANSWER_TOO_LONG } else { ANSWER_MALFORMED };
     run.reason = if long { Reason::RequestTooLarge } else { Reason::RequestMalformed } as u32;

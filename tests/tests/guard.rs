@@ -11,7 +11,7 @@ use portcullis::kernel::{
 use portcullis_common::{
     fingerprint::DenyFingerprint,
     head::{BUFFER, Cursor, FRONT, MAX_STEPS, Scan, Sink, Step, WINDOW, step_in},
-    layout::{DenyValue, FOREVER, ScanConfig},
+    layout::{ANSWER_DENIED, DenyValue, FOREVER, ScanConfig},
     reason::Outcome,
 };
 use portcullis_tests::{
@@ -26,8 +26,12 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 
+fn deny(revoked_until: u64, condemned_until: u64, generation: u32) -> DenyValue {
+    DenyValue { revoked_until, condemned_until, generation, answer: ANSWER_DENIED, decision: 7 }
+}
+
 fn revoked() -> DenyValue {
-    DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0 }
+    deny(FOREVER, 0, 0)
 }
 
 fn run(kernel: &mut Kernel, packet: &[u8]) -> Ran {
@@ -196,24 +200,12 @@ fn the_kernel_itself_obeys_expiry_and_generation() {
     let token = jws(300, 1);
     let f = KEY.deny(token.as_bytes());
     let cases = [
-        ("revoked", DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0 }, true),
-        ("revocation lapsed", DenyValue { revoked_until: 1, condemned_until: 0, generation: 0 }, false),
-        (
-            "condemned by the active generation",
-            DenyValue { revoked_until: 0, condemned_until: FOREVER, generation: 7 },
-            true,
-        ),
-        (
-            "condemned by another",
-            DenyValue { revoked_until: 0, condemned_until: FOREVER, generation: 6 },
-            false,
-        ),
-        ("condemnation lapsed", DenyValue { revoked_until: 0, condemned_until: 1, generation: 7 }, false),
-        (
-            "revoked, condemnation lapsed",
-            DenyValue { revoked_until: FOREVER, condemned_until: 1, generation: 1 },
-            true,
-        ),
+        ("revoked", deny(FOREVER, 0, 0), true),
+        ("revocation lapsed", deny(1, 0, 0), false),
+        ("condemned by the active generation", deny(0, FOREVER, 7), true),
+        ("condemned by another", deny(0, FOREVER, 6), false),
+        ("condemnation lapsed", deny(0, 1, 7), false),
+        ("revoked, condemnation lapsed", deny(FOREVER, 1, 1), true),
     ];
     for (i, (name, value, refused)) in cases.into_iter().enumerate() {
         kernel.deny.put(f, value).unwrap();
@@ -311,7 +303,49 @@ fn a_full_map_is_an_error_and_loses_nothing() {
     let error = kernel.deny.put(DenyFingerprint([9, 9]), revoked()).unwrap_err();
     assert!(matches!(error, KernelError::Full { capacity: 4 }), "{error}");
     kernel.deny.put(DenyFingerprint([3, 1]), revoked()).expect("an entry that is there can be changed");
-    assert_eq!(kernel.deny.entries().count(), 4);
+    assert_eq!(count(&kernel), 4);
+}
+
+fn count(kernel: &Kernel) -> usize {
+    let mut n = 0;
+    kernel.deny.each(|_, _| n += 1).unwrap();
+    n
+}
+
+#[test]
+fn a_set_of_another_size_takes_the_others_place_in_one_step() {
+    if !is_root() {
+        return;
+    }
+    let bpffs = Bpffs::mount().unwrap();
+    let mut small = settings(&bpffs);
+    small.max_entries = 4;
+    let mut old = Kernel::load(small).unwrap();
+    let all: Vec<_> = (0..4).map(|i| (DenyFingerprint([i, 1]), revoked())).collect();
+    old.deny.put_all(&all).unwrap();
+    let mut large = settings(&bpffs);
+    large.max_entries = 4000;
+    let mut kernel = Kernel::load(large).unwrap();
+    assert_eq!((kernel.deny.capacity(), kernel.deny.wanted(), count(&kernel)), (4, 4000, 4));
+    kernel.deny.begin().unwrap();
+    kernel.deny.put_next(&all[..2]).unwrap();
+    assert!(kernel.deny.is_rebuilding());
+    // What is lifted and what is revoked meanwhile concerns both.
+    kernel.deny.remove(all[0].0).unwrap();
+    kernel.deny.put_next(&all[2..]).unwrap();
+    assert_eq!(kernel.deny.seen(all[3].0), Some(revoked()), "nothing is missing before the exchange");
+    kernel.deny.swap().unwrap();
+    assert_eq!((kernel.deny.capacity(), count(&kernel)), (4000, 3));
+    assert_eq!(kernel.deny.seen(all[0].0), None);
+    assert!(all[1..].iter().all(|(f, v)| kernel.deny.seen(*f) == Some(*v)));
+    let many: Vec<_> = (0..3000).map(|i| (DenyFingerprint([i, 2]), revoked())).collect();
+    kernel.deny.put_all(&many).unwrap();
+    assert_eq!(count(&kernel), 3003);
+    let keys: Vec<_> = many.iter().map(|(f, _)| *f).collect();
+    kernel.deny.remove_all(&keys[..2000]).unwrap();
+    kernel.deny.remove_all(&keys).expect("what is not there is no error");
+    assert_eq!(count(&kernel), 3);
+    assert_eq!(old.deny.seen(all[1].0), Some(revoked()), "programs of an earlier daemon see the new set");
 }
 
 #[test]

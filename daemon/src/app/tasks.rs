@@ -22,6 +22,7 @@ use super::{Shared, load_policies, settings};
 use crate::{
     clock::{Clock, SharedClock, WallTime},
     config::{self, Config, KernelMode},
+    decide::DecisionId,
     kernel::{EventSource, Kernel, LinkWatch},
     policy::{Watcher, watch},
     serve::EventRecord,
@@ -60,8 +61,15 @@ pub async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if let Err(e) = shared.plane.sweep().await {
-            tracing::warn!(error = %e, "lapsed entries were not swept; it is tried again");
+        loop {
+            match shared.plane.sweep().await {
+                Ok(true) if !stop.is_cancelled() => {}
+                Ok(_) => break,
+                Err(e) => {
+                    tracing::warn!(error = %e, "lapsed entries were not swept; it is tried again");
+                    break;
+                }
+            }
         }
     }
 }
@@ -96,6 +104,7 @@ fn record(e: &Event, clock: &dyn Clock) -> EventRecord {
     EventRecord {
         time: now - i64::try_from(age).unwrap_or(0),
         fingerprint: e.fingerprint.to_string(),
+        decision: (e.decision != 0).then(|| DecisionId(e.decision).to_string()),
         source: SocketAddr::new(address(e.flow.source), e.flow.source_port),
         destination: SocketAddr::new(address(e.flow.destination), e.flow.destination_port),
         interface: e.flow.interface,

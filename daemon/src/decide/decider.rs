@@ -9,18 +9,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use portcullis_common::{
+    fingerprint::DenyFingerprint,
+    layout::{ANSWER_DENIED, ANSWER_LIMITED, ANSWER_TOKEN},
+    reason::Reason,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Permit, Refusal, Request, Ruling,
+    DecisionId, Permit, Refusal, Request, Ruling,
     cache::{Identities, Verdict, Verdicts, bounded},
 };
 use crate::{
     clock::{SharedClock, WallTime},
     policy::{Active, Block, Decision, Input, Loaded, PolicyError},
-    revoke::{Index, PlaneHandle},
+    revoke::{Condemnation, Index, PlaneHandle},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
@@ -298,7 +302,21 @@ impl Decider {
             (None, Some(asked)) => asked,
             (None, None) => now.plus(self.settings.max_ttl),
         };
-        let in_force = self.parts.plane.condemn(f, until, loaded.generation).await;
+        let id = DecisionId::make();
+        let answer = match decision.status {
+            Some(401) => ANSWER_TOKEN,
+            Some(429) => ANSWER_LIMITED,
+            _ => ANSWER_DENIED,
+        };
+        let c = Condemnation { until, generation: loaded.generation, answer, decision: id.0 };
+        let in_force = self.parts.plane.condemn(f, c).await;
+        tracing::info!(
+            decision = %id,
+            token = %f,
+            reason = decision.reason.as_deref().unwrap_or_default(),
+            in_force,
+            "condemned by the policy"
+        );
         self.parts.metrics.condemnation(in_force);
     }
 

@@ -77,11 +77,21 @@ pub enum KernelError {
     },
     /// The deny map is full.
     #[error(
-        "the deny map is full ({capacity} entries): everything acknowledged stays in force; raise `kernel.max_entries` and restart the daemon, which takes them along without a gap"
+        "the deny map is full ({capacity} entries): everything acknowledged stays in force; raise `kernel.max_entries` and restart the daemon, which enlarges it without a gap"
     )]
     Full {
         /// Its capacity.
         capacity: u32,
+    },
+    /// There is no memory for a deny map.
+    #[error(
+        "the kernel has no memory for a deny map of {entries} entries (about {megabytes} MB, beside the one in force, which stays): lower `kernel.max_entries`, or add memory"
+    )]
+    Memory {
+        /// Entries asked for.
+        entries: u32,
+        /// What they take.
+        megabytes: u64,
     },
     /// More names than the kernel program has slots, or longer ones.
     #[error("{0}")]

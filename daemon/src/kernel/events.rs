@@ -47,15 +47,16 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     Some(Event {
         time: u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?),
         fingerprint: DenyFingerprint::from_bytes(array(8)?),
+        decision: double(24)?,
         flow: Flow {
-            source: [double(24)?, double(32)?],
-            destination: [double(40)?, double(48)?],
-            source_port: half(56)?,
-            destination_port: half(58)?,
-            interface: word(60)?,
+            source: [double(32)?, double(40)?],
+            destination: [double(48)?, double(56)?],
+            source_port: half(64)?,
+            destination_port: half(66)?,
+            interface: word(68)?,
         },
-        reason: *bytes.get(64)?,
-        action: *bytes.get(65)?,
+        reason: *bytes.get(72)?,
+        action: *bytes.get(73)?,
         pad: [0; 6],
     })
 }
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn short_entries_are_refused() {
-        assert_eq!(parse(&[0; 71]), None);
-        assert!(parse(&[0; 72]).is_some());
+        assert_eq!(parse(&[0; 79]), None);
+        assert!(parse(&[0; 80]).is_some());
     }
 }

@@ -75,7 +75,7 @@ impl Kernel {
                 .map_err(|e| KernelError::io("start a thread that ends connections", e))?;
             self.reaper = Some(reaper);
         }
-        let gone = pins::remove_replaced(&self.settings.pin_dir, self.settings.max_entries)?;
+        let gone = pins::remove_replaced(&self.settings.pin_dir)?;
         if gone != 0 {
             tracing::info!("maps of an earlier daemon were replaced, without a gap");
         }

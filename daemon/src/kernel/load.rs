@@ -43,6 +43,7 @@ const fn guard_name(s: &Settings) -> &'static str {
 
 /// Maps that outlive the daemon.
 const PINNED: &[&str] = &[
+    "DENY_SETS",
     "META",
     "ACTIVE",
     "COUNTERS",
@@ -97,15 +98,13 @@ impl Kernel {
         pins::prepare(&settings.pin_dir)?;
         let found = pins::look(&settings)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("DENY", settings.max_entries);
         let maps = pins::maps_dir(&settings.pin_dir);
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        loader.map_pin_path("DENY", pins::deny_pin(&settings.pin_dir, settings.max_entries));
         let mut ebpf = loader.load(OBJECT).map_err(|e| KernelError::load(&e))?;
         let mut kernel = Self {
-            deny: deny_map(&mut ebpf)?,
+            deny: DenyMap::open(take(&mut ebpf, "DENY_SETS")?, &maps, settings.max_entries)?,
             active: Array::try_from(take(&mut ebpf, "ACTIVE")?).map_err(map_error)?,
             ebpf,
             adopted: found.maps,
@@ -286,11 +285,4 @@ pub(super) fn map_error(e: MapError) -> KernelError {
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| missing(name))
-}
-
-fn deny_map(ebpf: &mut Ebpf) -> Result<DenyMap, KernelError> {
-    let map = take(ebpf, "DENY")?;
-    let Map::HashMap(data) = &map else { return Err(missing("DENY")) };
-    let capacity = data.info().map_err(map_error)?.max_entries();
-    Ok(DenyMap::new(HashMap::try_from(map).map_err(map_error)?, capacity))
 }

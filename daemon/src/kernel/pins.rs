@@ -1,9 +1,8 @@
 //! The pin directory: maps and links that outlive the daemon.
 //!
-//! Links stand in the directory itself, maps in one below it that is named after their layout, and the deny map
-//! under a name that tells its size. So a daemon with another layout, or with more room, makes maps of its own
-//! beside the old ones, fills them, puts its programs in the old ones' place, and only then removes what it
-//! replaced: enforcement never has a gap.
+//! Links stand in the directory itself, maps in one below it that is named after their layout. So a daemon with
+//! another layout makes maps of its own beside the old ones, fills them, puts its programs in the old ones' place,
+//! and only then removes what it replaced: enforcement never has a gap.
 
 use std::{
     fs, io,
@@ -22,17 +21,10 @@ const BPFFS: i64 = 0xcafe_4a11;
 const LAYOUT_PREFIX: &str = "layout-";
 /// How link pins are named.
 pub(super) const LINK_PREFIX: &str = "link-";
-/// The deny map, whose size follows its name.
-pub(super) const DENY_PREFIX: &str = "DENY-";
 
 /// Where the maps of this daemon's layout are pinned.
 pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join(format!("{LAYOUT_PREFIX}{VERSION}"))
-}
-
-/// The pin of a deny map with this many entries.
-pub(super) fn deny_pin(pin_dir: &Path, entries: u32) -> PathBuf {
-    maps_dir(pin_dir).join(format!("{DENY_PREFIX}{entries}"))
 }
 
 /// Makes the directories where they are not there yet, for this user alone: whoever may write the deny map
@@ -77,7 +69,7 @@ pub(super) struct Found {
 
 /// Looks at what is pinned.
 pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
-    let other_layout = !replaced(&s.pin_dir, s.max_entries)?.iter().all(|p| is_deny(p));
+    let other_layout = !replaced(&s.pin_dir)?.is_empty();
     let path = maps_dir(&s.pin_dir).join("META");
     if !path.exists() {
         return Ok(Found { maps: false, other_layout });
@@ -104,22 +96,17 @@ pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
     Ok(Found { maps: true, other_layout })
 }
 
-fn is_deny(path: &Path) -> bool {
-    path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(DENY_PREFIX))
-}
-
-/// What another layout, or a deny map of another size, has left: all that is neither a link nor this daemon's.
-fn replaced(pin_dir: &Path, entries: u32) -> Result<Vec<PathBuf>, KernelError> {
-    let (maps, deny) = (maps_dir(pin_dir), deny_pin(pin_dir, entries));
+/// What another layout has left: all that is neither a link nor this daemon's.
+fn replaced(pin_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let maps = maps_dir(pin_dir);
     let mut old = list(pin_dir)?;
     old.retain(|p| *p != maps && !is_link(p));
-    old.extend(list(&maps)?.into_iter().filter(|p| is_deny(p) && *p != deny));
     Ok(old)
 }
 
 /// Removes that, once this daemon's programs are in force.
-pub(super) fn remove_replaced(pin_dir: &Path, entries: u32) -> Result<usize, KernelError> {
-    let old = replaced(pin_dir, entries)?;
+pub(super) fn remove_replaced(pin_dir: &Path) -> Result<usize, KernelError> {
+    let old = replaced(pin_dir)?;
     for path in &old {
         remove(path)?;
     }

@@ -1,14 +1,21 @@
 //! Which claims stand for which token, and what the kernel must therefore hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use portcullis_common::{
     fingerprint::DenyFingerprint,
     layout::{DenyValue, FOREVER},
 };
 
-use super::{Claim, ClaimId};
-use crate::clock::{Clock, WallTime};
+use super::{
+    Claim, ClaimId, Index,
+    calendar::Calendar,
+    index::{ByFingerprint, SHARDS, Standing},
+};
+use crate::clock::{BootTime, Clock, WallTime};
 
 /// How much of the deny map each kind of claim may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,184 +33,273 @@ pub struct Condemnation {
     pub until: WallTime,
     /// By which policy set.
     pub generation: u64,
+    /// What the kernel tells clients: an `ANSWER_` constant.
+    pub answer: u32,
+    /// The decision's id.
+    pub decision: u64,
 }
 
-/// What stands for one token.
-#[derive(Debug, Default)]
-struct Entry {
-    claims: Vec<(ClaimId, WallTime)>,
-    condemned: Option<Condemnation>,
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub wall: WallTime,
+    pub boot: BootTime,
 }
 
-/// All claims, by id and by token. Plain data: it neither stores nor enforces.
+impl Moment {
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self { wall: clock.wall(), boot: clock.boot() }
+    }
+
+    /// What the kernel is told for an expiry.
+    fn boot_at(self, at: WallTime) -> u64 {
+        if at.0 == i64::MAX {
+            return FOREVER;
+        }
+        let ahead = u64::try_from(at.0.saturating_sub(self.wall.0)).unwrap_or(0).saturating_mul(1_000_000);
+        self.boot.0.saturating_add(ahead)
+    }
+}
+
+/// What the ledger must know of a claim; the rest is in the store alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimHead {
+    pub id: ClaimId,
+    pub fingerprint: DenyFingerprint,
+    pub until: WallTime,
+}
+
+impl From<&Claim> for ClaimHead {
+    fn from(c: &Claim) -> Self {
+        Self { id: c.id, fingerprint: c.fingerprint, until: c.until }
+    }
+}
+
+/// A token and what the kernel must hold for it.
+pub type KernelEntry = (DenyFingerprint, DenyValue);
+
+/// All claims by token: some 50 bytes for each. Plain data: it neither stores nor enforces.
 #[derive(Debug)]
 pub struct Ledger {
-    claims: BTreeMap<ClaimId, Claim>,
-    entries: HashMap<DenyFingerprint, Entry>,
+    /// Revoked tokens; nobody else writes it.
+    index: Arc<Index>,
+    /// Claims of tokens that have more than one.
+    several: ByFingerprint<Vec<(ClaimId, WallTime)>>,
+    condemned: ByFingerprint<Condemnation>,
+    /// Condemned tokens, in the order in which they are looked over.
+    order: VecDeque<DenyFingerprint>,
+    calendar: Calendar,
+    claims: usize,
     revoked: usize,
-    condemned: usize,
     limits: Limits,
 }
 
 impl Ledger {
-    pub fn new(limits: Limits) -> Self {
-        Self { claims: BTreeMap::new(), entries: HashMap::new(), revoked: 0, condemned: 0, limits }
+    pub fn new(limits: Limits, index: Arc<Index>) -> Self {
+        Self {
+            index,
+            several: HashMap::default(),
+            condemned: HashMap::default(),
+            order: VecDeque::new(),
+            calendar: Calendar::default(),
+            claims: 0,
+            revoked: 0,
+            limits,
+        }
     }
 
-    /// Whether one more token can be revoked.
+    /// Whether a token can be revoked when `more` that are not yet are to be before it.
     pub fn has_room(&self, f: DenyFingerprint, more: usize) -> bool {
-        self.revoked + more < self.limits.revoked
-            || self.entries.get(&f).is_some_and(|e| !e.claims.is_empty())
+        self.revoked + more < self.limits.revoked || self.is_revoked(f)
     }
 
+    /// Whether a token has a claim, in time or not.
+    pub fn is_revoked(&self, f: DenyFingerprint) -> bool {
+        self.index.standing(f).is_some()
+    }
+
+    /// Tokens that are revoked.
     pub fn revoked(&self) -> usize {
         self.revoked
     }
 
     pub fn condemned(&self) -> usize {
-        self.condemned
+        self.condemned.len()
+    }
+
+    pub fn claims(&self) -> usize {
+        self.claims
     }
 
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    pub fn claims(&self) -> &BTreeMap<ClaimId, Claim> {
-        &self.claims
+    pub fn calendar(&mut self) -> &mut Calendar {
+        &mut self.calendar
     }
 
-    pub fn add(&mut self, claim: Claim) {
-        let entry = self.entries.entry(claim.fingerprint).or_default();
-        if entry.claims.is_empty() {
-            self.revoked += 1;
-        }
-        entry.claims.push((claim.id, claim.until));
-        self.claims.insert(claim.id, claim);
-    }
-
-    /// Takes a claim out; the others on its token stay.
-    pub fn lift(&mut self, id: ClaimId) -> Option<Claim> {
-        let claim = self.claims.remove(&id)?;
-        if let Some(entry) = self.entries.get_mut(&claim.fingerprint) {
-            entry.claims.retain(|(i, _)| *i != id);
-            if entry.claims.is_empty() {
-                self.revoked -= 1;
+    /// Adds a claim; it is in force for the decision path when this returns.
+    pub fn add(&mut self, c: ClaimHead) {
+        let standing = match self.index.standing(c.fingerprint) {
+            None => {
+                self.revoked += 1;
+                Standing { until: c.until, claim: c.id }
             }
+            Some(s) => {
+                let all = self.several.entry(c.fingerprint).or_insert_with(|| vec![(s.claim, s.until)]);
+                all.push((c.id, c.until));
+                Standing { until: s.until.max(c.until), claim: Standing::SEVERAL }
+            }
+        };
+        self.index.set(c.fingerprint, Some(standing));
+        self.calendar.note(c.id, c.until);
+        self.claims += 1;
+    }
+
+    /// Takes a claim out; the others on its token stay. `false` where it is not there.
+    pub fn lift(&mut self, id: ClaimId, f: DenyFingerprint) -> bool {
+        let Some(standing) = self.index.standing(f) else { return false };
+        let left = if standing.claim == id {
+            None
+        } else if let Some(all) = self.several.get_mut(&f)
+            && all.iter().any(|(i, _)| *i == id)
+        {
+            all.retain(|(i, _)| *i != id);
+            match all.as_slice() {
+                [(claim, until)] => Some(Standing { claim: *claim, until: *until }),
+                _ => all
+                    .iter()
+                    .map(|(_, until)| *until)
+                    .max()
+                    .map(|until| Standing { until, claim: Standing::SEVERAL }),
+            }
+        } else {
+            return false;
+        };
+        if left.is_none_or(|s| s.claim != Standing::SEVERAL) {
+            self.several.remove(&f);
         }
-        self.tidy(claim.fingerprint);
-        Some(claim)
+        if left.is_none() {
+            self.revoked -= 1;
+        }
+        self.index.set(f, left);
+        self.claims -= 1;
+        true
     }
 
     /// Notes a policy's condemnation; `false` where the quota is used up.
     pub fn condemn(&mut self, f: DenyFingerprint, c: Condemnation) -> bool {
-        let entry = self.entries.entry(f).or_default();
-        if entry.condemned.is_none() {
-            if self.condemned >= self.limits.condemned {
-                self.tidy(f);
-                return false;
-            }
-            self.condemned += 1;
+        if let Some(known) = self.condemned.get_mut(&f) {
+            *known = c;
+            return true;
         }
-        entry.condemned = Some(c);
+        if self.condemned.len() >= self.limits.condemned {
+            return false;
+        }
+        self.condemned.insert(f, c);
+        self.order.push_back(f);
         true
     }
 
-    /// Ids of claims whose time has passed.
-    pub fn expired(&self, now: WallTime) -> Vec<ClaimId> {
-        self.claims.values().filter(|c| c.until <= now).map(|c| c.id).collect()
-    }
-
-    /// Drops condemnations that count for nothing any more; tells whose.
-    pub fn sweep_condemned(&mut self, now: WallTime, generation: u64) -> Vec<DenyFingerprint> {
-        let gone: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.condemned.is_some_and(|c| c.until <= now || c.generation != generation))
-            .map(|(f, _)| *f)
-            .collect();
-        for f in &gone {
-            if let Some(e) = self.entries.get_mut(f) {
-                e.condemned = None;
-                self.condemned -= 1;
+    /// Looks over `count` condemnations, each in its turn, and drops those that count for nothing any more; tells
+    /// whose.
+    pub fn sweep_condemned(&mut self, now: WallTime, generation: u64, count: usize) -> Vec<DenyFingerprint> {
+        let mut gone = Vec::new();
+        for _ in 0..count.min(self.order.len()) {
+            let Some(f) = self.order.pop_front() else { break };
+            if self.condemned.get(&f).is_some_and(|c| c.until > now && c.generation == generation) {
+                self.order.push_back(f);
+            } else {
+                self.condemned.remove(&f);
+                gone.push(f);
             }
-            self.tidy(*f);
         }
         gone
     }
 
-    /// Until when a token is revoked: the latest of its claims.
-    pub fn revoked_until(&self, f: DenyFingerprint) -> Option<WallTime> {
-        self.entries.get(&f)?.claims.iter().map(|(_, until)| *until).max()
-    }
-
     /// What the kernel must hold for a token; `None` for nothing.
-    pub fn value(&self, f: DenyFingerprint, clock: &dyn Clock) -> Option<DenyValue> {
-        let entry = self.entries.get(&f)?;
-        let boot = |t: WallTime| if t.0 == i64::MAX { FOREVER } else { clock.boot_at(t).0 };
-        let revoked_until = self.revoked_until(f).map_or(0, boot);
-        let (condemned_until, generation) = entry.condemned.map_or((0, 0), |c| (boot(c.until), c.generation));
-        Some(DenyValue { revoked_until, condemned_until, generation })
+    pub fn value(&self, f: DenyFingerprint, now: Moment) -> Option<DenyValue> {
+        self.value_of(f, self.index.standing(f).map(|s| s.until), now)
     }
 
-    /// Every token with a claim or condemnation.
-    pub fn tokens(&self) -> impl Iterator<Item = DenyFingerprint> + '_ {
-        self.entries.keys().copied()
+    fn value_of(&self, f: DenyFingerprint, until: Option<WallTime>, now: Moment) -> Option<DenyValue> {
+        let condemned = self.condemned.get(&f);
+        if until.is_none() && condemned.is_none() {
+            return None;
+        }
+        let revoked_until = until.map_or(0, |until| now.boot_at(until));
+        Some(DenyValue {
+            revoked_until,
+            condemned_until: condemned.map_or(0, |c| now.boot_at(c.until)),
+            // A generation counts changes of the policy by hand; four thousand million of them do not come.
+            generation: condemned.map_or(0, |c| u32::try_from(c.generation).unwrap_or(0)),
+            answer: condemned.map_or(0, |c| c.answer),
+            decision: condemned.map_or(0, |c| c.decision),
+        })
     }
 
-    fn tidy(&mut self, f: DenyFingerprint) {
-        if self.entries.get(&f).is_some_and(|e| e.claims.is_empty() && e.condemned.is_none()) {
-            self.entries.remove(&f);
+    /// Parts that [`Self::part`] can be asked for.
+    pub fn parts(&self) -> usize {
+        SHARDS + self.order.len().div_ceil(PART)
+    }
+
+    /// A part of all that the kernel must hold: about a thousand entries. Together they are everything; what is
+    /// added meanwhile is in a part that is still to come, or was written by itself.
+    pub fn part(&self, n: usize, now: Moment) -> Vec<KernelEntry> {
+        let entry = |f, until| self.value_of(f, until, now).map(|v| (f, v));
+        match n.checked_sub(SHARDS) {
+            None => self.index.tokens(n).into_iter().filter_map(|(f, until)| entry(f, Some(until))).collect(),
+            Some(n) => {
+                let tokens = self.order.iter().skip(n * PART).take(PART);
+                tokens.filter(|f| !self.is_revoked(**f)).filter_map(|f| entry(*f, None)).collect()
+            }
         }
     }
 }
 
+/// Condemned tokens of one part.
+const PART: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{BootTime, SystemClock};
 
-    struct Fixed;
-    impl Clock for Fixed {
-        fn wall(&self) -> WallTime {
-            WallTime(1_000)
-        }
-        fn boot(&self) -> BootTime {
-            BootTime(5)
-        }
+    const NOW: Moment = Moment { wall: WallTime(1_000), boot: BootTime(5) };
+    const F: DenyFingerprint = DenyFingerprint([1, 2]);
+    const LASTING: Condemnation =
+        Condemnation { until: WallTime(9_000), generation: 1, answer: 1, decision: 7 };
+
+    fn ledger(revoked: usize, condemned: usize) -> Ledger {
+        Ledger::new(Limits { revoked, condemned }, Arc::default())
     }
 
-    const F: DenyFingerprint = DenyFingerprint([1, 2]);
-
-    fn claim(id: u64, until: i64) -> Claim {
-        Claim {
-            id: ClaimId(id),
-            fingerprint: F,
-            key_id: 1,
-            created: WallTime(0),
-            until: WallTime(until),
-            reason: String::new(),
-            actor: String::new(),
-            source: String::new(),
-        }
+    fn claim(id: u64, until: i64) -> ClaimHead {
+        ClaimHead { id: ClaimId(id), fingerprint: F, until: WallTime(until) }
     }
 
     #[test]
     fn lifting_one_claim_leaves_the_others() {
-        let mut l = Ledger::new(Limits { revoked: 10, condemned: 10 });
-        l.add(claim(1, 2_000));
-        l.add(claim(2, 3_000));
-        assert_eq!(l.revoked_until(F), Some(WallTime(3_000)));
-        l.lift(ClaimId(2));
-        assert_eq!(l.value(F, &Fixed).map(|v| v.revoked_until), Some(5 + 1_000 * 1_000_000));
-        l.lift(ClaimId(1));
-        assert_eq!(l.value(F, &SystemClock), None);
-        assert_eq!(l.revoked(), 0);
+        let mut l = ledger(10, 10);
+        for (id, until) in [(1, 2_000), (2, 3_000), (3, 2_500)] {
+            l.add(claim(id, until));
+        }
+        let until = |l: &Ledger| l.value(F, NOW).map(|v| v.revoked_until);
+        assert_eq!(until(&l), Some(5 + 2_000 * 1_000_000));
+        assert!(l.lift(ClaimId(2), F));
+        assert_eq!(until(&l), Some(5 + 1_500 * 1_000_000));
+        assert!(l.lift(ClaimId(3), F));
+        assert!(!l.lift(ClaimId(3), F), "once is enough");
+        assert_eq!(until(&l), Some(5 + 1_000 * 1_000_000));
+        assert!(l.lift(ClaimId(1), F));
+        assert_eq!(l.value(F, NOW), None);
+        assert_eq!((l.revoked(), l.claims(), l.several.len()), (0, 0, 0));
     }
 
     #[test]
     fn policies_cannot_crowd_out_revocations() {
-        let mut l = Ledger::new(Limits { revoked: 1, condemned: 1 });
-        let c = Condemnation { until: WallTime(9), generation: 1 };
+        let mut l = ledger(1, 1);
+        let c = Condemnation { until: WallTime(9), ..LASTING };
         assert!(l.condemn(DenyFingerprint([7, 7]), c));
         assert!(!l.condemn(DenyFingerprint([8, 8]), c), "the quota is one");
         assert!(l.has_room(F, 0));
@@ -214,11 +310,36 @@ mod tests {
 
     #[test]
     fn a_condemnation_of_an_older_generation_is_swept() {
-        let mut l = Ledger::new(Limits { revoked: 1, condemned: 2 });
+        let mut l = ledger(1, 3);
         l.add(claim(1, 2_000));
-        l.condemn(F, Condemnation { until: WallTime(9_000), generation: 1 });
-        assert_eq!(l.sweep_condemned(WallTime(0), 2), [F]);
-        assert_eq!(l.value(F, &Fixed).map(|v| (v.condemned_until, v.generation)), Some((0, 0)));
-        assert_eq!(l.condemned(), 0);
+        let old = LASTING;
+        let (a, b) = (DenyFingerprint([3, 3]), DenyFingerprint([4, 4]));
+        assert!(
+            l.condemn(F, old) && l.condemn(a, Condemnation { generation: 2, ..old }) && l.condemn(b, old)
+        );
+        assert_eq!(l.sweep_condemned(WallTime(0), 2, 2), [F]);
+        assert_eq!(l.value(F, NOW).map(|v| (v.condemned_until, v.generation)), Some((0, 0)));
+        assert_eq!(l.sweep_condemned(WallTime(0), 2, 2), [b], "each in its turn");
+        assert_eq!(l.condemned(), 1);
+    }
+
+    #[test]
+    fn the_parts_are_everything_once() {
+        let mut l = ledger(5_000, 5_000);
+        for n in 0..4_000u64 {
+            let fingerprint = DenyFingerprint([n, n << 20]);
+            l.add(ClaimHead { id: ClaimId(n + 1), fingerprint, until: WallTime(9_000) });
+        }
+        for n in 3_000..7_000u64 {
+            let c = LASTING;
+            assert!(l.condemn(DenyFingerprint([n, n << 20]), c));
+        }
+        let mut all: Vec<_> = (0..l.parts()).flat_map(|n| l.part(n, NOW)).collect();
+        assert_eq!(all.len(), 7_000);
+        all.sort_by_key(|(f, _)| f.0);
+        for (n, (f, value)) in all.into_iter().enumerate() {
+            assert_eq!(f.0[0], n as u64);
+            assert_eq!((value.revoked_until > 0, value.condemned_until > 0), (n < 4_000, n >= 3_000));
+        }
     }
 }

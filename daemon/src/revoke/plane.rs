@@ -1,27 +1,25 @@
 //! The one task that writes the store, the index and the kernel's deny map.
 //!
-//! It runs on a thread of its own, for it waits for the disk. Orders that arrive together share one fsync.
+//! It runs on a thread of its own, for it waits for the disk. Orders that arrive together share one fsync, and one
+//! call into the kernel. What takes long is done a part at a time between orders, by [`super::upkeep`].
 
 use std::{
-    collections::HashMap,
-    ops::Bound,
     sync::{Arc, PoisonError, RwLock},
     thread,
-    time::Duration,
 };
 
 use portcullis_common::fingerprint::DenyFingerprint;
-use serde::Serialize;
-use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Claim, ClaimId, Index, Limits, Order, Store, StoreError,
-    ledger::{Condemnation, Ledger},
+    Claim, Index, Limits, Order, PlaneHandle, PlaneStatus, RevokeError, Store, StoreError,
+    handle::Command,
+    ledger::{Condemnation, Ledger, Moment},
     store::Changes,
+    upkeep::Upkeep,
 };
 use crate::{
-    clock::{BootTime, SharedClock, WallTime},
+    clock::SharedClock,
     kernel::{Kernel, KernelError},
 };
 
@@ -29,80 +27,6 @@ use crate::{
 const QUEUE: usize = 4096;
 /// Orders that share one fsync at most.
 const BATCH: usize = 1024;
-/// How long an expired claim is kept, in boot time: a day, so that a wrong clock can be put right.
-const GRACE_NS: u64 = 24 * 3600 * 1_000_000_000;
-/// A difference of the clocks' distance that is taken for a step of the wall clock.
-const STEP_NS: i128 = 1_000_000_000;
-
-/// Why an order was not acknowledged.
-#[derive(Debug, Error)]
-pub enum RevokeError {
-    /// No room for another revoked token.
-    #[error(
-        "the deny map is full: {limit} tokens are revoked and all stay so; raise `kernel.max_entries` and restart the daemon, or lift revocations that are no longer needed"
-    )]
-    Full {
-        /// Its room for revocations.
-        limit: usize,
-    },
-    /// The store did not take it: it is not in force.
-    #[error("{0}; the revocation is not in force")]
-    Store(Arc<StoreError>),
-    /// It is stored and the decision path obeys it, but the kernel's map did not take it.
-    #[error("stored and refused by the decision path, but not yet in the kernel: {0}")]
-    Kernel(Arc<KernelError>),
-    /// The store holds more than the kernel's map has room for.
-    #[error(
-        "the store holds revocations of {tokens} tokens, the deny map has room for {limit}: raise `kernel.max_entries` (or lower `kernel.policy_entries`) and start again"
-    )]
-    DoesNotFit {
-        /// Tokens revoked.
-        tokens: usize,
-        /// Room for them.
-        limit: usize,
-    },
-    /// The claim is not there.
-    #[error("there is no revocation {0}: `portcullis revocations` lists those in force")]
-    Unknown(ClaimId),
-    /// Too many orders wait.
-    #[error("too many revocations are under way: try again")]
-    Busy,
-    /// The daemon stops.
-    #[error("the daemon is stopping")]
-    Stopping,
-}
-
-enum Command {
-    Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
-    Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
-    Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
-    Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
-    Sweep(oneshot::Sender<()>),
-    List(ClaimId, usize, oneshot::Sender<Vec<Claim>>),
-    Kernel(Box<dyn FnOnce(&mut Kernel) + Send>),
-    Stop,
-}
-
-/// Numbers for `status` and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PlaneStatus {
-    /// Claims in force.
-    pub claims: usize,
-    /// Tokens revoked.
-    pub revoked: usize,
-    /// Tokens condemned by policies.
-    pub condemned: usize,
-    /// Room for revoked tokens.
-    pub revoked_limit: usize,
-    /// Room for condemned ones.
-    pub condemned_limit: usize,
-    /// Condemnations refused for want of room.
-    pub condemned_refused: u64,
-    /// The kernel's map did not take a write and has not been made whole since.
-    pub kernel_behind: bool,
-    /// The store did not take a write: nothing more is accepted.
-    pub store_failed: bool,
-}
 
 /// What the plane is told at start.
 #[derive(Clone, Copy, Debug)]
@@ -113,29 +37,19 @@ pub struct PlaneSettings {
     pub key_id: u32,
 }
 
-/// Gives orders to the plane; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct PlaneHandle {
-    commands: mpsc::Sender<Command>,
-    status: Arc<RwLock<PlaneStatus>>,
-}
-
 /// The plane itself: owner of the store and the kernel.
 pub struct Plane {
-    store: Store,
-    kernel: Option<Kernel>,
-    ledger: Ledger,
-    index: Arc<Index>,
-    clock: SharedClock,
+    pub(super) store: Store,
+    pub(super) kernel: Option<Kernel>,
+    pub(super) ledger: Ledger,
+    pub(super) clock: SharedClock,
     settings: PlaneSettings,
-    generation: u64,
+    pub(super) generation: u64,
     status: Arc<RwLock<PlaneStatus>>,
     refused: u64,
-    behind: bool,
+    pub(super) behind: bool,
     failed: Option<Arc<StoreError>>,
-    offset: i128,
-    /// When each expired claim was first seen to be.
-    expired_since: HashMap<ClaimId, BootTime>,
+    pub(super) upkeep: Upkeep,
 }
 
 impl Plane {
@@ -147,13 +61,17 @@ impl Plane {
         clock: SharedClock,
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
-        let claims = store.claims().map_err(|e| RevokeError::Store(Arc::new(e)))?;
-        let offset = offset(&clock);
+        let mut ledger = Ledger::new(settings.limits, index);
+        store.each(|head| ledger.add(head)).map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        let tokens = ledger.revoked();
+        if kernel.is_some() && tokens > settings.limits.revoked {
+            return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
+        }
+        let upkeep = Upkeep::new(&clock);
         let mut plane = Self {
             store,
             kernel,
-            ledger: Ledger::new(settings.limits),
-            index,
+            ledger,
             clock,
             settings,
             generation: 0,
@@ -161,44 +79,11 @@ impl Plane {
             refused: 0,
             behind: false,
             failed: None,
-            offset,
-            expired_since: HashMap::new(),
+            upkeep,
         };
-        for claim in claims {
-            plane.ledger.add(claim);
-        }
-        let tokens = plane.ledger.revoked();
-        if plane.kernel.is_some() && tokens > settings.limits.revoked {
-            return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
-        }
         plane.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         plane.publish();
         Ok(plane)
-    }
-
-    /// Makes index and kernel map what the ledger says. Condemnations that an earlier daemon left in the map
-    /// are taken over; revocations there that the store does not have were lifted, and go.
-    fn reconcile(&mut self) -> Result<(), KernelError> {
-        let found: Vec<_> = self.kernel.as_ref().map(|k| k.deny.entries().collect()).unwrap_or_default();
-        let (boot, wall) = (self.clock.boot(), self.clock.wall());
-        for (f, value) in found {
-            if value.condemned_until > boot.0 {
-                let left = Duration::from_nanos(value.condemned_until - boot.0);
-                let c = Condemnation { until: wall.plus(left), generation: value.generation };
-                self.ledger.condemn(f, c);
-            }
-            if self.ledger.value(f, &*self.clock).is_none()
-                && let Some(k) = &mut self.kernel
-            {
-                k.deny.remove(f)?;
-            }
-        }
-        let tokens: Vec<_> = self.ledger.tokens().collect();
-        for f in tokens {
-            self.index.set(f, self.ledger.revoked_until(f));
-            self.write(f)?;
-        }
-        Ok(())
     }
 
     /// Makes a policy set the active one before anything runs; gives its generation.
@@ -216,28 +101,46 @@ impl Plane {
 
     /// Runs on a thread of its own until every handle is gone. The thread is to be joined.
     pub fn start(mut self) -> std::io::Result<(PlaneHandle, thread::JoinHandle<()>)> {
-        let (commands, mut orders) = mpsc::channel(QUEUE);
-        let handle = PlaneHandle { commands, status: Arc::clone(&self.status) };
-        let thread = thread::Builder::new().name("revocations".into()).spawn(move || {
-            let mut batch = Vec::new();
-            while let Some(first) = orders.blocking_recv() {
-                batch.push(first);
-                while batch.len() < BATCH
-                    && let Ok(more) = orders.try_recv()
-                {
-                    batch.push(more);
-                }
-                let stop = batch.iter().any(|c| matches!(c, Command::Stop));
-                self.run(batch.drain(..));
-                if stop {
-                    return;
-                }
-            }
-        })?;
+        let (commands, orders) = mpsc::channel(QUEUE);
+        let handle = PlaneHandle {
+            commands,
+            status: Arc::clone(&self.status),
+            reader: self.store.reader(),
+            clock: Arc::clone(&self.clock),
+        };
+        let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
         Ok((handle, thread))
     }
 
-    fn run(&mut self, batch: impl Iterator<Item = Command>) {
+    fn serve(&mut self, mut orders: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        loop {
+            // Upkeep that is under way goes on where nobody waits.
+            let first = if self.upkeep.is_busy() { orders.try_recv().ok() } else { orders.blocking_recv() };
+            match first {
+                Some(first) => batch.push(first),
+                None if self.upkeep.is_busy() && !orders.is_closed() => {
+                    self.step();
+                    continue;
+                }
+                None => return,
+            }
+            while batch.len() < BATCH
+                && let Ok(more) = orders.try_recv()
+            {
+                batch.push(more);
+            }
+            let stop = batch.iter().any(|c| matches!(c, Command::Stop));
+            self.run(batch.drain(..));
+            if stop {
+                return;
+            }
+            // A stream of orders must not hold it up for ever.
+            self.step();
+        }
+    }
+
+    pub(super) fn run(&mut self, batch: impl Iterator<Item = Command>) {
         let mut accepted = Vec::new();
         let mut lifted = Vec::new();
         let mut policy = None;
@@ -252,10 +155,13 @@ impl Plane {
                         let _ = reply.send(Err(RevokeError::Full { limit }));
                     }
                 }
-                Command::Lift(id, reply) => match self.ledger.claims().get(&id) {
-                    Some(claim) => lifted.push((claim.clone(), reply)),
-                    None => {
+                Command::Lift(id, reply) => match self.store.reader().claim(id) {
+                    Ok(Some(claim)) => lifted.push((claim, reply)),
+                    Ok(None) => {
                         let _ = reply.send(Err(RevokeError::Unknown(id)));
+                    }
+                    Err(e) => {
+                        let _ = reply.send(Err(RevokeError::Read(Arc::new(e))));
                     }
                 },
                 Command::Condemn(f, c, reply) => {
@@ -269,20 +175,12 @@ impl Plane {
                 }
                 Command::Stop => {}
                 Command::Sweep(reply) => sweeps.push(reply),
-                Command::List(after, limit, reply) => {
-                    let from = (Bound::Excluded(after), Bound::Unbounded);
-                    let now = self.clock.wall();
-                    let claims = self.ledger.claims().range(from).map(|(_, c)| c);
-                    let page = claims.filter(|c| c.until > now).take(limit).cloned();
-                    let _ = reply.send(page.collect());
-                }
             }
         }
-        let expired = if sweeps.is_empty() { Vec::new() } else { self.long_expired() };
         let mut changes = Changes {
             add: accepted.iter().map(|(c, _)| c).collect(),
-            lift: lifted.iter().map(|(c, _)| c.id).chain(expired.iter().copied()).collect(),
-            policy: None,
+            lift: lifted.iter().map(|(c, _)| c.id).collect(),
+            ..Changes::default()
         };
         if let Some((hash, _)) = &policy {
             changes.policy = Some((hash.clone(), self.next_generation(hash)));
@@ -291,28 +189,16 @@ impl Plane {
             refuse_all(accepted, lifted, policy, &e);
         } else {
             let generation = changes.policy.take().map(|(_, g)| g);
-            self.apply(accepted, lifted, &expired);
+            self.apply(accepted, lifted);
             if let (Some((_, reply)), Some(g)) = (policy, generation) {
                 let _ = reply.send(self.activate(g));
             }
         }
-        if !sweeps.is_empty() {
-            self.sweep();
-        }
+        let more = !sweeps.is_empty() && self.sweep();
         self.publish();
         for reply in sweeps {
-            let _ = reply.send(());
+            let _ = reply.send(more);
         }
-    }
-
-    /// Claims that have been expired for [`GRACE`] of boot time without a break. A wall clock that is wrong for a
-    /// while lets revocations lapse while it is; it must not erase them.
-    fn long_expired(&mut self) -> Vec<ClaimId> {
-        let (now, boot) = (self.ledger.expired(self.clock.wall()), self.clock.boot());
-        let before = std::mem::take(&mut self.expired_since);
-        self.expired_since = now.iter().map(|id| (*id, before.get(id).copied().unwrap_or(boot))).collect();
-        let grace = |since: &BootTime| boot.0.saturating_sub(since.0) >= GRACE_NS;
-        now.into_iter().filter(|id| self.expired_since.get(id).is_some_and(grace)).collect()
     }
 
     fn claim(&mut self, o: Order) -> Claim {
@@ -328,7 +214,7 @@ impl Plane {
         }
     }
 
-    fn commit(&mut self, changes: &Changes<'_>) -> Result<(), Arc<StoreError>> {
+    pub(super) fn commit(&mut self, changes: &Changes<'_>) -> Result<(), Arc<StoreError>> {
         if let Some(e) = &self.failed {
             return Err(Arc::clone(e));
         }
@@ -345,30 +231,27 @@ impl Plane {
     }
 
     /// Puts in force what is on disk. Numbers are brought up to date before anybody is told.
-    fn apply(&mut self, accepted: Vec<Reply>, lifted: Vec<Reply>, expired: &[ClaimId]) {
+    fn apply(&mut self, accepted: Vec<Reply>, lifted: Vec<Reply>) {
         for (claim, _) in &accepted {
-            self.ledger.add(claim.clone());
-            self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
+            self.ledger.add(claim.into());
         }
         let revoked: Vec<_> = accepted.iter().map(|(claim, _)| claim.fingerprint).collect();
-        let mut replies = Vec::with_capacity(accepted.len() + lifted.len());
-        for (claim, reply) in accepted {
-            let done = self.write(claim.fingerprint);
-            replies.push((reply, self.noted(done).map(|()| claim)));
+        for (claim, _) in &lifted {
+            self.ledger.lift(claim.id, claim.fingerprint);
         }
-        for (claim, reply) in lifted {
-            let done = self.lift(claim.id);
-            replies.push((reply, self.noted(done).map(|()| claim)));
-        }
-        for id in expired {
-            let done = self.lift(*id);
-            let _ = self.noted(done);
-        }
+        let mut tokens: Vec<_> = accepted.iter().chain(&lifted).map(|(c, _)| c.fingerprint).collect();
+        tokens.sort_unstable_by_key(|f| f.0);
+        tokens.dedup();
+        let written = self.write(&tokens).map_err(|e| Arc::new(self.noted(e)));
         if !revoked.is_empty() {
             self.end_connections(revoked);
         }
         self.publish();
-        for (reply, result) in replies {
+        for (claim, reply) in accepted.into_iter().chain(lifted) {
+            let result = match &written {
+                Ok(()) => Ok(claim),
+                Err(e) => Err(RevokeError::Kernel(Arc::clone(e))),
+            };
             let _ = reply.send(result);
         }
     }
@@ -376,22 +259,16 @@ impl Plane {
     /// Has living connections of these tokens end.
     fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) {
         let Some(kernel) = &mut self.kernel else { return };
-        let done = kernel.end_connections(tokens);
-        let _ = self.noted(done);
+        if let Err(e) = kernel.end_connections(tokens) {
+            self.noted(e);
+        }
     }
 
-    fn lift(&mut self, id: ClaimId) -> Result<(), KernelError> {
-        let Some(claim) = self.ledger.lift(id) else { return Ok(()) };
-        self.index.set(claim.fingerprint, self.ledger.revoked_until(claim.fingerprint));
-        self.write(claim.fingerprint)
-    }
-
-    fn noted(&mut self, done: Result<(), KernelError>) -> Result<(), RevokeError> {
-        done.map_err(|e| {
-            tracing::error!(error = %e, "the kernel's deny map is behind the store; it is tried again");
-            self.behind = true;
-            RevokeError::Kernel(Arc::new(e))
-        })
+    /// Says that the kernel's map is behind, and remembers it.
+    pub(super) fn noted(&mut self, e: KernelError) -> KernelError {
+        tracing::error!(error = %e, "the kernel's deny map is behind the store; it is tried again");
+        self.behind = true;
+        e
     }
 
     fn condemn(&mut self, f: DenyFingerprint, c: Condemnation) -> bool {
@@ -402,8 +279,8 @@ impl Plane {
             self.refused += 1;
             return false;
         }
-        let done = self.write(f);
-        if self.noted(done).is_err() {
+        if let Err(e) = self.write(&[f]) {
+            self.noted(e);
             return false;
         }
         self.end_connections(vec![f]);
@@ -421,52 +298,33 @@ impl Plane {
 
     fn activate(&mut self, generation: u64) -> Result<u64, RevokeError> {
         self.generation = generation;
-        if let Some(k) = &mut self.kernel {
-            let done = k.set_generation(generation);
-            self.noted(done)?;
+        if let Some(k) = &mut self.kernel
+            && let Err(e) = k.set_generation(generation)
+        {
+            return Err(RevokeError::Kernel(Arc::new(self.noted(e))));
         }
         Ok(generation)
     }
 
-    /// Puts into the kernel what the ledger says of a token.
-    fn write(&mut self, f: DenyFingerprint) -> Result<(), KernelError> {
+    /// Puts into the kernel what the ledger says of these tokens.
+    pub(super) fn write(&mut self, tokens: &[DenyFingerprint]) -> Result<(), KernelError> {
         let Some(kernel) = &mut self.kernel else { return Ok(()) };
-        match self.ledger.value(f, &*self.clock) {
-            Some(value) => kernel.deny.put(f, value),
-            None => kernel.deny.remove(f),
-        }
-    }
-
-    /// Takes out what has lapsed, and writes all anew where the wall clock was stepped or a write had failed.
-    fn sweep(&mut self) {
-        for f in self.ledger.sweep_condemned(self.clock.wall(), self.generation) {
-            let done = self.write(f);
-            let _ = self.noted(done);
-        }
-        let now = offset(&self.clock);
-        let stepped = (now - self.offset).abs() > STEP_NS;
-        if !stepped && !self.behind {
-            return;
-        }
-        if stepped {
-            tracing::warn!(
-                seconds = (now - self.offset) / 1_000_000_000,
-                "the wall clock was stepped: expiries are written anew"
-            );
-        }
-        self.offset = now;
-        self.behind = false;
-        let tokens: Vec<_> = self.ledger.tokens().collect();
+        let now = Moment::now(&*self.clock);
+        let (mut put, mut remove) = (Vec::new(), Vec::new());
         for f in tokens {
-            let done = self.write(f);
-            let _ = self.noted(done);
+            match self.ledger.value(*f, now) {
+                Some(value) => put.push((*f, value)),
+                None => remove.push(*f),
+            }
         }
+        kernel.deny.put_all(&put)?;
+        kernel.deny.remove_all(&remove)
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let limits = self.ledger.limits();
         let status = PlaneStatus {
-            claims: self.ledger.claims().len(),
+            claims: self.ledger.claims(),
             revoked: self.ledger.revoked(),
             condemned: self.ledger.condemned(),
             revoked_limit: limits.revoked,
@@ -495,85 +353,15 @@ fn refuse_all(
     }
 }
 
-/// How far wall time is ahead of boot time; it changes only when the wall clock is stepped.
-fn offset(clock: &SharedClock) -> i128 {
-    i128::from(clock.wall().0) * 1_000_000 - i128::from(clock.boot().0)
-}
-
-impl PlaneHandle {
-    /// Revokes. Returns when the revocation is on disk and in force.
-    pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
-        self.ask(|reply| Command::Revoke(order, reply)).await?
-    }
-
-    /// Lifts one claim. Returns when that is on disk and in force.
-    pub async fn lift(&self, id: ClaimId) -> Result<Claim, RevokeError> {
-        self.ask(|reply| Command::Lift(id, reply)).await?
-    }
-
-    /// Makes a policy set, named by its hash, the active one; gives its generation.
-    pub async fn activate(&self, hash: String) -> Result<u64, RevokeError> {
-        self.ask(|reply| Command::Activate(hash, reply)).await?
-    }
-
-    /// Takes out what has lapsed.
-    pub async fn sweep(&self) -> Result<(), RevokeError> {
-        self.ask(Command::Sweep).await
-    }
-
-    /// Condemns a token by a policy's decision. `true` when that is in force; `false` where the policy set
-    /// is no longer the active one or its quota is used up.
-    pub async fn condemn(&self, f: DenyFingerprint, until: WallTime, generation: u64) -> bool {
-        let c = Condemnation { until, generation };
-        self.ask(|reply| Command::Condemn(f, c, reply)).await.unwrap_or(false)
-    }
-
-    /// Numbers now.
-    pub fn status(&self) -> PlaneStatus {
-        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Up to `limit` claims in force with an id above `after`, in order of their ids.
-    pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<Claim>, RevokeError> {
-        self.ask(|reply| Command::List(after, limit, reply)).await
-    }
-
-    /// Does something with the kernel side, which the plane owns; [`RevokeError::Stopping`] where there is none.
-    pub async fn with_kernel<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Kernel) -> T + Send + 'static,
-    ) -> Result<T, RevokeError> {
-        self.ask(|reply| {
-            Command::Kernel(Box::new(move |kernel| {
-                // Nobody waits: the work is done all the same.
-                let _ = reply.send(work(kernel));
-            }))
-        })
-        .await
-    }
-
-    /// Ends the plane's thread when it has answered what is queued before this.
-    pub async fn stop(&self) {
-        // Closed already: it has ended.
-        let _ = self.commands.send(Command::Stop).await;
-    }
-
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RevokeError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(make(reply)).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
-            mpsc::error::TrySendError::Closed(_) => RevokeError::Stopping,
-        })?;
-        answer.await.map_err(|_| RevokeError::Stopping)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 
-    use super::*;
-    use crate::clock::Clock;
+    use super::{
+        super::{ClaimId, upkeep::GRACE_NS},
+        *,
+    };
+    use crate::clock::{BootTime, Clock, WallTime};
 
     #[derive(Default)]
     struct Hands {
@@ -614,11 +402,11 @@ mod tests {
         hands.wall.store(500, SeqCst);
         sweep(&mut plane);
         assert!(index.is_revoked(f, hands.wall()), "and holds again when the clock is right");
-        hands.wall.store(2000, SeqCst);
+        hands.wall.store(60_000, SeqCst);
         sweep(&mut plane);
         hands.boot.store(GRACE_NS, SeqCst);
         sweep(&mut plane);
-        assert!(plane.ledger.claims().is_empty(), "a day of running time after its end it is erased");
-        assert!(plane.store.claims().unwrap().is_empty());
+        assert_eq!(plane.ledger.claims(), 0, "a day of running time after its end it is erased");
+        assert!(plane.store.reader().list(ClaimId(0), 9, WallTime(0)).unwrap().is_empty());
     }
 }

@@ -1,21 +1,29 @@
 //! The durable store: one redb file, committed with fsync.
 
 use std::{
+    ops::Bound,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
 };
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, backends::FileBackend};
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition, backends::FileBackend,
+};
 use thiserror::Error;
 
-use super::{Claim, ClaimId};
+use super::{Claim, ClaimId, ledger::ClaimHead, row};
+use crate::clock::WallTime;
 
 const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
 
-/// Version of the file's contents.
-const FORMAT: u64 = 1;
+/// Version of the file's contents. Rows of format 1 are still read.
+const FORMAT: u64 = 2;
+
+/// Memory for the file's pages, in bytes. Nearly all of the file is read once, at start.
+const CACHE: usize = 128 << 20;
 
 /// What can go wrong with the store.
 #[derive(Debug, Error)]
@@ -79,14 +87,23 @@ pub struct Changes<'a> {
     pub lift: Vec<ClaimId>,
     /// The active policy set: its hash and generation.
     pub policy: Option<(String, u64)>,
+    /// It need not be on the disk when the commit returns: it is with the next one that must.
+    pub lazy: bool,
 }
 
 /// The open store. It has one owner.
 #[derive(Debug)]
 pub struct Store {
-    db: Database,
+    db: Arc<Database>,
     path: PathBuf,
     next: u64,
+}
+
+/// Reads the store from any thread, for as long as its owner keeps it open.
+#[derive(Clone, Debug)]
+pub struct StoreReader {
+    db: Weak<Database>,
+    path: PathBuf,
 }
 
 impl Store {
@@ -106,14 +123,14 @@ impl Store {
                 ))
             })?;
         let db = FileBackend::new(file)
-            .and_then(|file| redb::Builder::new().create_with_backend(file))
+            .and_then(|file| redb::Builder::new().set_cache_size(CACHE).create_with_backend(file))
             .map_err(|e| match e {
                 redb::DatabaseError::DatabaseAlreadyOpen => {
                     fail("another daemon has it open; stop that one first".to_owned())
                 }
                 e => fail(e.to_string()),
             })?;
-        let mut store = Self { db, path: path.to_owned(), next: 1 };
+        let mut store = Self { db: Arc::new(db), path: path.to_owned(), next: 1 };
         store.prepare(key_id)?;
         Ok(store)
     }
@@ -136,6 +153,7 @@ impl Store {
                     meta.insert("next", 1).map_err(|e| write(&e))?;
                 }
                 Some(FORMAT) => {}
+                Some(1) => drop(meta.insert("format", FORMAT).map_err(|e| write(&e))?),
                 Some(found) => return Err(StoreError::Format { path: self.path.clone(), found }),
             }
             match get(&meta, "key_id")? {
@@ -149,20 +167,22 @@ impl Store {
         txn.commit().map_err(|e| StoreError::Write { path: self.path.clone(), message: e.to_string() })
     }
 
-    /// Every claim in the file.
-    pub fn claims(&self) -> Result<Vec<Claim>, StoreError> {
-        let damaged = |e: &dyn std::fmt::Display| StoreError::Damaged {
-            path: self.path.clone(),
-            message: e.to_string(),
-        };
+    /// Hands out what the ledger keeps of every claim in the file.
+    pub fn each(&self, mut take: impl FnMut(ClaimHead)) -> Result<(), StoreError> {
+        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
         let txn = self.db.begin_read().map_err(|e| damaged(&e))?;
         let table = txn.open_table(CLAIMS).map_err(|e| damaged(&e))?;
-        let mut claims = Vec::new();
         for row in table.iter().map_err(|e| damaged(&e))? {
-            let (_, value) = row.map_err(|e| damaged(&e))?;
-            claims.push(serde_json::from_slice(value.value()).map_err(|e| damaged(&e))?);
+            let (id, row) = row.map_err(|e| damaged(&e))?;
+            let id = id.value();
+            take(row::head(id, row.value()).ok_or_else(|| damaged(&not_a_claim(id)))?);
         }
-        Ok(claims)
+        Ok(())
+    }
+
+    /// A reader for other threads.
+    pub fn reader(&self) -> StoreReader {
+        StoreReader { db: Arc::downgrade(&self.db), path: self.path.clone() }
     }
 
     /// The last active policy set: its hash and generation.
@@ -184,12 +204,14 @@ impl Store {
     pub fn commit(&mut self, changes: &Changes<'_>) -> Result<(), StoreError> {
         let write =
             |e: &dyn std::fmt::Display| StoreError::Write { path: self.path.clone(), message: e.to_string() };
-        let txn = self.db.begin_write().map_err(|e| write(&e))?;
+        let mut txn = self.db.begin_write().map_err(|e| write(&e))?;
+        if changes.lazy {
+            txn.set_durability(Durability::None).map_err(|e| write(&e))?;
+        }
         {
             let mut table = txn.open_table(CLAIMS).map_err(|e| write(&e))?;
             for claim in &changes.add {
-                let bytes = serde_json::to_vec(claim).map_err(|e| write(&e))?;
-                table.insert(claim.id.0, bytes.as_slice()).map_err(|e| write(&e))?;
+                table.insert(claim.id.0, row::encode(claim).as_slice()).map_err(|e| write(&e))?;
             }
             for id in &changes.lift {
                 table.remove(id.0).map_err(|e| write(&e))?;
@@ -207,6 +229,57 @@ impl Store {
         // redb's default durability: the commit returns after fsync.
         txn.commit().map_err(|e| write(&e))
     }
+}
+
+impl StoreReader {
+    /// A claim.
+    pub fn claim(&self, id: ClaimId) -> Result<Option<Claim>, StoreError> {
+        self.read(|table| {
+            let Some(row) = table.get(id.0)? else { return Ok(None) };
+            Ok(Some(row::decode(id.0, row.value()).ok_or(id.0)))
+        })
+        .and_then(|found| found.transpose().map_err(|id| damaged(&self.path, &not_a_claim(id))))
+    }
+
+    /// Up to `limit` claims that hold at `now` with an id above `after`, in order of their ids.
+    pub fn list(&self, after: ClaimId, limit: usize, now: WallTime) -> Result<Vec<Claim>, StoreError> {
+        self.read(|table| {
+            let mut claims = Vec::new();
+            for row in table.range::<u64>((Bound::Excluded(after.0), Bound::Unbounded))? {
+                if claims.len() == limit {
+                    break;
+                }
+                let (id, row) = row?;
+                let id = id.value();
+                match row::decode(id, row.value()) {
+                    Some(claim) if claim.until <= now => {}
+                    Some(claim) => claims.push(claim),
+                    None => return Ok(Err(id)),
+                }
+            }
+            Ok(Ok(claims))
+        })
+        .and_then(|found| found.map_err(|id| damaged(&self.path, &not_a_claim(id))))
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::StorageError>,
+    ) -> Result<T, StoreError> {
+        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
+        let db = self.db.upgrade().ok_or_else(|| damaged(&"the daemon is stopping"))?;
+        let txn = db.begin_read().map_err(|e| damaged(&e))?;
+        let table = txn.open_table(CLAIMS).map_err(|e| damaged(&e))?;
+        work(&table).map_err(|e| damaged(&e))
+    }
+}
+
+fn damaged(path: &Path, e: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), message: e.to_string() }
+}
+
+fn not_a_claim(id: u64) -> String {
+    format!("row {id} is no claim")
 }
 
 #[cfg(test)]
@@ -243,10 +316,41 @@ mod tests {
             .unwrap();
         drop(store);
         let mut store = Store::open(&path, 7).unwrap();
-        assert_eq!(store.claims().unwrap(), [b]);
+        let all = store.reader().list(ClaimId(0), 10, WallTime(0)).unwrap();
+        assert_eq!(all, std::slice::from_ref(&b));
+        assert_eq!(store.reader().claim(b.id).unwrap().as_ref(), Some(&b));
+        assert_eq!(store.reader().claim(a.id).unwrap(), None);
+        assert_eq!(store.reader().list(b.id, 10, WallTime(0)).unwrap(), [], "none behind it");
+        assert_eq!(store.reader().list(ClaimId(0), 10, b.until).unwrap(), [], "none in force");
+        let mut heads = Vec::new();
+        store.each(|h| heads.push(h)).unwrap();
+        assert_eq!(heads, [ClaimHead { id: b.id, fingerprint: b.fingerprint, until: b.until }]);
         assert_eq!(store.policy(), Some(("h".into(), 3)));
         assert_eq!(store.next_id(), ClaimId(3), "ids are not used twice");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_store_of_format_1_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.redb");
+        let old = claim(ClaimId(1));
+        {
+            let db = Database::create(&path).unwrap();
+            let txn = db.begin_write().unwrap();
+            let json = serde_json::to_vec(&old).unwrap();
+            txn.open_table(CLAIMS).unwrap().insert(1, json.as_slice()).unwrap();
+            let mut meta = txn.open_table(META).unwrap();
+            for (k, v) in [("format", 1), ("key_id", 7), ("next", 2)] {
+                meta.insert(k, v).unwrap();
+            }
+            drop(meta);
+            txn.commit().unwrap();
+        }
+        let mut store = Store::open(&path, 7).unwrap();
+        let new = claim(store.next_id());
+        store.commit(&Changes { add: vec![&new], ..Changes::default() }).unwrap();
+        assert_eq!(store.reader().list(ClaimId(0), 10, WallTime(0)).unwrap(), [old, new]);
     }
 
     #[test]

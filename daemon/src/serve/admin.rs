@@ -52,6 +52,9 @@ pub struct EventRecord {
     pub time: i64,
     /// Whose token.
     pub fingerprint: String,
+    /// The decision that condemned it, where a policy did: its id in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
     /// The client.
     pub source: std::net::SocketAddr,
     /// The server.
@@ -113,7 +116,9 @@ impl From<RevokeError> for ApiError {
                 (StatusCode::INSUFFICIENT_STORAGE, "full")
             }
             RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
-            RevokeError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
+            RevokeError::Store(_) | RevokeError::Read(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "store_failed")
+            }
             RevokeError::Kernel(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kernel_failed"),
             RevokeError::Busy | RevokeError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         };

@@ -46,7 +46,7 @@ fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
     for i in 0..1000 {
         kernel.deny.put(
             KEY.deny(jws(300, i + 10_000).as_bytes()),
-            DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0 },
+            DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0, answer: 0, decision: 0 },
         )?;
     }
     let open = Frame { port: 81, ..Frame::default() }.build(&request(&jws(300, 1), 500));

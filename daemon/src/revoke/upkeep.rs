@@ -1,0 +1,191 @@
+//! What the plane does besides taking orders: bringing the kernel's map in line at start, taking out what has
+//! lapsed, and writing all anew where it must be. Long work is cut into parts of about a thousand entries, and orders
+//! go between them.
+
+use std::time::Duration;
+
+use super::{
+    Plane,
+    ledger::{Condemnation, Moment},
+    store::Changes,
+};
+use crate::{clock::SharedClock, kernel::KernelError};
+
+/// How long an expired claim is kept, in boot time: a day, so that a wrong clock can be put right.
+pub(super) const GRACE_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// A difference of the clocks' distance that is taken for a step of the wall clock.
+const STEP_NS: i128 = 1_000_000_000;
+/// Claims that one sweep takes out, and condemnations that it looks at.
+const SWEEP: usize = 1024;
+
+/// Where upkeep stands.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    /// How far wall time was ahead of boot time.
+    offset: i128,
+    /// The part that is written next, where all is written anew.
+    next: Option<usize>,
+    /// Condemnations that are still to be looked at in this round.
+    left: usize,
+}
+
+impl Upkeep {
+    pub fn new(clock: &SharedClock) -> Self {
+        Self { offset: offset(clock), next: None, left: 0 }
+    }
+
+    /// Whether there is something to do at once.
+    pub fn is_busy(&self) -> bool {
+        self.next.is_some()
+    }
+}
+
+/// How far wall time is ahead of boot time; it changes only when the wall clock is stepped.
+fn offset(clock: &SharedClock) -> i128 {
+    i128::from(clock.wall().0) * 1_000_000 - i128::from(clock.boot().0)
+}
+
+impl Plane {
+    /// Makes the kernel's map what the ledger says. Condemnations that an earlier daemon left in the map are taken
+    /// over; revocations there that the store does not have were lifted, and go. A map of another size is filled
+    /// beside the one in force and takes its place.
+    pub(super) fn reconcile(&mut self) -> Result<(), KernelError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let now = Moment::now(&*self.clock);
+        let mut strange = Vec::new();
+        let ledger = &mut self.ledger;
+        kernel.deny.each(|f, value| {
+            if value.condemned_until > now.boot.0 {
+                let left = Duration::from_nanos(value.condemned_until - now.boot.0);
+                let until = now.wall.plus(left);
+                let generation = u64::from(value.generation);
+                ledger.condemn(
+                    f,
+                    Condemnation { until, generation, answer: value.answer, decision: value.decision },
+                );
+            }
+            if ledger.value(f, now).is_none() {
+                strange.push(f);
+            }
+        })?;
+        kernel.deny.remove_all(&strange)?;
+        if kernel.deny.capacity() != kernel.deny.wanted() {
+            tracing::info!(
+                from = kernel.deny.capacity(),
+                to = kernel.deny.wanted(),
+                "the deny map is made anew, with another size"
+            );
+            kernel.deny.begin()?;
+        }
+        self.upkeep.next = Some(0);
+        while self.upkeep.is_busy() {
+            self.part()?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with what is under way.
+    pub(super) fn step(&mut self) {
+        if !self.upkeep.is_busy() {
+            return;
+        }
+        if let Err(e) = self.part() {
+            self.upkeep.next = None;
+            if let Some(kernel) = &mut self.kernel {
+                kernel.deny.give_up();
+            }
+            self.noted(e);
+            self.publish();
+        }
+    }
+
+    /// Writes a part of all entries; after the last of a map made anew, puts that in force.
+    fn part(&mut self) -> Result<(), KernelError> {
+        let (Some(n), Some(kernel)) = (self.upkeep.next, &mut self.kernel) else {
+            self.upkeep.next = None;
+            return Ok(());
+        };
+        if n < self.ledger.parts() {
+            let entries = self.ledger.part(n, Moment::now(&*self.clock));
+            if kernel.deny.is_rebuilding() {
+                kernel.deny.put_next(&entries)?;
+            } else {
+                kernel.deny.put_all(&entries)?;
+            }
+            self.upkeep.next = Some(n + 1);
+            return Ok(());
+        }
+        self.upkeep.next = None;
+        kernel.deny.swap()
+    }
+
+    /// Takes out some of what has lapsed, and has all written anew where the wall clock was stepped or a write had
+    /// failed. Tells whether it is to be called again at once.
+    pub(super) fn sweep(&mut self) -> bool {
+        let now = offset(&self.clock);
+        let stepped = (now - self.upkeep.offset).abs() > STEP_NS;
+        if stepped {
+            tracing::warn!(
+                seconds = (now - self.upkeep.offset) / 1_000_000_000,
+                "the wall clock was stepped: expiries are written anew"
+            );
+            self.upkeep.offset = now;
+        }
+        if stepped || self.behind {
+            self.behind = false;
+            self.upkeep.next = Some(0);
+        }
+        let claims = self.sweep_claims();
+        // Parts are counted in the order of condemnations, which a sweep changes.
+        claims || (!self.upkeep.is_busy() && self.sweep_condemned())
+    }
+
+    /// Erases claims that have been over for [`GRACE_NS`] of boot time without a break. A wall clock that is wrong
+    /// for a while lets revocations lapse while it is; it must not erase them.
+    fn sweep_claims(&mut self) -> bool {
+        let Moment { wall, boot } = Moment::now(&*self.clock);
+        let calendar = self.ledger.calendar();
+        calendar.look(wall, boot);
+        let ids = calendar.take(boot, GRACE_NS, SWEEP);
+        if ids.is_empty() {
+            return false;
+        }
+        let reader = self.store.reader();
+        let mut gone = Vec::with_capacity(ids.len());
+        for id in &ids {
+            match reader.claim(*id) {
+                Ok(Some(claim)) => gone.push(claim),
+                // It was lifted before its time.
+                Ok(None) => {}
+                Err(e) => tracing::error!(error = %e, "an expired revocation stays in the store"),
+            }
+        }
+        let lift = gone.iter().map(|c| c.id).collect();
+        // It need not be on the disk at once: read again after a crash, they are over all the same.
+        if self.commit(&Changes { lift, lazy: true, ..Changes::default() }).is_err() {
+            return false;
+        }
+        for claim in &gone {
+            self.ledger.lift(claim.id, claim.fingerprint);
+        }
+        let tokens: Vec<_> = gone.iter().map(|c| c.fingerprint).collect();
+        if let Err(e) = self.write(&tokens) {
+            self.noted(e);
+        }
+        true
+    }
+
+    /// Looks over condemnations, each once in a round.
+    fn sweep_condemned(&mut self) -> bool {
+        if self.upkeep.left == 0 {
+            self.upkeep.left = self.ledger.condemned();
+        }
+        let count = SWEEP.min(self.upkeep.left);
+        self.upkeep.left -= count;
+        let gone = self.ledger.sweep_condemned(self.clock.wall(), self.generation, count);
+        if let Err(e) = self.write(&gone) {
+            self.noted(e);
+        }
+        self.upkeep.left != 0
+    }
+}
