@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -95,6 +95,13 @@ impl DenyMap {
     /// Entries that the configuration asks for.
     pub fn wanted(&self) -> u32 {
         self.wanted
+    }
+
+    /// Kernel memory that the set in force takes, in bytes; `None` where the kernel does not tell.
+    pub fn memory(&self) -> Option<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.current.fd().as_raw_fd());
+        let info = fs::read_to_string(path).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
     }
 
     /// Whether a set is being filled to take the place of the one in force.

@@ -7,6 +7,7 @@ use std::{
     env,
     net::{TcpListener, TcpStream},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -40,14 +41,11 @@ fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
     let mut kernel = load(&bpffs)?;
     kernel.load_yardsticks()?;
     if let Some(n) = kernel.verified_instructions() {
-        figures.at_most("guard, verified instructions", f64::from(n), "", 100_000.0, "");
+        figures.at_most("guard, verified instructions", f64::from(n), "", 130_000.0, "");
     }
     // Tokens of others, so that a lookup meets what it meets in use.
     for i in 0..1000 {
-        kernel.deny.put(
-            KEY.deny(jws(300, i + 10_000).as_bytes()),
-            DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0, answer: 0, decision: 0 },
-        )?;
+        kernel.deny.put(KEY.deny(jws(300, i + 10_000).as_bytes()), VALUE)?;
     }
     let open = Frame { port: 81, ..Frame::default() }.build(&request(&jws(300, 1), 500));
     let runs = time(&mut kernel, &[(Which::Empty, &open), (Which::Guard, &open)], rounds, repeat)?;
@@ -71,8 +69,75 @@ fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
             figures.at_most(&format!("{name}: ratio"), runs[1] / runs[0], "", 2.0, "× hash and lookup");
         }
     }
-    strict(figures, rounds, repeat)
+    strict(figures, rounds, repeat)?;
+    scale(figures, if quick { 200_000 } else { 10_000_000 }, rounds, repeat)
 }
+
+/// As many condemned tokens as are said: filling, exchanging, reading, and what a lookup among them takes.
+#[allow(clippy::cast_precision_loss, reason = "counts of entries")]
+fn scale(figures: &mut Figures, entries: u32, rounds: usize, repeat: u32) -> Result<()> {
+    const BLOCK: u32 = 100_000;
+    let bpffs = Bpffs::mount()?;
+    let mut settings = settings(&bpffs);
+    settings.max_entries = entries;
+    let mut kernel = Kernel::load(settings)?;
+    kernel.load_yardsticks()?;
+    let name = format!("{} million condemned", f64::from(entries) / 1e6);
+    let block = |from: u32| -> Vec<_> {
+        let f = |i: u32| KEY.deny(&u64::from(i).to_le_bytes());
+        (from..from + BLOCK).map(|i| (f(i), VALUE)).collect()
+    };
+    let same = vec![0; 314];
+    let few = time(&mut kernel, &[(Which::Hash, &same)], rounds, repeat)?[0];
+    let mut took = Duration::ZERO;
+    let mut worst = Duration::ZERO;
+    for from in (0..entries).step_by(BLOCK as usize) {
+        let entries = block(from);
+        for part in entries.chunks(1024) {
+            let start = Instant::now();
+            kernel.deny.put_all(part)?;
+            let part = start.elapsed();
+            (took, worst) = (took + part, worst.max(part));
+        }
+    }
+    let million = |d: Duration| f64::from(entries) / d.as_secs_f64() / 1e6;
+    figures.add(&format!("{name}: written in batches of 1,024"), million(took), "million/s", "");
+    figures.add(&format!("{name}: longest batch"), worst.as_secs_f64() * 1e3, "ms", "");
+    if let Some(bytes) = kernel.deny.memory() {
+        figures.add(
+            &format!("{name}: kernel memory of an entry"),
+            bytes as f64 / f64::from(entries),
+            "bytes",
+            "",
+        );
+    }
+    let many = time(&mut kernel, &[(Which::Hash, &same)], rounds, repeat)?[0];
+    figures.add(&format!("{name}: hash and lookup of 300 bytes"), many, "ns", &format!("(none: {few:.0})"));
+    let start = Instant::now();
+    let mut count = 0_u32;
+    kernel.deny.each(|_, _| count += 1)?;
+    anyhow::ensure!(count == entries, "{count} entries of {entries} were read");
+    figures.add(&format!("{name}: read back"), million(start.elapsed()), "million/s", "");
+    let mut took = Duration::ZERO;
+    let start = Instant::now();
+    kernel.deny.begin()?;
+    took += start.elapsed();
+    for from in (0..entries).step_by(BLOCK as usize) {
+        let entries = block(from);
+        let start = Instant::now();
+        kernel.deny.put_next(&entries)?;
+        took += start.elapsed();
+    }
+    let start = Instant::now();
+    kernel.deny.swap()?;
+    figures.add(&format!("{name}: another set filled beside it"), took.as_secs_f64(), "s", "");
+    figures.add(&format!("{name}: the exchange"), start.elapsed().as_secs_f64() * 1e3, "ms", "");
+    Ok(())
+}
+
+/// What stands for the tokens of a benchmark.
+const VALUE: DenyValue =
+    DenyValue { revoked_until: FOREVER, condemned_until: 0, generation: 0, answer: 0, decision: 0 };
 
 /// Strict mode beside fast mode, for whole requests on a real connection.
 fn strict(figures: &mut Figures, rounds: usize, repeat: u32) -> Result<()> {
