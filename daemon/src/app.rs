@@ -266,7 +266,7 @@ pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadEr
 
 fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {
     // Without a kernel map memory is the only bound; the configured one is kept as that.
-    let capacity = kernel.map_or(config.kernel.max_entries, |k| k.deny.capacity()) as usize;
+    let capacity = kernel.map_or(config.kernel.max_entries, |k| k.deny.wanted()) as usize;
     let condemned = (config.kernel.policy_entries as usize).min(capacity / 2);
     Limits { revoked: capacity - condemned, condemned }
 }
@@ -276,7 +276,7 @@ fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
         counters: kernel.counters()?,
         guarded: kernel.guarded(),
         adopted: kernel.adopted,
-        capacity: kernel.deny.capacity(),
+        capacity: kernel.deny.wanted(),
     };
     Ok((side, kernel.events()?))
 }

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod attach;
+    mod clients;
     mod connections;
     mod crafted;
     mod cuts;

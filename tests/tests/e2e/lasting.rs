@@ -205,6 +205,25 @@ fn a_full_map_refuses_clearly_and_loses_nothing() -> Result<()> {
     for token in &tokens[1..] {
         w.assert_refused(token);
     }
+    // With more room: what is in force stays so throughout, under the old programs too.
+    w.daemon.stop()?;
+    w.config.max_entries = 64;
+    w.dir.write("portcullis.toml", &w.config.toml(&w.dir))?;
+    w.assert_refused(&seventh);
+    w.daemon.restart()?;
+    for token in tokens[1..].iter().chain([&seventh, &old[0], &old[1]]) {
+        w.assert_refused(token);
+    }
+    for _ in 0..20 {
+        w.daemon.revoke(&w.mint.hs256()?)?;
+    }
+    // With too little: it says so and the kernel goes on as it is.
+    w.daemon.stop()?;
+    w.config.max_entries = 8;
+    w.dir.write("portcullis.toml", &w.config.toml(&w.dir))?;
+    let error = w.daemon.restart().unwrap_err();
+    assert!(format!("{error:#}").contains("the deny map has room for 6"), "{error:#}");
+    w.assert_refused(&seventh);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::Result;
-use portcullis_tests::{World, is_root, tokens::forged};
+use portcullis_tests::{World, client::bearer, is_root, tokens::forged};
 
 /// A world whose policies may be changed.
 fn with_own_policies() -> Result<World> {
@@ -137,5 +137,46 @@ fn a_forged_token_condemns_nothing_of_the_genuine_one() -> Result<()> {
     assert_eq!(w.daemon.auth("GET", "/v1/orders", &good)?.status, 200);
     // And an allow for the genuine one is none for the forged.
     assert_eq!(w.daemon.auth("GET", "/v1/orders", &forged(&good)?)?.status, 401);
+    Ok(())
+}
+
+#[test]
+fn the_kernel_answers_by_the_cause_of_a_condemnation_and_names_the_decision() -> Result<()> {
+    const POLICY: &str = r#"package portcullis
+
+default decision := {"allow": true}
+
+decision := {"allow": false, "status": status, "block": "token", "ttl": 3600, "reason": "asked for"} if {
+    some status in [401, 403, 429]
+    input.request.segments[1] == sprintf("%d", [status])
+}
+"#;
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::with(|config, dir| {
+        fs::create_dir(dir.path("own"))?;
+        dir.write("own/decision.rego", POLICY)?;
+        config.policies = dir.path("own");
+        config.kernel = "retry_after = \"17s\"\ndenied_body = '{\"error\":\"no\"}'".to_owned();
+        Ok(())
+    })?;
+    for status in [401_u16, 403, 429] {
+        let token = w.mint.hs256()?;
+        w.assert_passes(&token);
+        // nginx understands no 429 from this door.
+        let told = if status == 429 { 403 } else { status };
+        assert_eq!(w.daemon.auth("GET", &format!("/status/{status}"), &token)?.status, told);
+        let mut client = w.connect()?;
+        let answer = client.ask(&bearer("/refused", &token))?;
+        assert!(answer.status == status && !answer.is_servers(), "{answer:?}");
+        assert_eq!(answer.header("www-authenticate").is_some(), status != 429, "{answer:?}");
+        assert_eq!(answer.header("retry-after"), (status == 429).then_some("17"), "{answer:?}");
+        assert_eq!(answer.body.contains("no"), status == 403, "{answer:?}");
+        // The same connection is not used again.
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    let condemned = w.daemon.log().iter().filter(|line| line.contains("condemned by the policy")).count();
+    assert_eq!(condemned, 3);
     Ok(())
 }

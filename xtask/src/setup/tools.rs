@@ -30,6 +30,13 @@ const TOOLS: &[Tool] = &[
     },
     Tool { program: "curl", package: "curl", what_for: "a client people know", needed_by: &[Demo, Test] },
     Tool { program: "nginx", package: "nginx-light", what_for: "a proxy people run", needed_by: &[Test] },
+    Tool { program: "haproxy", package: "haproxy", what_for: "another", needed_by: &[Test] },
+    Tool {
+        program: "node",
+        package: "nodejs",
+        what_for: "a server and a client in JavaScript",
+        needed_by: &[Test],
+    },
     Tool { program: "wrk", package: "wrk", what_for: "load on the front doors", needed_by: &[Bench] },
 ];
 
@@ -52,9 +59,13 @@ pub fn ensure(purposes: &[Purpose], say: &Say) -> Result<()> {
     let why: Vec<String> =
         missing.iter().map(|tool| format!("`{}`: {}", tool.program, tool.what_for)).collect();
     apt::install(&packages, &why.join("; "), say)?;
-    if packages.contains(&"nginx-light") {
-        println!("note: Debian starts nginx when it is installed; the tests do not need that one running:");
-        println!("    sudo systemctl disable --now nginx");
+    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy")] {
+        if packages.contains(&package) {
+            println!(
+                "note: Debian starts {service} when it is installed; the tests do not need that one running:"
+            );
+            println!("    sudo systemctl disable --now {service}");
+        }
     }
     Ok(())
 }
@@ -79,7 +90,8 @@ mod tests {
     fn only_what_a_purpose_needs_is_missed() {
         assert_eq!(programs(&[Purpose::Build], &[]), [""; 0]);
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
-        assert_eq!(programs(&[Test, Bench], &["ip", "nsenter", "curl"]), ["nginx", "wrk"]);
-        assert_eq!(programs(&[Demo, Test, Bench], &["ip", "nsenter", "curl", "nginx", "wrk"]), [""; 0]);
+        assert_eq!(programs(&[Test, Bench], &["ip", "nsenter", "curl"]), ["nginx", "haproxy", "node", "wrk"]);
+        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "node", "wrk"];
+        assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);
     }
 }
