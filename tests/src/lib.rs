@@ -56,6 +56,11 @@ pub fn has(program: &str) -> bool {
     found
 }
 
+/// Whether long tests run at full length: `cargo xtask test --thorough`.
+pub fn is_thorough() -> bool {
+    std::env::var("PORTCULLIS_THOROUGH").is_ok_and(|v| !v.is_empty())
+}
+
 /// Says that the running test is skipped, in the words that `cargo xtask test` counts.
 pub fn skip(why: &str) {
     println!("SKIPPED {}: {why}", std::thread::current().name().unwrap_or("test"));

@@ -104,6 +104,8 @@ fn accept(listener: &TcpListener, log: &Arc<Watched<Vec<Connection>>>, stop: &At
             break;
         }
         let Ok(stream) = stream else { continue };
+        // Descriptors are few, connections may be many.
+        open.retain(|(_, thread): &(TcpStream, JoinHandle<()>)| !thread.is_finished());
         let Ok(handle) = stream.try_clone() else { continue };
         let index = log.change(|log| {
             log.push(Connection::default());

@@ -20,4 +20,5 @@ mod e2e {
     mod secrets;
     mod servers;
     mod shapes;
+    mod upgrades;
 }

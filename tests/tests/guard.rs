@@ -18,7 +18,7 @@ use portcullis_tests::{
     bpffs::Bpffs,
     frames::{Frame, Link, checksum, destination_options, jws, request},
     guard::{KEY, PORT, load, settings},
-    is_root,
+    is_root, is_thorough,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -477,7 +477,7 @@ fn kernel_and_host_read_every_payload_alike() {
     let f = KEY.deny(dead.as_bytes());
     kernel.deny.put(f, revoked()).unwrap();
     let config = ScanConfig::new(KEY, &["Bearer", "DPoP"], &["X-Api-Key"]).unwrap();
-    let cases = std::env::var("PORTCULLIS_DIFFERENTIAL").ok().and_then(|n| n.parse().ok()).unwrap_or(4000);
+    let cases = if is_thorough() { 1_000_000 } else { 4000 };
     let mut runner =
         TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) });
     let (port, kernel) = (Cell::new(1000_u16), RefCell::new(kernel));

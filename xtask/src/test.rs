@@ -28,12 +28,17 @@ use crate::{
 const END_TO_END: &str = "portcullis-tests";
 /// Tells the end-to-end tests which daemon to start.
 pub const DAEMON_ENV: &str = "PORTCULLIS_BIN";
+/// Tells tests to run at full length.
+const THOROUGH_ENV: &str = "PORTCULLIS_THOROUGH";
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Leave out the end-to-end and documentation tests
     #[arg(long)]
     pub quick: bool,
+    /// Run long tests at full length: a million differential cases, a hundred restarts under load (some minutes)
+    #[arg(long, conflicts_with = "quick")]
+    pub thorough: bool,
     /// Run only tests whose name contains one of these
     #[arg(last = true)]
     pub filter: Vec<String>,
@@ -47,7 +52,8 @@ pub fn run(args: &Args) -> Result<()> {
     let object = ebpf::build()?;
     let walls = tidy::run();
 
-    let setting = Setting { root: repo::root()?, daemon: build_daemon(&object)?, object };
+    let setting =
+        Setting { root: repo::root()?, daemon: build_daemon(&object)?, object, thorough: args.thorough };
     let mut tally = Tally::default();
     let mut note = None;
     let apart = !args.quick && !privilege::is_root() && privilege::way() == Way::SudoQuiet;
@@ -99,6 +105,7 @@ struct Setting {
     root: PathBuf,
     object: PathBuf,
     daemon: PathBuf,
+    thorough: bool,
 }
 
 impl Setting {
@@ -107,7 +114,12 @@ impl Setting {
             .args(["test", "--workspace"])
             .env(ebpf::OBJECT_ENV, &self.object)
             .env(DAEMON_ENV, &self.daemon)
+            .env(THOROUGH_ENV, self.length())
             .current_dir(&self.root)
+    }
+
+    fn length(&self) -> &'static str {
+        if self.thorough { "1" } else { "" }
     }
 
     /// Builds the end-to-end tests as this user and gives their executables.
@@ -126,6 +138,7 @@ impl Setting {
             .args(["-n", "env"])
             .arg(pass(ebpf::OBJECT_ENV, &self.object))
             .arg(pass(DAEMON_ENV, &self.daemon))
+            .arg(format!("{THOROUGH_ENV}={}", self.length()))
             .arg(pass("CARGO_MANIFEST_DIR", &self.root.join("tests")))
             .arg(binary)
             .current_dir(self.root.join("tests"))

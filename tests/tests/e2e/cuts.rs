@@ -6,7 +6,7 @@ use anyhow::Result;
 use portcullis_tests::{
     World,
     client::{Client, bearer, request},
-    is_root,
+    is_root, is_thorough,
     net::{PORT, SERVER_V4, at},
     process::Process,
     server::{End, Server},
@@ -138,7 +138,12 @@ fn whatever_the_wire_does_live_requests_are_answered_and_revoked_ones_are_not() 
     let (live, revoked) = (w.mint.hs256()?, w.mint.hs256()?);
     w.daemon.revoke(&revoked)?;
     let mut runner = TestRunner::new_with_rng(
-        Config { cases: 60, failure_persistence: None, max_shrink_iters: 20, ..Config::default() },
+        Config {
+            cases: if is_thorough() { 1000 } else { 60 },
+            failure_persistence: None,
+            max_shrink_iters: 20,
+            ..Config::default()
+        },
         proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
     );
     let count = Cell::new(0);
