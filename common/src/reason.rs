@@ -179,6 +179,8 @@ numbered! {
         GateDropped = 46 => "gate_dropped",
         /// Segments that gate let through.
         GatePassed = 47 => "gate_passed",
+        /// Connections that gate let nothing more through of, for a request was refused there.
+        GateRefused = 48 => "gate_refused",
     }
 }
 

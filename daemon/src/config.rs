@@ -13,7 +13,7 @@ mod values;
 pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, AttachMode, Config, Decide, EnforcementMode, Issuer, Kernel, KernelMode, Log, LogFormat,
+    Admin, AttachMode, Config, Decide, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, Log, LogFormat,
     MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve, Token,
 };
 pub use values::{Port, Span};

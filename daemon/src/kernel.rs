@@ -14,11 +14,13 @@ mod deny;
 mod diag;
 mod error;
 mod events;
+mod gate;
 mod guard_config;
 mod guarding;
 mod links;
 mod load;
 mod netlink;
+mod netns;
 mod pins;
 mod settings;
 mod unlink;
@@ -34,4 +36,6 @@ pub use events::EventSource;
 pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
 pub use links::LinkWatch;
 pub use load::Kernel;
-pub use settings::{Answer, Answers, Attach, Enforcement, GuardedPort, Older, Opaque, Reaction, Settings};
+pub use settings::{
+    Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
+};

@@ -44,12 +44,13 @@ pub fn steps(skb: *mut __sk_buff) -> i32 {
 }
 
 /// Nothing is done, the packet is dropped, the connection is reset.
-const GO: i32 = 0;
+pub const GO: i32 = 0;
 const STOP: i32 = 1;
 const SEVER: i32 = 2;
 
+/// Follows a segment of a server's.
 #[inline(never)]
-fn segment(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
+pub fn segment(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     // SAFETY: as above.
     let p = unsafe { &(*scratch).packet };
     let (stream, answers) = socket::own(skb, scratch);

@@ -23,7 +23,7 @@ pub fn bench_empty(_: TcContext) -> i32 {
 /// Strict mode, to which every segment is its connection's first.
 #[classifier]
 pub fn bench_strict(ctx: TcContext) -> i32 {
-    crate::strict::steps::<true>(ctx.skb.skb)
+    crate::strict::steps::<{ crate::strict::BENCH }>(ctx.skb.skb)
 }
 
 /// Where the hash stands.

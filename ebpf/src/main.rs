@@ -3,7 +3,7 @@
 //! `guard` (tc ingress) reads the HTTP/1 heads in TCP segments to guarded ports, fingerprints their tokens
 //! and answers requests whose token is condemned, so that the server never reads them. `guard_fast` does so for
 //! each segment by itself. `guard_egress` (tc egress) follows the responses, so that strict mode knows when a client
-//! may be told. All meaning (what a head is, what a fingerprint is, how maps are laid out) is in
+//! may be told. `gate`, `gate_reads` and `gate_egress` do the like at a control group's sockets. All meaning (what a head is, what a fingerprint is, how maps are laid out) is in
 //! `portcullis-common`; these modules are the steps around it.
 
 #![no_std]
@@ -17,6 +17,7 @@ mod blocks;
 mod count;
 mod cut;
 mod fast;
+mod gate;
 mod maps;
 mod packet;
 mod pending;
@@ -28,7 +29,11 @@ mod syn;
 mod tomb;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{cgroup_skb, classifier},
+    programs::{SkBuffContext, TcContext},
+};
+use strict::WIRE;
 
 /// Leave the packet to the next program, or to the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const PASS: i32 = -1;
@@ -38,13 +43,31 @@ const DROP: i32 = 2;
 /// Strict mode: reads what comes in, connection by connection.
 #[classifier]
 pub fn guard(ctx: TcContext) -> i32 {
-    strict::steps::<false>(ctx.skb.skb)
+    strict::steps::<WIRE>(ctx.skb.skb)
 }
 
 /// Fast mode: reads what comes in, segment by segment.
 #[classifier]
 pub fn guard_fast(ctx: TcContext) -> i32 {
     fast::steps(ctx.skb.skb)
+}
+
+/// A second door before the sockets of a control group: what guard has not read does not get in.
+#[cgroup_skb]
+pub fn gate(ctx: SkBuffContext) -> i32 {
+    gate::door(ctx.skb.skb)
+}
+
+/// Reads what comes to the sockets of a control group, where guard cannot: behind DNAT and tunnels.
+#[cgroup_skb]
+pub fn gate_reads(ctx: SkBuffContext) -> i32 {
+    gate::reads(ctx.skb.skb)
+}
+
+/// Follows what those answer.
+#[cgroup_skb]
+pub fn gate_egress(ctx: SkBuffContext) -> i32 {
+    gate::answers(ctx.skb.skb)
 }
 
 /// Strict mode: follows what servers answer.

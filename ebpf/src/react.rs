@@ -26,6 +26,7 @@ use crate::{
     packet::{self, ACK, FIN, Headers, PSH, Packet, RST},
     scan::{TELL_ASK, TELL_HTTP},
     socket::{self, Kind},
+    strict::WIRE,
     tomb,
 };
 
@@ -70,7 +71,7 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     // SAFETY: this CPU's scratch.
     let (asked, first) = unsafe { ((*scratch).run.tell, (*scratch).run.head == p.payload) };
     if asked == TELL_ASK {
-        socket::find::<false>(skb, scratch, p, config);
+        socket::find::<false, WIRE>(skb, scratch, p, config);
     }
     // SAFETY: this CPU's scratch; nothing writes it from here on.
     let s = unsafe { &(*scratch).socket };
@@ -172,6 +173,12 @@ pub fn reset_client(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i
     }
     // SAFETY: the context of the running program.
     unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
+}
+
+/// The same as a function of its own.
+#[inline(never)]
+pub fn tell_of(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome) {
+    tell(skb, scratch, p, action);
 }
 
 /// Counts what is done and tells whoever listens.

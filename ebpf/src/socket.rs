@@ -18,6 +18,7 @@ use crate::{
     maps::{ANSWERS, STREAMS, Scratch},
     packet::{Headers, Packet},
     pending,
+    strict::GATE,
 };
 
 /// `BPF_F_CURRENT_NETNS`.
@@ -78,9 +79,9 @@ impl Kept {
 }
 
 /// Looks up the socket that a packet is for and reads it into scratch; headers must have been copied. With `STATE`
-/// what is kept with the socket is given too, the stream made where there was none.
+/// what is kept with the socket is given too, the stream made where there was none. `WAY` is one of strict mode's.
 #[inline(always)]
-pub fn find<const STATE: bool>(
+pub fn find<const STATE: bool, const WAY: u32>(
     skb: *mut __sk_buff,
     scratch: *mut Scratch,
     p: &Packet,
@@ -101,7 +102,11 @@ pub fn find<const STATE: bool>(
                 request(sk, socket, p, config);
             }
         } else if state == LISTEN {
-            if STATE {
+            if WAY == GATE {
+                // SYN cookies cannot be checked there. Once its ACK has come the connection has a socket, and data
+                // that came with it comes again.
+                socket.kind = Kind::Nothing as u32;
+            } else if STATE {
                 listener(sk, scratch, p);
             } else {
                 socket.kind = Kind::Young as u32;

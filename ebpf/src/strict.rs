@@ -29,10 +29,16 @@ use crate::{
     verdict,
 };
 
-/// Reads a packet. With `BENCH` every segment is its connection's first, so that a benchmark may run one again and
-/// again.
+/// A packet as it comes in by an interface.
+pub const WIRE: u32 = 0;
+/// The same, but every segment is its connection's first, so that a benchmark may run one again and again.
+pub const BENCH: u32 = 1;
+/// A packet on its last step to a socket, where it can be dropped and not changed.
+pub const GATE: u32 = 2;
+
+/// Reads a packet on one of these ways.
 #[inline(always)]
-pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
+pub fn steps<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = maps::scratch() else { return DROP };
     match packet::read(skb, scratch) {
         Port::Guarded => {}
@@ -65,7 +71,7 @@ pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
         count(Outcome::BadFlags);
         return DROP;
     }
-    let next = segment::<BENCH>(skb, scratch);
+    let next = segment::<WAY>(skb, scratch);
     if next == Next::Pass as i32 {
         PASS
     } else if next == Next::Drop as i32 {
@@ -91,7 +97,7 @@ pub fn steps<const BENCH: bool>(skb: *mut __sk_buff) -> i32 {
 /// What is done with a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
-enum Next {
+pub enum Next {
     Pass = 0,
     Drop = 1,
     /// The connection is refused, as `Run` says.
@@ -104,20 +110,23 @@ enum Next {
 
 /// Reads a segment with payload. A function of its own, as [`react::refuse`] is, for the stack's sake.
 #[inline(never)]
-fn segment<const BENCH: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
+pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     let Some(config) = maps::config() else { return Next::Drop as i32 };
     // SAFETY: `packet::read` has set it, and nothing writes it but the copy's mark.
     let p = unsafe { &(*scratch).packet };
     if p.copied == 0 && !packet::copy(skb, scratch) {
         return Next::Drop as i32;
     }
-    let kept = socket::find::<true>(skb, scratch, p, config);
+    let kept = socket::find::<true, WAY>(skb, scratch, p, config);
     // SAFETY: this CPU's scratch; nothing writes it from here on.
     let s = unsafe { &(*scratch).socket };
     if s.is(Kind::Over) {
         return Next::Pass as i32;
     }
     if s.is(Kind::Nothing) {
+        if WAY == GATE {
+            return Next::Drop as i32;
+        }
         return unguarded(skb, scratch, Outcome::NoSocket) as i32;
     }
     let stream = if s.is(Kind::Young) { pending::make(skb, scratch, p) } else { kept.stream };
@@ -130,7 +139,7 @@ fn segment<const BENCH: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32
         count(Outcome::Busy);
         return Next::Drop as i32;
     }
-    if BENCH {
+    if WAY == BENCH {
         // SAFETY: under its lock.
         unsafe {
             (*stream).phase = PHASE_NEW;
@@ -139,7 +148,7 @@ fn segment<const BENCH: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32
         }
     }
     // SAFETY: under its lock.
-    let next = unsafe { locked(skb, scratch, p, config, &mut *stream, kept.answers) };
+    let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, kept.answers) };
     // SAFETY: as above.
     blocks::unlock(unsafe { &raw mut (*stream).busy });
     next as i32
@@ -164,7 +173,7 @@ fn unguarded(skb: *mut __sk_buff, scratch: *mut Scratch, outcome: Outcome) -> Ne
 
 /// The steps under the stream's lock.
 #[inline(always)]
-fn locked(
+fn locked<const WAY: u32>(
     skb: *mut __sk_buff,
     scratch: *mut Scratch,
     p: &Packet,
@@ -245,7 +254,7 @@ fn locked(
         }
         Place::Fresh => {}
     }
-    read(skb, scratch, p, config, stream, answers, end)
+    read::<WAY>(skb, scratch, p, config, stream, answers, end)
 }
 
 /// What a connection begins with; its phase stays new where that is not known.
@@ -311,7 +320,7 @@ fn condemned(scratch: *mut Scratch, stream: &Stream, answers: Option<&Answers>) 
 
 /// Reads from P on and settles what comes of it.
 #[inline(always)]
-fn read(
+fn read<const WAY: u32>(
     skb: *mut __sk_buff,
     scratch: *mut Scratch,
     p: &Packet,
@@ -369,6 +378,13 @@ fn read(
         }
         cause(scratch, step);
         return Next::Refuse;
+    }
+    if WAY == GATE {
+        if step == Step::Refused as u32 {
+            scan::count_refusal(scratch);
+        }
+        refused(step);
+        return dead(scratch, stream, step);
     }
     if run.asked != 0 && run.head > at {
         // Good requests came before it in this very segment.

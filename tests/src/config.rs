@@ -27,7 +27,7 @@ pub struct Config {
     pub reaction: &'static str,
     /// `kernel.attach`
     pub attach: &'static str,
-    /// `kernel.interfaces`
+    /// `kernel.interfaces`: one, or none where it is empty.
     pub interface: String,
     /// `kernel.ports`
     pub ports: Vec<u16>,
@@ -91,7 +91,7 @@ enforcement = "{enforcement}"
 {kernel}
 reaction = "{reaction}"
 attach = "{attach}"
-interfaces = ["{interface}"]
+interfaces = [{interface}]
 ports = {ports:?}
 pin_dir = "{pins}"
 max_entries = {max_entries}
@@ -136,7 +136,8 @@ level = "{log}"
             mode = self.mode,
             reaction = self.reaction,
             attach = self.attach,
-            interface = self.interface,
+            interface =
+                if self.interface.is_empty() { String::new() } else { format!("\"{}\"", self.interface) },
             enforcement = self.enforcement,
             kernel = self.kernel,
             pins = path(self.pin_dir),

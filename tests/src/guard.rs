@@ -1,8 +1,10 @@
 //! Guard, loaded with settings of a test's own and run packet by packet.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use portcullis::kernel::{
-    Answer, Answers, Attach, Enforcement, GuardedPort, Kernel, Older, Opaque, Reaction, Settings,
+    Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Kernel, Older, Opaque, Reaction, Settings,
 };
 use portcullis_common::fingerprint::Key;
 
@@ -23,6 +25,9 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
     Settings {
         pin_dir: bpffs.pins(),
         interfaces: Vec::new(),
+        namespaces: Vec::new(),
+        gate: Gate::Off,
+        gate_cgroup: PathBuf::new(),
         wait_for_interfaces: false,
         container_veth: false,
         older: Older::Pass,

@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod bpffs;
+pub mod cgroup;
 pub mod client;
 pub mod config;
 pub mod daemon;

@@ -91,8 +91,9 @@ impl Drop for Server {
         self.stop.store(true, Ordering::SeqCst);
         for (address, thread) in self.accepting.drain(..) {
             // Wakes the thread, from inside: what is guarded does not matter to it.
-            let _ = self.ns.enter(|| Ok(TcpStream::connect(address)?));
-            let _ = thread.join();
+            if self.ns.enter(|| Ok(TcpStream::connect(address)?)).is_ok() {
+                let _ = thread.join();
+            }
         }
     }
 }

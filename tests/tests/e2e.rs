@@ -9,10 +9,13 @@ mod e2e {
     mod crafted;
     mod cuts;
     mod doors;
+    mod edges;
     mod errors;
+    mod gate;
     mod interfaces;
     mod lasting;
     mod living;
+    mod namespaces;
     mod nginx;
     mod policies;
     mod reactions;

@@ -4,11 +4,13 @@ use anyhow::{Result, anyhow};
 
 use crate::{
     config::{
-        AttachMode, Config, EnforcementMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
-        ReactionMode,
+        AttachMode, Config, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode,
+        OpaqueMode, ReactionMode,
     },
     decide,
-    kernel::{self, Answer, Answers, Attach, Enforcement, GuardedPort, Older, Opaque, Reaction},
+    kernel::{
+        self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
+    },
     serve::DoorSettings,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
@@ -25,7 +27,14 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
     };
     Ok(Some(kernel::Settings {
         pin_dir: k.pin_dir.clone(),
-        interfaces: k.interfaces.clone(),
+        interfaces: interfaces(&k.interfaces),
+        namespaces: k.namespaces.clone(),
+        gate: match k.gate {
+            GateMode::Off => Gate::Off,
+            GateMode::Door => Gate::Door,
+            GateMode::Read => Gate::Read,
+        },
+        gate_cgroup: k.gate_cgroup.clone(),
         attach: match k.attach {
             AttachMode::Auto => Attach::Auto,
             AttachMode::Tcx => Attach::Tcx,
@@ -56,6 +65,11 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         key: key.scan_key(),
         key_id: key.id(),
     }))
+}
+
+/// Interfaces as the configuration names them.
+pub fn interfaces(names: &[String]) -> Vec<Interfaces> {
+    names.iter().map(|name| Interfaces::read(name)).collect()
 }
 
 /// What the clients of refused requests are told.

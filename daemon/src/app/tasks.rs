@@ -34,6 +34,9 @@ const RELOADABLE: &[&str] = &[
     "kernel.enforcement",
     "kernel.interfaces",
     "kernel.missing_interfaces",
+    "kernel.namespaces",
+    "kernel.gate",
+    "kernel.gate_cgroup",
     "kernel.container_veth",
     "kernel.ports",
     "kernel.reaction",
@@ -83,8 +86,12 @@ pub async fn events(
     stop: CancellationToken,
 ) {
     loop {
+        let mut stopped = Vec::new();
         let read = source.next(|event| {
             shared.events_seen.fetch_add(1, Ordering::Relaxed);
+            if event.action == Outcome::GateRefused as u8 {
+                stopped.push(event.flow);
+            }
             // Nobody listens: nothing is lost that somebody wanted.
             let _ = sender.send(record(&event, &*clock));
         });
@@ -94,6 +101,10 @@ pub async fn events(
                 tracing::error!(error = %e, "the kernel's events cannot be read any more; enforcement goes on");
                 return;
             }
+        }
+        if !stopped.is_empty() {
+            // Where the plane is busy their connections hang until they time out: nothing gets in.
+            let _ = shared.plane.with_kernel(move |k| k.end_flows(stopped)).await;
         }
     }
 }
@@ -207,6 +218,9 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
     changed
 }
 
+/// How often other network namespaces are looked at: nothing tells of what comes and goes there.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Guards interfaces as they come, until `stop`.
 pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: CancellationToken) {
     loop {
@@ -218,8 +232,12 @@ pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: Cancell
             }
             Err(_) => return,
         }
+        let elsewhere = shared.config.load().kernel.interfaces.iter().any(|i| i.starts_with('/'));
+        let look =
+            async { if elsewhere { tokio::time::sleep(LOOK).await } else { std::future::pending().await } };
         tokio::select! {
             () = stop.cancelled() => return,
+            () = look => {}
             changed = watch.changed() => if let Err(e) = changed {
                 tracing::error!(error = %e, "changes of network interfaces are not seen any more: new ones are not guarded");
                 return;

@@ -31,7 +31,8 @@ impl Args {
                 ),
             ));
         }
-        kernel::detach_all(&c.kernel.pin_dir, &c.kernel.interfaces)?;
+        let interfaces: Vec<_> = c.kernel.interfaces.iter().map(|i| kernel::Interfaces::read(i)).collect();
+        kernel::detach_all(&c.kernel.pin_dir, &interfaces)?;
         print("detached: nothing is enforced in the kernel any more")?;
         Ok(OK)
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, Issuer, KernelMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,16 +149,33 @@ fn line_of(text: &str, key: &str) -> usize {
 /// The `[kernel]` table.
 fn check_kernel(c: &Config, f: &mut Faults<'_>) {
     let on = c.kernel.mode != KernelMode::Off;
-    f.unless(!on || !c.kernel.interfaces.is_empty(), "kernel.interfaces", "names no interface: list those whose traffic is guarded, such as [\"lo\"], or set kernel.mode = \"off\"");
+    f.unless(!on || !c.kernel.interfaces.is_empty() || c.kernel.gate == GateMode::Read, "kernel.interfaces", "names no interface: list those whose traffic is guarded, such as [\"lo\"], or set kernel.mode = \"off\"");
     f.unless(
         !on || !c.kernel.ports.is_empty(),
         "kernel.ports",
         "names no port: list the ports of the guarded services, or set kernel.mode = \"off\"",
     );
     for name in &c.kernel.interfaces {
-        let good = !name.is_empty() && name.len() < 16 && !name.contains(['/', ' ', ':']);
-        f.unless(good, "kernel.interfaces", &format!("`{name}` is not a network interface's name"));
+        let bare = match name.rsplit_once(':') {
+            Some((path, bare)) if path.starts_with('/') => bare,
+            _ => name,
+        };
+        let good = !bare.is_empty() && bare.len() < 16 && !bare.contains(['/', ' ', ':']);
+        f.unless(good, "kernel.interfaces", &format!("`{name}` is not a network interface's name, nor one behind the path of a network namespace (\"/run/netns/blue:eth0\")"));
     }
+    for path in &c.kernel.namespaces {
+        f.unless(
+            path.is_absolute(),
+            "kernel.namespaces",
+            "must name network namespaces by whole paths, such as \"/run/netns/blue\"",
+        );
+    }
+    let follows = c.kernel.mode == KernelMode::Enforce && c.kernel.enforcement == EnforcementMode::Strict;
+    f.unless(
+        !on || c.kernel.gate == GateMode::Off || follows,
+        "kernel.gate",
+        "works with kernel.mode = \"enforce\" and kernel.enforcement = \"strict\" alone: it goes by what those keep",
+    );
     f.unless(c.kernel.max_entries > 0, "kernel.max_entries", "must be at least 1");
     f.unless(
         (1024..=65_536).contains(&c.kernel.max_head),

@@ -21,6 +21,18 @@ pub enum KernelMode {
     Off,
 }
 
+/// What watches a control group's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateMode {
+    /// Nothing.
+    Off,
+    /// A second door behind guard.
+    Door,
+    /// A reader in guard's place.
+    Read,
+}
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,8 +121,18 @@ section! {
         enforcement: EnforcementMode = EnforcementMode::Strict,
         /// Interfaces whose incoming packets are guarded, in the network namespace the daemon runs in: `lo` for
         /// a service behind a proxy on the same host. `*` stands for any characters: `veth*` guards those that
-        /// come later too.
+        /// come later too. In another network namespace they stand behind its path: `/run/netns/blue:eth0`, or
+        /// `/proc/4711/ns/net:eth0` for a container by one of its processes. That takes CAP_SYS_ADMIN.
         interfaces: Vec<String> = Vec::new(),
+        /// Further network namespaces, by path, whose connections end with their token; those that `interfaces`
+        /// names are among them anyway.
+        namespaces: Vec<PathBuf> = Vec::new(),
+        /// A program at the sockets of `gate_cgroup`, in strict mode: `"door"` drops what guard has not read and
+        /// passed, whichever way it came; `"read"` reads in guard's place, where guard cannot (behind DNAT and
+        /// tunnels), and can drop and end connections but not answer. `"off"` attaches none.
+        gate: GateMode = GateMode::Off,
+        /// The control group (version 2), with all below it.
+        gate_cgroup: PathBuf = PathBuf::from("/sys/fs/cgroup"),
         /// `"refuse"` takes an interface that is named in full and not there for a mistake; `"wait"` starts without
         /// it and guards it when it comes.
         missing_interfaces: MissingMode = MissingMode::Refuse,

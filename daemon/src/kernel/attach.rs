@@ -83,42 +83,42 @@ pub(super) fn attach(
     interface: &str,
     side: Side,
     how: Attach,
-    pin_dir: &Path,
+    pin: &Path,
 ) -> Result<(Hook, bool), KernelError> {
     let has_tcx = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
     let (hook, adopted) = match how {
-        Attach::Tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin_dir)?),
-        Attach::Auto if has_tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin_dir)?),
+        Attach::Tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin)?),
+        Attach::Auto if has_tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin)?),
         Attach::Auto | Attach::Clsact => (Hook::Clsact, attach_clsact(program, interface, side)?),
     };
     match hook {
         // The other kind may be left from an earlier configuration; the new one is in force already.
         Hook::Tcx => detach_clsact(interface, side),
-        Hook::Clsact => pins::remove(&pin(pin_dir, interface, side))?,
+        Hook::Clsact => pins::remove(pin)?,
     }
     Ok((hook, adopted))
 }
 
 /// Takes our programs away from one side of an interface.
-pub(super) fn detach(interface: &str, side: Side, pin_dir: &Path) -> Result<(), KernelError> {
+pub(super) fn detach(interface: &str, side: Side, pin: &Path) -> Result<(), KernelError> {
     detach_clsact(interface, side);
-    pins::remove(&pin(pin_dir, interface, side))
+    pins::remove(pin)
 }
 
-fn pin(pin_dir: &Path, interface: &str, side: Side) -> PathBuf {
+/// Where the link to one side of an interface is pinned; `label` tells its namespace too.
+pub(super) fn pin(pin_dir: &Path, label: &str, side: Side) -> PathBuf {
     // Interface names hold no slash; bpffs refuses dots.
-    pin_dir.join(format!("{LINK_PREFIX}{}{}", side.name(), interface.replace('.', "_")))
+    pin_dir.join(format!("{LINK_PREFIX}{}{}", side.name(), label.replace('/', "@").replace('.', "_")))
 }
 
 fn attach_tcx(
     program: &mut SchedClassifier,
     interface: &str,
     side: Side,
-    pin_dir: &Path,
+    path: &Path,
 ) -> Result<bool, KernelError> {
-    let path = pin(pin_dir, interface, side);
     let what = || format!("attach guard to `{interface}`");
-    match PinnedLink::from_pin(&path) {
+    match PinnedLink::from_pin(path) {
         Ok(old) => {
             let link: SchedClassifierLink = FdLink::from(old)
                 .try_into()
@@ -131,7 +131,7 @@ fn attach_tcx(
                     return Ok(true);
                 }
                 // The interface went away under the link: it can never carry a packet again.
-                Err(e) if os_error(&e) == Some(libc::ENOLINK) => pins::remove(&path)?,
+                Err(e) if os_error(&e) == Some(libc::ENOLINK) => pins::remove(path)?,
                 Err(e) => return Err(KernelError::program(what(), &e)),
             }
         }
@@ -145,7 +145,7 @@ fn attach_tcx(
     let link: FdLink = link
         .try_into()
         .map_err(|e: LinkError| KernelError::Program { what: what(), message: e.to_string() })?;
-    link.pin(&path).map_err(|e| KernelError::Program {
+    link.pin(path).map_err(|e| KernelError::Program {
         what: format!("pin the link at {}", path.display()),
         message: e.to_string(),
     })?;
@@ -190,8 +190,8 @@ pub(super) fn detach_clsact(interface: &str, side: Side) {
     }
 }
 
-/// Removes links to interfaces that are not in `keep`, and out of the ones in it where `out` is not wanted; tells
-/// from which.
+/// Removes links to interfaces whose labels are not in `keep`, and out of the ones in it where `out` is not wanted;
+/// tells from which. Links with other names than those of interfaces stay.
 pub(super) fn detach_others(pin_dir: &Path, keep: &[String], out: bool) -> Result<Vec<String>, KernelError> {
     let mut wanted: Vec<PathBuf> = keep.iter().map(|i| pin(pin_dir, i, Side::In)).collect();
     if out {
@@ -199,8 +199,9 @@ pub(super) fn detach_others(pin_dir: &Path, keep: &[String], out: bool) -> Resul
     }
     let mut gone = Vec::new();
     for entry in pins::list(pin_dir)? {
-        if pins::is_link(&entry) && !wanted.contains(&entry) {
-            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let of_interface = |side: Side| name.starts_with(&format!("{LINK_PREFIX}{}", side.name()));
+        if (of_interface(Side::In) || of_interface(Side::Out)) && !wanted.contains(&entry) {
             pins::remove(&entry)?;
             if let Some(interface) =
                 name.strip_prefix(LINK_PREFIX).and_then(|n| n.strip_prefix(Side::In.name()))

@@ -8,6 +8,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
     sync::{PoisonError, mpsc},
     thread,
 };
@@ -21,6 +22,7 @@ use portcullis_common::{
 use super::{
     GuardedView,
     diag::{Diag, Socket},
+    netns,
 };
 
 /// A storage map: what it is called by, and its id in replies.
@@ -33,7 +35,9 @@ pub(super) struct Storage {
 /// Looks at connections; one owner.
 #[derive(Debug)]
 pub struct Connections {
-    diags: Vec<Diag>,
+    diag: Diag,
+    /// Further network namespaces.
+    others: Vec<PathBuf>,
     ports: Vec<u16>,
     streams: Storage,
     answers: Storage,
@@ -49,8 +53,14 @@ pub struct Severed {
 }
 
 impl Connections {
-    pub(super) fn new(diags: Vec<Diag>, ports: Vec<u16>, streams: Storage, answers: Storage) -> Self {
-        Self { diags, ports, streams, answers }
+    pub(super) fn new(
+        diag: Diag,
+        others: Vec<PathBuf>,
+        ports: Vec<u16>,
+        streams: Storage,
+        answers: Storage,
+    ) -> Self {
+        Self { diag, others, ports, streams, answers }
     }
 
     /// Destroys the connections on which a request with one of `tokens` is under way, or that are a tunnel of one.
@@ -100,38 +110,89 @@ impl Connections {
         Ok(destroyed)
     }
 
+    /// Destroys these, wherever they are.
+    pub fn destroy(&mut self, flows: &[Flow]) -> io::Result<usize> {
+        let mut destroyed = 0;
+        self.each(|diag, socket| {
+            let here = flow(socket);
+            if flows.iter().any(|f| Flow { interface: 0, ..*f } == here) {
+                diag.destroy(&socket.id)?;
+                destroyed += 1;
+            }
+            Ok(())
+        })?;
+        Ok(destroyed)
+    }
+
     fn each(&mut self, mut work: impl FnMut(&mut Diag, &Socket) -> io::Result<()>) -> io::Result<()> {
         let maps = [self.streams.fd.as_fd(), self.answers.fd.as_fd()];
-        for diag in &mut self.diags {
-            for port in &self.ports {
+        let ports = &self.ports;
+        let mut walk = |diag: &mut Diag| -> io::Result<()> {
+            for port in ports {
                 for socket in diag.connections(*port, &maps)? {
                     work(diag, &socket)?;
                 }
+            }
+            Ok(())
+        };
+        walk(&mut self.diag)?;
+        for path in &self.others {
+            // Opened there, used here, and closed again. One that is not there has no connections.
+            match netns::within(Some(path), Diag::open).and_then(|opened| opened) {
+                Ok(mut diag) => walk(&mut diag)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => tracing::error!(
+                    namespace = %path.display(),
+                    error = %e,
+                    "its connections cannot be listed: silent ones of condemned tokens live on there"
+                ),
             }
         }
         Ok(())
     }
 }
 
-/// A thread that ends the connections of condemned tokens.
+/// What the thread below is asked to end.
+#[derive(Debug)]
+enum End {
+    /// The connections of these tokens.
+    Tokens(Vec<DenyFingerprint>),
+    /// These.
+    Flows(Vec<Flow>),
+}
+
+/// A thread that ends connections.
 #[derive(Debug)]
 pub(super) struct Reaper {
-    condemned: Option<mpsc::Sender<Vec<DenyFingerprint>>>,
+    orders: Option<mpsc::Sender<End>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Reaper {
     /// Starts it.
     pub(super) fn start(mut connections: Connections, view: GuardedView) -> io::Result<Self> {
-        let (condemned, orders) = mpsc::channel::<Vec<DenyFingerprint>>();
+        let (orders, received) = mpsc::channel::<End>();
         let thread = thread::Builder::new().name("connections".into()).spawn(move || {
-            while let Ok(first) = orders.recv() {
+            while let Ok(first) = received.recv() {
                 // What came meanwhile is looked for in the same walk.
-                let tokens: HashSet<_> = first.into_iter().chain(orders.try_iter().flatten()).collect();
-                match connections.sever(&tokens) {
-                    Ok(done) => {
+                let (mut tokens, mut flows) = (HashSet::new(), Vec::new());
+                for order in std::iter::once(first).chain(received.try_iter()) {
+                    match order {
+                        End::Tokens(more) => tokens.extend(more),
+                        End::Flows(more) => flows.extend(more),
+                    }
+                }
+                let mut done = Ok(0);
+                if !tokens.is_empty() {
+                    done = connections.sever(&tokens).map(|s| s.destroyed);
+                }
+                if !flows.is_empty() {
+                    done = done.and_then(|n| Ok(n + connections.destroy(&flows)?));
+                }
+                match done {
+                    Ok(n) => {
                         let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
-                        view.destroyed_connections += done.destroyed as u64;
+                        view.destroyed_connections += n as u64;
                     }
                     Err(e) => tracing::error!(
                         error = %e,
@@ -141,21 +202,30 @@ impl Reaper {
                 }
             }
         })?;
-        Ok(Self { condemned: Some(condemned), thread: Some(thread) })
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 
     /// Has it end the connections of these tokens; does not wait.
     pub(super) fn end(&self, tokens: Vec<DenyFingerprint>) {
-        if let Some(condemned) = &self.condemned {
+        self.order(End::Tokens(tokens));
+    }
+
+    /// Has it end these connections; does not wait.
+    pub(super) fn end_flows(&self, flows: Vec<Flow>) {
+        self.order(End::Flows(flows));
+    }
+
+    fn order(&self, order: End) {
+        if let Some(orders) = &self.orders {
             // It ends with this value alone.
-            let _ = condemned.send(tokens);
+            let _ = orders.send(order);
         }
     }
 }
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        self.condemned = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -2,18 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use serde::Serialize;
 
 use super::{
-    Enforcement, Hook, Kernel, KernelError, Reaction, Settings,
-    attach::{Side, attach, detach, detach_clsact, detach_others},
+    Enforcement, Hook, Interfaces, Kernel, KernelError, Reaction, Settings,
+    attach::{Side, attach, detach, detach_clsact, detach_others, pin},
     connections::Reaper,
     links::{Link, links, matches},
-    pins,
+    netns, pins,
 };
 
 /// One guarded interface.
@@ -53,9 +54,18 @@ pub struct Guarded {
 /// A shared view of it.
 pub type GuardedView = Arc<RwLock<Guarded>>;
 
+/// An interface to be guarded.
+#[derive(Clone, PartialEq, Eq)]
+struct Target {
+    namespace: Option<PathBuf>,
+    link: Link,
+    /// What people and pins call it.
+    label: String,
+}
+
 /// What is to be done about the interfaces.
 struct Plan {
-    wanted: Vec<Link>,
+    wanted: Vec<Target>,
     waiting: Vec<String>,
     misplaced: BTreeMap<String, String>,
 }
@@ -66,10 +76,16 @@ impl Kernel {
     pub fn attach(&mut self) -> Result<(), KernelError> {
         let plan = plan(&self.settings)?;
         let mut attached = Vec::new();
-        for link in &plan.wanted {
-            attached.push(self.attach_one(link)?);
+        for target in &plan.wanted {
+            attached.push(self.attach_one(target)?);
         }
         self.settle(plan, attached)?;
+        self.attach_gate()?;
+        self.view
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .verified_instructions
+            .clone_from(&self.verified);
         if let Some(connections) = self.connections()? {
             let reaper = Reaper::start(connections, Arc::clone(&self.view))
                 .map_err(|e| KernelError::io("start a thread that ends connections", e))?;
@@ -88,19 +104,19 @@ impl Kernel {
         let before = self.view().attached;
         let mut attached = Vec::new();
         let mut new = false;
-        for link in &plan.wanted {
-            let there = before.iter().find(|a| a.interface == link.name && a.index == link.index);
+        for target in &plan.wanted {
+            let there = before.iter().find(|a| a.interface == target.label && a.index == target.link.index);
             if let Some(a) = there {
                 attached.push(a.clone());
                 continue;
             }
             new = true;
-            let a = self.attach_one(link)?;
+            let a = self.attach_one(target)?;
             tracing::info!(interface = a.interface, hook = ?a.hook, "guarded: it appeared");
             attached.push(a);
         }
-        let gone = before.iter().any(|a| !plan.wanted.iter().any(|l| l.name == a.interface));
-        for a in before.iter().filter(|a| !plan.wanted.iter().any(|l| l.name == a.interface)) {
+        let gone = before.iter().any(|a| !plan.wanted.iter().any(|t| t.label == a.interface));
+        for a in before.iter().filter(|a| !plan.wanted.iter().any(|t| t.label == a.interface)) {
             tracing::warn!(
                 interface = a.interface,
                 "the interface is gone; it is guarded again when it comes back"
@@ -125,21 +141,31 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_one(&mut self, link: &Link) -> Result<Attachment, KernelError> {
-        let (how, pin_dir) = (self.settings.attach, self.settings.pin_dir.clone());
+    fn attach_one(&mut self, target: &Target) -> Result<Attachment, KernelError> {
+        let label = &target.label;
+        netns::within(target.namespace.as_ref(), || self.attach_here(target))
+            .map_err(|e| KernelError::io(format!("enter the network namespace of `{label}`"), e))?
+    }
+
+    /// Attaches in the calling thread's network namespace.
+    fn attach_here(&mut self, target: &Target) -> Result<Attachment, KernelError> {
+        let how = self.settings.attach;
+        let name = &target.link.name;
+        let pin = |side| pin(&self.settings.pin_dir, &target.label, side);
+        let (pin_in, pin_out) = (pin(Side::In), pin(Side::Out));
         if self.is_strict() {
             // The way out first: a refusal knows what was answered from the first request on.
-            attach(self.program("guard_egress")?, &link.name, Side::Out, how, &pin_dir)?;
+            attach(self.program("guard_egress")?, name, Side::Out, how, &pin_out)?;
         }
-        let (hook, adopted) = attach(self.program(self.guard)?, &link.name, Side::In, how, &pin_dir)?;
+        let (hook, adopted) = attach(self.program(self.guard)?, name, Side::In, how, &pin_in)?;
         if !self.is_strict() {
-            detach(&link.name, Side::Out, &pin_dir)?;
+            detach(name, Side::Out, &pin_out)?;
         }
-        Ok(Attachment { interface: link.name.clone(), index: link.index, hook, adopted })
+        Ok(Attachment { interface: target.label.clone(), index: target.link.index, hook, adopted })
     }
 
     fn settle(&mut self, plan: Plan, attached: Vec<Attachment>) -> Result<(), KernelError> {
-        let keep: Vec<String> = plan.wanted.iter().map(|l| l.name.clone()).collect();
+        let keep: Vec<String> = plan.wanted.iter().map(|t| t.label.clone()).collect();
         for interface in detach_others(&self.settings.pin_dir, &keep, self.is_strict())? {
             if !plan.waiting.contains(&interface) {
                 tracing::warn!(interface, "no longer configured: guard detached");
@@ -189,38 +215,59 @@ impl Kernel {
 
 /// Settles which interfaces there are to guard.
 fn plan(s: &Settings) -> Result<Plan, KernelError> {
-    let there = links().map_err(|e| KernelError::io("list the network interfaces", e))?;
     let mut plan = Plan { wanted: Vec::new(), waiting: Vec::new(), misplaced: BTreeMap::new() };
     for pattern in &s.interfaces {
-        let exact = !pattern.contains('*');
-        let found: Vec<&Link> = there.iter().filter(|l| matches(pattern, &l.name)).collect();
+        let exact = !pattern.name.contains('*');
+        let there = match links_of(pattern.namespace.as_ref()) {
+            // The namespace is not there: nor are its interfaces.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            there => there.map_err(|e| {
+                KernelError::io(
+                    format!("list the network interfaces for `{}`", pattern.label(&pattern.name)),
+                    e,
+                )
+            })?,
+        };
+        let found: Vec<&Link> = there.iter().filter(|l| matches(&pattern.name, &l.name)).collect();
         if exact && found.is_empty() {
+            let interface = pattern.label(&pattern.name);
             if !s.wait_for_interfaces {
-                return Err(KernelError::NoInterface { interface: pattern.clone() });
+                return Err(KernelError::NoInterface { interface });
             }
-            plan.waiting.push(pattern.clone());
+            plan.waiting.push(interface);
         }
         for link in found {
-            if let Some(why) = link.misplaced.filter(|_| !s.container_veth) {
+            let label = pattern.label(&link.name);
+            let target = Target { namespace: pattern.namespace.clone(), link: link.clone(), label };
+            // In a namespace that was named, an interface is what it is said to be.
+            let misplaced = link.misplaced.filter(|_| !s.container_veth && pattern.namespace.is_none());
+            if let Some(why) = misplaced {
                 if exact {
                     return Err(KernelError::Misplaced { interface: link.name.clone(), why });
                 }
                 plan.misplaced.insert(link.name.clone(), why.to_owned());
-            } else if !plan.wanted.contains(link) {
-                plan.wanted.push(link.clone());
+            } else if !plan.wanted.contains(&target) {
+                plan.wanted.push(target);
             }
         }
     }
     Ok(plan)
 }
 
+fn links_of(namespace: Option<&PathBuf>) -> io::Result<Vec<Link>> {
+    netns::within(namespace, links)?
+}
+
 /// Takes everything away: links, filters, maps and their directory. Enforcement ends.
-pub fn detach_all(pin_dir: &Path, interfaces: &[String]) -> Result<(), KernelError> {
-    for link in links().unwrap_or_default() {
-        if interfaces.iter().any(|pattern| matches(pattern, &link.name)) {
-            detach_clsact(&link.name, Side::In);
-            detach_clsact(&link.name, Side::Out);
-        }
+pub fn detach_all(pin_dir: &Path, interfaces: &[Interfaces]) -> Result<(), KernelError> {
+    for pattern in interfaces {
+        // Where a namespace is gone, so is all that was in it.
+        let _ = netns::within(pattern.namespace.as_ref(), || {
+            for link in links().unwrap_or_default().iter().filter(|l| matches(&pattern.name, &l.name)) {
+                detach_clsact(&link.name, Side::In);
+                detach_clsact(&link.name, Side::Out);
+            }
+        });
     }
     pins::remove_all(pin_dir)
 }

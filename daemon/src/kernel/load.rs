@@ -61,7 +61,7 @@ const PINNED: &[&str] = &[
 
 /// The loaded kernel side: maps to write and read, programs to attach.
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     /// The deny map.
     pub deny: DenyMap,
     active: Array<MapData, [u64; 2]>,
@@ -202,6 +202,13 @@ impl Kernel {
             .map_err(|e| KernelError::map("tell connections of a revocation", e))
     }
 
+    /// Ends connections that gate lets nothing more through of.
+    pub fn end_flows(&self, flows: Vec<Flow>) {
+        if let Some(reaper) = &self.reaper {
+            reaper.end_flows(flows);
+        }
+    }
+
     /// The active generation, as pinned.
     pub fn generation(&self) -> u64 {
         self.active.get(&0, 0).map_or(0, |[g, _]| g)
@@ -213,10 +220,15 @@ impl Kernel {
             return Ok(None);
         }
         let diag = Diag::open().map_err(|e| KernelError::io("open a socket to list connections", e))?;
+        let s = &self.settings;
+        let mut others: Vec<_> = s.interfaces.iter().filter_map(|i| i.namespace.clone()).collect();
+        others.extend(s.namespaces.iter().cloned());
+        others.sort_unstable();
+        others.dedup();
         let mut ports: Vec<u16> = self.settings.ports.iter().map(|p| p.port).collect();
         ports.sort_unstable();
         ports.dedup();
-        Ok(Some(Connections::new(vec![diag], ports, self.storage("STREAMS")?, self.storage("ANSWERS")?)))
+        Ok(Some(Connections::new(diag, others, ports, self.storage("STREAMS")?, self.storage("ANSWERS")?)))
     }
 
     fn storage(&mut self, name: &str) -> Result<Storage, KernelError> {
@@ -272,7 +284,7 @@ pub(super) fn address_words(a: Ipv6Addr) -> [u64; 2] {
     if cfg!(target_endian = "little") { [low, high] } else { [high, low] }
 }
 
-fn missing(name: &str) -> KernelError {
+pub(super) fn missing(name: &str) -> KernelError {
     KernelError::Program {
         what: format!("use {name} of the kernel programs"),
         message: "the embedded object does not have it; it was built from another version".to_owned(),

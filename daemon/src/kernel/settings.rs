@@ -162,13 +162,56 @@ pub enum Older {
     Reset,
 }
 
+/// Interfaces by name, or by a pattern with `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interfaces {
+    /// The network namespace they are in, where it is not the daemon's own.
+    pub namespace: Option<PathBuf>,
+    /// The name or pattern.
+    pub name: String,
+}
+
+impl Interfaces {
+    /// Reads a name or pattern, perhaps behind the path of a namespace and a colon: `/run/netns/blue:eth0`.
+    pub fn read(text: &str) -> Self {
+        match text.rsplit_once(':') {
+            Some((path, name)) if path.starts_with('/') => {
+                Self { namespace: Some(path.into()), name: name.to_owned() }
+            }
+            _ => Self { namespace: None, name: text.to_owned() },
+        }
+    }
+
+    /// One of them by its name: what people and pins call it.
+    pub fn label(&self, name: &str) -> String {
+        self.namespace.as_ref().map_or_else(|| name.to_owned(), |path| format!("{}:{name}", path.display()))
+    }
+}
+
+/// What watches a control group's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    Off,
+    /// A second door: what guard has not passed does not get in.
+    Door,
+    /// A reader in guard's place.
+    Read,
+}
+
 /// Everything the kernel side is told at start.
 #[derive(Clone)]
 pub struct Settings {
     /// Directory on a bpffs for maps and links.
     pub pin_dir: PathBuf,
-    /// Interfaces that are guarded: names, or patterns with `*`.
-    pub interfaces: Vec<String>,
+    /// Interfaces that are guarded.
+    pub interfaces: Vec<Interfaces>,
+    /// Further network namespaces whose connections end with their tokens.
+    pub namespaces: Vec<PathBuf>,
+    /// What watches a control group's sockets.
+    pub gate: Gate,
+    /// The control group.
+    pub gate_cgroup: PathBuf,
     /// An interface that is named and not there is waited for.
     pub wait_for_interfaces: bool,
     /// Guard also attaches to the host's end of a container's veth, where it sees what the container sends.

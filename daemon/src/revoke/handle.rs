@@ -1,6 +1,9 @@
 //! How the rest of the daemon gives orders to the plane.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::Serialize;
@@ -12,6 +15,10 @@ use crate::{
     clock::SharedClock,
     kernel::{Kernel, KernelError},
 };
+
+/// How long the connections of a token live on that a policy condemns. The request that the policy was asked about is
+/// still to be answered, by the server itself.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why an order was not acknowledged.
 #[derive(Debug, Error)]
@@ -59,6 +66,7 @@ pub(super) enum Command {
     Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
     Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
+    End(DenyFingerprint),
     Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
     Sweep(oneshot::Sender<bool>),
     Kernel(Box<dyn FnOnce(&mut Kernel) + Send>),
@@ -116,10 +124,19 @@ impl PlaneHandle {
         self.ask(Command::Sweep).await
     }
 
-    /// Condemns a token by a policy's decision. `true` when that is in force; `false` where the policy set
+    /// Condemns a token by a policy's decision; its living connections end a little later. `true` when that is in force; `false` where the policy set
     /// is no longer the active one or its quota is used up.
     pub async fn condemn(&self, f: DenyFingerprint, c: Condemnation) -> bool {
-        self.ask(|reply| Command::Condemn(f, c, reply)).await.unwrap_or(false)
+        let in_force = self.ask(|reply| Command::Condemn(f, c, reply)).await.unwrap_or(false);
+        if in_force {
+            let commands = self.commands.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_ANSWER).await;
+                // Where the plane is gone, so is who would end them.
+                let _ = commands.send(Command::End(f)).await;
+            });
+        }
+        in_force
     }
 
     /// Numbers now.

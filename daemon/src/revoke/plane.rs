@@ -167,6 +167,7 @@ impl Plane {
                 Command::Condemn(f, c, reply) => {
                     let _ = reply.send(self.condemn(f, c));
                 }
+                Command::End(f) => self.end_connections(vec![f]),
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
                 Command::Kernel(work) => {
                     if let Some(kernel) = &mut self.kernel {
@@ -283,7 +284,6 @@ impl Plane {
             self.noted(e);
             return false;
         }
-        self.end_connections(vec![f]);
         true
     }
 

@@ -107,6 +107,20 @@ http {{
     Ok(process)
 }
 
+/// Waits for a server that says nothing when it listens: it is asked until it answers.
+pub fn await_listener(ns: &Namespace, port: u16) -> Result<()> {
+    let mut ask = Command::new("python3");
+    let wait = "
+import socket, sys, time
+for _ in range(3000):
+    try: socket.create_connection(('127.0.0.1', int(sys.argv[1]))); break
+    except OSError: time.sleep(0.01)
+else: sys.exit('nobody listens')
+";
+    run(ns, ask.args(["-c", wait, &port.to_string()]), b"")?.ok()?;
+    Ok(())
+}
+
 fn haproxy(ns: &Namespace, dir: &Dir) -> Result<Process> {
     let config = dir.write(
         "haproxy.cfg",
@@ -120,16 +134,7 @@ fn haproxy(ns: &Namespace, dir: &Dir) -> Result<Process> {
     let mut command = Command::new("haproxy");
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").arg("-db").arg("-f").arg(config);
     let process = Process::start(ns, &mut command)?;
-    // It says nothing when it listens: asked until it answers.
-    let mut ask = Command::new("python3");
-    let wait = "
-import socket, sys, time
-for _ in range(3000):
-    try: socket.create_connection(('127.0.0.1', int(sys.argv[1]))); break
-    except OSError: time.sleep(0.01)
-else: sys.exit('nobody listens')
-";
-    run(ns, ask.args(["-c", wait, &HAPROXY.to_string()]), b"")?.ok()?;
+    await_listener(ns, HAPROXY)?;
     Ok(process)
 }
 

@@ -161,3 +161,30 @@ fn an_idle_connection_that_carried_the_token_before_lives_on() -> Result<()> {
     assert_eq!(pooled.ask(&bearer("/", &token))?.status, 401);
     Ok(())
 }
+
+#[test]
+fn a_token_that_a_policy_condemns_gets_its_answer_and_then_its_connections_end() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = world()?;
+    let (old, good) = (w.mint.aged(7200, "orders:read")?, w.mint.hs256()?);
+    let mut silent = connect(&w)?;
+    silent.send(&upgrade(&old))?;
+    assert!(read(&mut silent)? > 0);
+    let mut other = connect(&w)?;
+    other.send(&upgrade(&good))?;
+    assert!(read(&mut other)? > 0);
+    // A server that asks about a request answers it when it has been told no.
+    let mut asking = connect(&w)?;
+    asking.send(&upgrade(&old))?;
+    assert!(read(&mut asking)? > 0);
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &old)?.status, 401);
+    asking.send(b"the answer that is still owed\n")?;
+    assert!(read(&mut asking)? > 0, "the connection was ended before its answer");
+    ends(&mut silent);
+    ends(&mut asking);
+    other.send(b"still here\n")?;
+    assert!(read(&mut other)? > 0);
+    Ok(())
+}
