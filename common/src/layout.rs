@@ -316,6 +316,13 @@ pub const PORT_BY_ADDRESS: u64 = 2;
 pub const PORT_PROXY: u64 = 4;
 /// The bits that tell how a port is guarded.
 pub const PORT_HOW: u64 = 3;
+/// From this bit on: the port's slot among the counters kept by place.
+pub const PORT_SLOT: u32 = 8;
+
+/// Interfaces, and ports, that are counted by themselves; a power of two. Slot 0 of either is for all others.
+pub const PLACE_SLOTS: u32 = 64;
+/// Slots of the map from interface numbers to their slots, by the number's low bits; a power of two.
+pub const INTERFACE_SLOTS: u32 = 4096;
 
 /// Key of the address map: a guarded address and port. Addresses are two words that hold
 /// the sixteen bytes in network order.
@@ -330,7 +337,7 @@ pub struct AddressKey {
 
 /// A TCP connection as seen from the client: key of the tombstone map.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// Client address (IPv4 as IPv4-mapped IPv6).
     pub source: [u64; 2],

@@ -184,6 +184,37 @@ numbered! {
     }
 }
 
+numbered! {
+    /// What is counted of each guarded interface and port.
+    pub enum Sight {
+        /// TCP segments, acknowledgements and handshakes among them.
+        Packets = 0 => "packets",
+        /// Request heads that began.
+        Requests = 1 => "requests",
+        /// Refused for a revoked token.
+        RefusedRevoked = 2 => "refused_revoked",
+        /// Refused for a token that a policy condemned (401 or 403).
+        RefusedCondemned = 3 => "refused_condemned",
+        /// Refused for a token whose requests are limited (429).
+        RefusedLimited = 4 => "refused_limited",
+        /// Refused as parsers read it differently, cannot read it, or its connection's beginning is not known.
+        RefusedMalformed = 5 => "refused_malformed",
+        /// Refused for the length of its head.
+        RefusedTooLong = 6 => "refused_too_long",
+        /// Segments or connections that began like TLS.
+        Opaque = 7 => "opaque",
+        /// Segments or connections that began like HTTP/2.
+        Http2 = 8 => "http2",
+        /// Segments of connections that no state is kept of, read by themselves.
+        Unguarded = 9 => "unguarded",
+    }
+}
+
+/// Number of counters kept for each interface and port.
+pub const SIGHTS: u32 = 16;
+
+const _: () = assert!(Sight::ALL.len() <= SIGHTS as usize);
+
 /// Number of counters a kernel program keeps.
 pub const OUTCOMES: u32 = 64;
 

@@ -25,7 +25,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::{Config, KernelMode},
     decide::{Decider, DeciderParts},
-    kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch},
+    kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView},
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
@@ -42,6 +42,7 @@ const EVENT_BACKLOG: usize = 4096;
 pub(crate) struct KernelSide {
     counters: CounterReader,
     guarded: GuardedView,
+    places: PlacesView,
     adopted: bool,
     capacity: u32,
 }
@@ -275,6 +276,7 @@ fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
     let side = KernelSide {
         counters: kernel.counters()?,
         guarded: kernel.guarded(),
+        places: kernel.places(),
         adopted: kernel.adopted,
         capacity: kernel.deny.wanted(),
     };

@@ -22,6 +22,7 @@ mod load;
 mod netlink;
 mod netns;
 mod pins;
+mod places;
 mod settings;
 mod unlink;
 
@@ -36,6 +37,7 @@ pub use events::EventSource;
 pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
 pub use links::LinkWatch;
 pub use load::Kernel;
+pub use places::{Place, PlacesView, Sights};
 pub use settings::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
 };

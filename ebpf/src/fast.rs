@@ -6,7 +6,7 @@ use portcullis_common::{head::Step, reason::Outcome};
 
 use crate::{
     DROP, PASS,
-    count::count,
+    count::{arrive, count},
     maps,
     packet::{self, Port},
     react, scan,
@@ -18,7 +18,7 @@ use crate::{
 pub fn steps(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = maps::scratch() else { return PASS };
     match packet::read(skb, scratch) {
-        Port::Guarded => {}
+        Port::Guarded => arrive(skb, scratch),
         Port::Open => return PASS,
         Port::Unsupported | Port::Later => {
             count(Outcome::Unsupported);

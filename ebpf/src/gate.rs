@@ -9,7 +9,7 @@ use portcullis_common::{
 
 use crate::{
     answers,
-    count::count,
+    count::{arrive, count},
     maps::{self, Scratch},
     packet::{self, ACK, Packet, Port, RST, SYN, URG},
     pending, react, socket,
@@ -31,7 +31,7 @@ enum Look {
 #[inline(always)]
 fn look(skb: *mut __sk_buff, scratch: *mut Scratch) -> Look {
     match packet::read(skb, scratch) {
-        Port::Guarded => {}
+        Port::Guarded => arrive(skb, scratch),
         Port::Open => return Look::Settled(LET),
         Port::Unsupported | Port::Later => {
             // Fragments are whole here: what is left is a header chain that nobody reads.

@@ -11,8 +11,11 @@ use aya_ebpf::{
 };
 use portcullis_common::{
     head::{BUFFER, Cursor, Scan},
-    layout::{Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, Meta, TOMB_SLOTS},
-    reason::OUTCOMES,
+    layout::{
+        Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INTERFACE_SLOTS, Meta, PLACE_SLOTS,
+        TOMB_SLOTS,
+    },
+    reason::{OUTCOMES, SIGHTS},
     stream::{Answers, Stream},
 };
 
@@ -61,6 +64,15 @@ pub static ADDRESSES: HashMap<AddressKey, u64> = HashMap::with_max_entries(1024,
 /// One set of counters a CPU, indexed by outcome.
 #[map]
 pub static COUNTERS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The place of each interface among [`PLACES`], by its number's low bits.
+#[map]
+pub static INTERFACES: Array<u32> = Array::with_max_entries(INTERFACE_SLOTS, 0);
+
+/// One set of counters a CPU for each interface and port, for as long as the program is loaded.
+#[map]
+pub static PLACES: PerCpuArray<[u64; SIGHTS as usize]> =
+    PerCpuArray::with_max_entries(PLACE_SLOTS * PLACE_SLOTS, 0);
 
 /// What happened, for whoever listens.
 #[map]

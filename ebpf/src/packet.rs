@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_skb_load_bytes},
 };
 use portcullis_common::{
-    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_HOW, PORT_OPEN, PORT_PROXY},
+    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_HOW, PORT_OPEN, PORT_PROXY, PORT_SLOT},
     word,
 };
 
@@ -69,6 +69,8 @@ pub struct Packet {
     pub copied: u32,
     /// 1 where the port's connections begin with a PROXY protocol header.
     pub proxy: u32,
+    /// Where this interface and port are counted.
+    pub place: u32,
 }
 
 /// What a packet is to guard.
@@ -280,6 +282,7 @@ fn quick_look<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> Lo
         ports: u32::from_be(ports),
         copied: 0,
         proxy: u32::from(how & PORT_PROXY != 0),
+        place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
     unsafe { (&raw mut (*scratch).packet).write(packet) };
@@ -337,12 +340,12 @@ fn read_v4<const OUT: bool>(scratch: *mut Scratch, l3: u32, skb_len: u32) -> Por
     // BIG TCP leaves the total length zero.
     let total = u32::from(h.u16(l3 + 2));
     let end = if total == 0 { skb_len } else { l3 + total };
-    let Some(proxy) = guarded::<OUT>(h, l3, l4, false) else { return Port::Open };
+    let Some(how) = guarded::<OUT>(h, l3, l4, false) else { return Port::Open };
     // The first fragment of several: its payload is elsewhere, its ports are here.
     if h.u16(l3 + 6) & 0x2000 != 0 {
         return Port::Unsupported;
     }
-    segment(scratch, l3, l4, end, false, proxy)
+    segment(scratch, l3, l4, end, false, how)
 }
 
 #[inline(always)]
@@ -369,11 +372,11 @@ fn read_v6<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, l3: u32,
     // BIG TCP and jumbograms leave the payload length zero.
     let len = u32::from(h.u16(l3 + 4));
     let end = if len == 0 { skb_len } else { l3 + 40 + len };
-    let Some(proxy) = guarded::<OUT>(h, l3, l4, true) else { return Port::Open };
+    let Some(how) = guarded::<OUT>(h, l3, l4, true) else { return Port::Open };
     if fragment {
         return Port::Unsupported;
     }
-    segment(scratch, l3, l4, end, true, proxy)
+    segment(scratch, l3, l4, end, true, how)
 }
 
 /// Where the walk over IPv6 extension headers stands.
@@ -441,9 +444,9 @@ unsafe extern "C" fn extension(_: u64, chain: *mut Chain) -> i64 {
     0
 }
 
-/// Whether the server's side is guarded, and if so whether a PROXY protocol header comes first.
+/// What the port map holds of the server's side, where that is guarded.
 #[inline(always)]
-fn guarded<const OUT: bool>(h: Headers, l3: u32, l4: u32, v6: bool) -> Option<bool> {
+fn guarded<const OUT: bool>(h: Headers, l3: u32, l4: u32, v6: bool) -> Option<u64> {
     let port = h.u16(if OUT { l4 } else { l4 + 2 });
     let how = *PORTS.get(u32::from(port))?;
     match how & PORT_HOW {
@@ -459,11 +462,11 @@ fn guarded<const OUT: bool>(h: Headers, l3: u32, l4: u32, v6: bool) -> Option<bo
         }
         _ => {}
     }
-    Some(how & PORT_PROXY != 0)
+    Some(how)
 }
 
 #[inline(always)]
-fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, proxy: bool) -> Port {
+fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, how: u64) -> Port {
     let h = Headers::of(scratch);
     let payload = l4 + u32::from(h.u8(l4 + 12) >> 4) * 4;
     if payload < l4 + 20 || payload > end {
@@ -480,7 +483,8 @@ fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, proxy: b
         ack: h.u32(l4 + 8),
         ports: h.u32(l4),
         copied: 1,
-        proxy: u32::from(proxy),
+        proxy: u32::from(how & PORT_PROXY != 0),
+        place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
     unsafe { (&raw mut (*scratch).packet).write(packet) };

@@ -15,13 +15,15 @@ use aya_ebpf::{
     },
 };
 use portcullis_common::{
-    layout::{ANSWER_MAX, Event, REACT_DROP, REACT_RESPOND},
-    reason::Outcome,
+    layout::{
+        ANSWER_LIMITED, ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOO_LONG, Event, REACT_DROP, REACT_RESPOND,
+    },
+    reason::{Outcome, Reason, Sight},
 };
 
 use crate::{
     DROP, PASS,
-    count::count,
+    count::{self, count, sight},
     maps::{self, EVENTS, Scratch},
     packet::{self, ACK, FIN, Headers, PSH, Packet, RST},
     scan::{TELL_ASK, TELL_HTTP},
@@ -65,7 +67,7 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
         return DROP;
     }
     if config.reaction == REACT_DROP {
-        tell(skb, scratch, p, Outcome::Dropped);
+        tell::<false>(skb, scratch, p, Outcome::Dropped);
         return DROP;
     }
     // SAFETY: this CPU's scratch.
@@ -86,7 +88,7 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
         idle = first && (s.is(Kind::Young) || s.is(Kind::Connected) && fresh);
     }
     let respond = idle && config.reaction == REACT_RESPOND;
-    tell(skb, scratch, p, if respond { Outcome::Responded } else { Outcome::Reset });
+    tell::<false>(skb, scratch, p, if respond { Outcome::Responded } else { Outcome::Reset });
     tomb::raise(skb, scratch, p);
     let partial = u32::from(checksum_is_partial(skb, scratch, p));
     let to_client = if respond {
@@ -130,7 +132,7 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
 /// stack's sake.
 #[inline(never)]
 pub fn hold(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
-    tell(skb, scratch, p, Outcome::Held);
+    tell::<false>(skb, scratch, p, Outcome::Held);
     DROP
 }
 
@@ -143,7 +145,8 @@ pub fn sever(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     }
     // SAFETY: this CPU's scratch.
     let rcv_nxt = unsafe { (*scratch).socket.rcv_nxt };
-    tell(skb, scratch, p, Outcome::Reset);
+    count::locate(skb, scratch);
+    tell::<true>(skb, scratch, p, Outcome::Reset);
     let partial = u32::from(checksum_is_partial(skb, scratch, p));
     let to_server = Segment { back: 1, flags: RST, seq: rcv_nxt, ack: 0, answer: 0, partial };
     if write::<true>(skb, scratch, &to_server) != 0 {
@@ -178,13 +181,43 @@ pub fn reset_client(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i
 /// The same as a function of its own.
 #[inline(never)]
 pub fn tell_of(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome) {
-    tell(skb, scratch, p, action);
+    tell::<false>(skb, scratch, p, action);
+}
+
+/// Counts a refusal where it happened. A global function to the verifier, which walks it once.
+#[unsafe(no_mangle)]
+pub extern "C" fn tally(out: u32) -> i32 {
+    if let Some(scratch) = if out == 0 { maps::scratch() } else { maps::scratch_out() } {
+        sight(scratch, cause(scratch));
+    }
+    0
+}
+
+/// What a refusal is counted as.
+#[inline(always)]
+fn cause(scratch: *mut Scratch) -> Sight {
+    // SAFETY: this CPU's scratch; the scan is over.
+    let (reason, answer) = unsafe { ((*scratch).run.reason, (*scratch).run.answer) };
+    if reason == Reason::TokenRevoked as u32 {
+        Sight::RefusedRevoked
+    } else if answer == ANSWER_LIMITED {
+        Sight::RefusedLimited
+    } else if answer == ANSWER_TOO_LONG {
+        Sight::RefusedTooLong
+    } else if answer == ANSWER_MALFORMED {
+        Sight::RefusedMalformed
+    } else {
+        Sight::RefusedCondemned
+    }
 }
 
 /// Counts what is done and tells whoever listens.
 #[inline(always)]
-fn tell(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome) {
+fn tell<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet, action: Outcome) {
     count(action);
+    if action != Outcome::Held {
+        tally(u32::from(OUT));
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(Outcome::EventsLost);
         return;

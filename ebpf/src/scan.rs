@@ -13,13 +13,13 @@ use portcullis_common::{
     fingerprint::DenyFingerprint,
     head::{self, FRONT, MAX_STEPS, MAX_UNREAD, Sink, Step, WINDOW},
     layout::{ANSWER_TOKEN, GuardConfig, REACT_OBSERVE, ScanConfig},
-    reason::{Outcome, Reason},
+    reason::{Outcome, Reason, Sight},
     stream::{ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS},
 };
 
 use crate::{
     blocks,
-    count::{Counters, count},
+    count::{Counters, Place, count, sight},
     maps::{self, Scratch},
     verdict,
 };
@@ -74,6 +74,8 @@ pub struct Run {
     pub turn: u32,
     /// 1 where all up to `end` was read.
     pub finished: u32,
+    /// 1 where strict mode keeps nothing of the connection.
+    pub unguarded: u32,
     /// Room for a number on its way past the compiler.
     pub pad: u32,
     /// What the client is told of a refusal: an `ANSWER_` constant.
@@ -190,6 +192,7 @@ pub fn begin(scratch: *mut Scratch, at: u32, end: u32) {
     run.finished = 0;
     run.answer = ANSWER_TOKEN;
     run.tell = TELL_ASK;
+    run.unguarded = 0;
 }
 
 /// Scans what was set up; `Run::step` says how it ended.
@@ -267,6 +270,10 @@ pub fn account(scratch: *mut Scratch) {
     let Some(c) = Counters::get() else { return };
     c.add(Outcome::Segments, 1);
     c.add(Outcome::Requests, s.scan.heads);
+    if let Some(place) = Place::of(scratch) {
+        place.add(Sight::Requests, s.scan.heads);
+        place.add(Sight::Unguarded, s.run.unguarded);
+    }
     c.add(Outcome::Tokens, s.scan.tokens);
     c.add(Outcome::TokenTooLong, s.scan.long_tokens);
     c.add(Outcome::Ambiguous, s.scan.odd_heads);
@@ -277,8 +284,10 @@ pub fn account(scratch: *mut Scratch) {
         c.add(Outcome::NotHttp, 1);
     } else if step == Step::Opaque as u32 {
         c.add(Outcome::Opaque, 1);
+        sight(scratch, Sight::Opaque);
     } else if step == Step::Http2 as u32 {
         c.add(Outcome::Http2, 1);
+        sight(scratch, Sight::Http2);
     } else if step != Step::Odd as u32 && step != Step::Refused as u32 {
         // Too long, or more steps than the bounds allow.
         c.add(Outcome::HeadTooLong, 1);

@@ -17,7 +17,7 @@ use portcullis_common::{
 
 use crate::{
     DROP, PASS, blocks,
-    count::count,
+    count::{arrive, count},
     cut,
     maps::{self, ACTIVE, OLDER, Scratch},
     packet::{self, ACK, Packet, Port, RST, SYN, URG},
@@ -41,7 +41,7 @@ pub const GATE: u32 = 2;
 pub fn steps<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = maps::scratch() else { return DROP };
     match packet::read(skb, scratch) {
-        Port::Guarded => {}
+        Port::Guarded => arrive(skb, scratch),
         Port::Open => return PASS,
         Port::Unsupported => {
             count(Outcome::Fragment);
@@ -159,6 +159,8 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
 fn unguarded(skb: *mut __sk_buff, scratch: *mut Scratch, outcome: Outcome) -> Next {
     count(outcome);
     scan::alone(scratch);
+    // SAFETY: this CPU's scratch.
+    unsafe { (*scratch).run.unguarded = 1 };
     scan_stream(skb);
     // SAFETY: this CPU's scratch; the scan is over.
     if unsafe { (*scratch).run.step } != Step::Refused as u32 {

@@ -17,6 +17,7 @@ mod e2e {
     mod living;
     mod namespaces;
     mod nginx;
+    mod places;
     mod policies;
     mod reactions;
     mod refusal;

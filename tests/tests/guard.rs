@@ -378,6 +378,7 @@ fn the_verifier_walks_each_program_with_room_to_spare() {
         let bpffs = Bpffs::mount().unwrap();
         let kernel = Kernel::load(Settings { enforcement, ..settings(&bpffs) }).unwrap();
         let n = kernel.verified_instructions().unwrap_or(0);
+        println!("{enforcement:?}: {n} instructions");
         assert!((1..most).contains(&n), "{enforcement:?}: {n} instructions");
     }
 }

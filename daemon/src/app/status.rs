@@ -42,6 +42,8 @@ fn read(s: &Shared) -> Value {
             "verified_instructions": guarded.verified_instructions,
             "ports": guarded.ports,
             "older_connections": guarded.older_connections,
+            "older_by_port": guarded.older_by_port,
+            "places": k.places.read().unwrap_or_default(),
             "destroyed_connections": guarded.destroyed_connections,
             "pin_dir": config.kernel.pin_dir,
             "counters": counters,
@@ -110,6 +112,13 @@ fn refresh(s: &Shared) {
     if let Some(Ok(counts)) = s.kernel.as_ref().map(|k| k.counters.read()) {
         for (outcome, total) in counts.iter() {
             s.metrics.kernel_outcome(outcome, total);
+        }
+    }
+    if let Some(Ok(places)) = s.kernel.as_ref().map(|k| k.places.read()) {
+        for place in &places {
+            for (sight, total) in place.sights.iter() {
+                s.metrics.kernel_place(&place.interface, place.port, sight, total);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use portcullis_common::reason::{Outcome as KernelOutcome, Reason};
+use portcullis_common::reason::{Outcome as KernelOutcome, Reason, Sight};
 
 use super::{FAILED, OK, Outcome, print};
 use crate::config;
@@ -54,6 +54,15 @@ pub fn reasons() -> String {
     );
     for o in KernelOutcome::ALL {
         let _ = writeln!(page, "| {} | `{}` | {} |", *o as u8, o.code(), o.describe());
+    }
+    page.push_str(
+        "\n## By interface and port\n\n\
+         Counted since the programs in force were loaded: `portcullis_kernel_guarded_total{interface, port, what}` \
+         and `portcullis status`.\n\n\
+         | number | code | meaning |\n|---|---|---|\n",
+    );
+    for s in Sight::ALL {
+        let _ = writeln!(page, "| {} | `{}` | {} |", *s as u8, s.code(), s.describe());
     }
     page
 }

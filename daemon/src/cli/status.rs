@@ -2,9 +2,10 @@
 
 use clap::Args as ClapArgs;
 use http::Method;
+use portcullis_common::reason::Sight;
 use serde_json::Value;
 
-use super::{OK, Outcome, client::Target, print, print_json};
+use super::{OK, Outcome, client::Target, print, print_json, table::table};
 
 /// Show what is attached where, the maps, the policy set in force and the kernel's counters
 ///
@@ -28,6 +29,29 @@ impl Args {
         }
         Ok(OK)
     }
+}
+
+/// What was counted at each interface and port, columns that are all zero left out.
+fn places(all: &Value) -> String {
+    let all: Vec<&Value> = all.as_array().into_iter().flatten().collect();
+    let always = [Sight::Packets, Sight::Requests];
+    let columns: Vec<Sight> = Sight::ALL
+        .iter()
+        .copied()
+        .filter(|s| always.contains(s) || all.iter().any(|p| p[s.code()] != 0))
+        .collect();
+    let mut head = vec!["  interface", "port"];
+    head.extend(columns.iter().map(|s| s.code()));
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|p| {
+            let port = p["port"].as_u64().map_or_else(|| "other".to_owned(), |n| n.to_string());
+            let mut row = vec![format!("  {}", p["interface"].as_str().unwrap_or_default()), port];
+            row.extend(columns.iter().map(|s| p[s.code()].to_string()));
+            row
+        })
+        .collect();
+    table(&head, &rows)
 }
 
 fn human(s: &Value) -> String {
@@ -75,12 +99,24 @@ fn human(s: &Value) -> String {
         Value::Object(k) => {
             for a in k["attached"].as_array().into_iter().flatten() {
                 lines.push(format!(
-                    "guard        {} by {}, ports {}",
+                    "guard        {} on {} by {}, ports {}",
+                    text(&k["enforcement"]),
                     text(&a["interface"]),
                     text(&a["hook"]),
-                    k["ports"]
+                    k["ports"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ")
                 ));
             }
+            for name in k["waiting"].as_array().into_iter().flatten() {
+                lines.push(format!("NOT GUARDED  {}: it is not there yet", text(name)));
+            }
+            for (name, why) in k["misplaced"].as_object().into_iter().flatten() {
+                lines.push(format!("NOT GUARDED  {name}: {}", text(why)));
+            }
+            for (port, n) in k["older_by_port"].as_object().into_iter().flatten() {
+                lines.push(format!("UNGUARDED    {n} connections at port {port}, older than guard"));
+            }
+            lines.push("places       since the programs in force were loaded:".to_owned());
+            lines.push(places(&k["places"]));
             lines.push("kernel       since the maps were made:".to_owned());
             for (outcome, n) in k["counters"].as_object().into_iter().flatten() {
                 if n.as_u64() != Some(0) {

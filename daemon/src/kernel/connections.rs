@@ -9,8 +9,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
-    sync::{PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
+    time::Duration,
 };
 
 use portcullis_common::{
@@ -152,6 +156,28 @@ impl Connections {
     }
 }
 
+/// Connections that were there before guard.
+pub(super) type OlderFlows = Arc<Mutex<Vec<Flow>>>;
+
+/// How often it is seen which of them are left.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Sees which connections older than guard are left.
+fn count_older(connections: &mut Connections, older: &OlderFlows, view: &GuardedView) {
+    let mut older = older.lock().unwrap_or_else(PoisonError::into_inner);
+    if older.is_empty() {
+        return;
+    }
+    match connections.unseen() {
+        Ok(there) => {
+            let there: HashSet<Flow> = there.into_iter().collect();
+            older.retain(|f| there.contains(f));
+            view.write().unwrap_or_else(PoisonError::into_inner).set_older(&older);
+        }
+        Err(e) => tracing::warn!(error = %e, "connections older than guard could not be counted"),
+    }
+}
+
 /// What the thread below is asked to end.
 #[derive(Debug)]
 enum End {
@@ -170,10 +196,22 @@ pub(super) struct Reaper {
 
 impl Reaper {
     /// Starts it.
-    pub(super) fn start(mut connections: Connections, view: GuardedView) -> io::Result<Self> {
+    pub(super) fn start(
+        mut connections: Connections,
+        view: GuardedView,
+        older: OlderFlows,
+    ) -> io::Result<Self> {
         let (orders, received) = mpsc::channel::<End>();
         let thread = thread::Builder::new().name("connections".into()).spawn(move || {
-            while let Ok(first) = received.recv() {
+            loop {
+                let first = match received.recv_timeout(LOOK) {
+                    Ok(first) => first,
+                    Err(RecvTimeoutError::Timeout) => {
+                        count_older(&mut connections, &older, &view);
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
                 // What came meanwhile is looked for in the same walk.
                 let (mut tokens, mut flows) = (HashSet::new(), Vec::new());
                 for order in std::iter::once(first).chain(received.try_iter()) {

@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use portcullis_common::layout::Flow;
 use serde::Serialize;
 
 use super::{
@@ -45,10 +46,23 @@ pub struct Guarded {
     pub ports: Vec<String>,
     /// Instructions the verifier walked, by program.
     pub verified_instructions: BTreeMap<&'static str, u32>,
-    /// Connections at guarded ports that were there before guard.
+    /// Connections at guarded ports that were there before guard and still are.
     pub older_connections: usize,
+    /// The same by port.
+    pub older_by_port: BTreeMap<u16, usize>,
     /// Connections destroyed because their token was condemned.
     pub destroyed_connections: u64,
+}
+
+impl Guarded {
+    /// Notes the connections that were there before guard.
+    pub(super) fn set_older(&mut self, flows: &[Flow]) {
+        self.older_connections = flows.len();
+        self.older_by_port.clear();
+        for flow in flows {
+            *self.older_by_port.entry(flow.destination_port).or_default() += 1;
+        }
+    }
 }
 
 /// A shared view of it.
@@ -87,7 +101,7 @@ impl Kernel {
             .verified_instructions
             .clone_from(&self.verified);
         if let Some(connections) = self.connections()? {
-            let reaper = Reaper::start(connections, Arc::clone(&self.view))
+            let reaper = Reaper::start(connections, Arc::clone(&self.view), Arc::clone(&self.older))
                 .map_err(|e| KernelError::io("start a thread that ends connections", e))?;
             self.reaper = Some(reaper);
         }
@@ -131,12 +145,16 @@ impl Kernel {
     pub fn reconfigure(&mut self, settings: Settings) -> Result<(), KernelError> {
         let mut next = Self::load(settings)?;
         next.view = Arc::clone(&self.view);
+        next.older = Arc::clone(&self.older);
         if let Err(e) = next.attach() {
             if let Err(e) = self.attach() {
                 tracing::error!(error = %e, "the former settings could not be put back everywhere");
             }
             return Err(e);
         }
+        // Who reads the counters reads the new programs'.
+        self.places.put(next.places.take());
+        next.places = self.places.clone();
         *self = next;
         Ok(())
     }
@@ -153,6 +171,7 @@ impl Kernel {
         let name = &target.link.name;
         let pin = |side| pin(&self.settings.pin_dir, &target.label, side);
         let (pin_in, pin_out) = (pin(Side::In), pin(Side::Out));
+        self.places.add(target.link.index, &target.label)?;
         if self.is_strict() {
             // The way out first: a refusal knows what was answered from the first request on.
             attach(self.program("guard_egress")?, name, Side::Out, how, &pin_out)?;

@@ -14,16 +14,20 @@ use aya::{
 };
 use portcullis_common::{
     fingerprint::DenyFingerprint,
-    layout::{Active, AddressKey, Flow, GuardConfig, PORT_BY_ADDRESS, PORT_GUARDED, PORT_PROXY, VERSION},
+    layout::{
+        Active, AddressKey, Flow, GuardConfig, PLACE_SLOTS, PORT_BY_ADDRESS, PORT_GUARDED, PORT_PROXY,
+        PORT_SLOT, VERSION,
+    },
 };
 
 use super::{
     Connections, CounterReader, DenyMap, Enforcement, EventSource, GuardedView, KernelError, Older, Reaction,
     Settings,
-    connections::{Reaper, Storage},
+    connections::{OlderFlows, Reaper, Storage},
     diag::Diag,
     guard_config::guard_config,
     pins,
+    places::{Places, PlacesView},
 };
 
 /// The programs, as `cargo xtask build-ebpf` made them.
@@ -72,8 +76,11 @@ pub struct Kernel {
     other_layout: bool,
     pub(super) verified: BTreeMap<&'static str, u32>,
     pub(super) view: GuardedView,
+    pub(super) places: PlacesView,
     pub(super) settings: Settings,
     pub(super) reaper: Option<Reaper>,
+    /// Connections that were there before guard.
+    pub(super) older: OlderFlows,
 }
 
 /// Plain-old-data wrapper for a type of `common`.
@@ -112,10 +119,13 @@ impl Kernel {
             guard: guard_name(&settings),
             verified: BTreeMap::new(),
             view: Arc::default(),
+            places: PlacesView::default(),
             settings,
             reaper: None,
+            older: OlderFlows::default(),
         };
         kernel.write_settings()?;
+        kernel.count_places()?;
         let guard = kernel.guard;
         kernel.load_program(guard)?;
         if kernel.is_strict() {
@@ -150,12 +160,14 @@ impl Kernel {
         let mut config: Array<_, Plain<GuardConfig>> =
             Array::try_from(self.map_mut("CONFIG")?).map_err(map_error)?;
         config.set(0, Plain(guard_config(&s)?), 0).map_err(map_error)?;
+        let slots = port_slots(&s);
         let mut ports: Array<_, u64> = Array::try_from(self.map_mut("PORTS")?).map_err(map_error)?;
         for p in &s.ports {
             let everywhere = s.ports.iter().any(|q| q.port == p.port && q.address.is_none());
             let how = if everywhere { PORT_GUARDED } else { PORT_BY_ADDRESS };
             let proxy = if s.proxy_ports.contains(&p.port) { PORT_PROXY } else { 0 };
-            ports.set(u32::from(p.port), how | proxy, 0).map_err(map_error)?;
+            let slot = slots.iter().position(|q| *q == Some(p.port)).unwrap_or(0) as u64;
+            ports.set(u32::from(p.port), how | proxy | slot << PORT_SLOT, 0).map_err(map_error)?;
         }
         let mut addresses: HashMap<_, Plain<AddressKey>, u64> =
             HashMap::try_from(self.map_mut("ADDRESSES")?).map_err(map_error)?;
@@ -257,11 +269,38 @@ impl Kernel {
         let flows = connections.unseen().map_err(list)?;
         let mut older: HashMap<_, Plain<Flow>, u64> =
             HashMap::try_from(self.map_mut("OLDER")?).map_err(map_error)?;
-        for flow in &flows {
-            older.insert(Plain(*flow), 1, 0).map_err(|e| KernelError::map("note an older connection", e))?;
+        // What an earlier daemon noted and is closed by now.
+        let closed: Vec<_> = older.keys().flatten().filter(|k| !flows.contains(&k.0)).collect();
+        for flow in closed {
+            older.remove(&flow).map_err(|e| KernelError::map("forget an older connection", e))?;
         }
-        self.view.write().unwrap_or_else(PoisonError::into_inner).older_connections = flows.len();
+        for (noted, flow) in flows.iter().enumerate() {
+            if let Err(e) = older.insert(Plain(*flow), 1, 0) {
+                tracing::warn!(
+                    error = %e,
+                    connections = flows.len() - noted,
+                    "there is no room to note more connections older than guard: these end at their next segment"
+                );
+                break;
+            }
+        }
+        self.view.write().unwrap_or_else(PoisonError::into_inner).set_older(&flows);
+        *self.older.lock().unwrap_or_else(PoisonError::into_inner) = flows;
         Ok(())
+    }
+
+    /// Sets the counters by place up, in place of those of the programs before.
+    fn count_places(&mut self) -> Result<(), KernelError> {
+        let interfaces = Array::try_from(take(&mut self.ebpf, "INTERFACES")?).map_err(map_error)?;
+        let counters = PerCpuArray::try_from(take(&mut self.ebpf, "PLACES")?).map_err(map_error)?;
+        let places = Places::new(interfaces, counters, port_slots(&self.settings));
+        self.places.put(Some(places));
+        Ok(())
+    }
+
+    /// A reader of the counters by place.
+    pub fn places(&self) -> PlacesView {
+        self.places.clone()
     }
 
     /// A reader of the counters.
@@ -274,6 +313,14 @@ impl Kernel {
         let ring = RingBuf::try_from(take(&mut self.ebpf, "EVENTS")?).map_err(map_error)?;
         EventSource::new(ring).map_err(|e| KernelError::io("read the kernel's events", e))
     }
+}
+
+/// The ports that are counted by themselves, by slot; slot 0 is for all others.
+fn port_slots(s: &Settings) -> Vec<Option<u16>> {
+    let mut ports: Vec<u16> = s.ports.iter().map(|p| p.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    std::iter::once(None).chain(ports.into_iter().map(Some)).take(PLACE_SLOTS as usize).collect()
 }
 
 /// An address as the kernel programs keep it: two words that hold its bytes in network order.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_common::reason::{Outcome, Reason};
+use portcullis_common::reason::{Outcome, Reason, Sight};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
@@ -68,6 +68,7 @@ pub struct Metrics {
     condemnations: IntCounter,
     condemnations_refused: IntCounter,
     kernel: IntCounterVec,
+    kernel_places: IntCounterVec,
     kernel_mode: IntGaugeVec,
     kernel_attached: IntGaugeVec,
     kernel_instructions: IntGauge,
@@ -149,6 +150,7 @@ impl Metrics {
             condemnations: make.counter("portcullis_condemnations_total", "Tokens condemned by a policy's token-wide denial.")?,
             condemnations_refused: make.counter("portcullis_condemnations_refused_total", "Token-wide denials that did not reach the kernel: the quota was used up or the policy had changed.")?,
             kernel: make.counters("portcullis_kernel_outcomes_total", "What the kernel programs did, by outcome.", &["outcome"])?,
+            kernel_places: make.counters("portcullis_kernel_guarded_total", "What was seen at each guarded interface and port, since the programs in force were loaded.", &["interface", "port", "what"])?,
             kernel_mode: make.gauges("portcullis_kernel_mode", "1 for the mode in force: enforce, observe or off.", &["mode"])?,
             kernel_attached: make.gauges("portcullis_kernel_attached", "1 for each interface that is guarded.", &["interface", "hook"])?,
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
@@ -217,14 +219,13 @@ impl Metrics {
 
     /// Takes over a counter of the kernel's, which may have started again from nothing.
     pub fn kernel_outcome(&self, outcome: Outcome, total: u64) {
-        let c = self.kernel.with_label_values(&[outcome.code()]);
-        let seen = c.get();
-        if total < seen {
-            c.reset();
-            c.inc_by(total);
-        } else {
-            c.inc_by(total - seen);
-        }
+        follow(&self.kernel.with_label_values(&[outcome.code()]), total);
+    }
+
+    /// Takes over a counter of one interface and port, likewise.
+    pub fn kernel_place(&self, interface: &str, port: Option<u16>, what: Sight, total: u64) {
+        let port = port.map_or_else(|| "other".to_owned(), |p| p.to_string());
+        follow(&self.kernel_places.with_label_values(&[interface, port.as_str(), what.code()]), total);
     }
 
     /// Notes how the kernel side stands.
@@ -257,6 +258,17 @@ impl Metrics {
     }
 }
 
+/// Brings a counter to a total that may have started again from nothing.
+fn follow(counter: &IntCounter, total: u64) {
+    let seen = counter.get();
+    if total < seen {
+        counter.reset();
+        counter.inc_by(total);
+    } else {
+        counter.inc_by(total - seen);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +281,7 @@ mod tests {
         m.policy_reload(true);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
+        m.kernel_place("lo", Some(80), Sight::Packets, 1);
         m.kernel_side(&KernelSide { mode: "enforce", waiting: vec!["lo"], ..KernelSide::default() });
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md"));
         for family in m.registry.gather() {
