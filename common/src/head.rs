@@ -72,6 +72,8 @@ pub enum Step {
     TooLong = 6,
     /// The head, or the framing of its body, has an oddity that the configuration refuses.
     Odd = 7,
+    /// The request has no verdict yet: it waits. Only the caller of the scanner says so.
+    Wait = 8,
 }
 
 /// Two credentials, or one not shaped as `scheme token`.
@@ -146,6 +148,14 @@ pub struct Scan {
     pub status: u32,
     /// A PROXY protocol header must come first.
     pub preamble: u32,
+    /// Length of the present head's request line, its line end included.
+    pub line_len: u32,
+    /// Where the last token of the present head ends, from the head's start.
+    pub token_end: u32,
+    /// Tokens looked up in the present head.
+    pub named: u32,
+    /// Padding.
+    pad: u32,
     mode: u8,
     /// What the value being read means: a `KIND_` constant.
     kind: u8,
@@ -275,6 +285,24 @@ impl Scan {
     #[inline(always)]
     pub const fn in_head(&self) -> bool {
         self.mode != START && (self.mode < BODY || (self.mode >= SIGNATURE && self.mode <= OTHER_PROTOCOL))
+    }
+
+    /// Length of the present head up to the cursor.
+    #[inline(always)]
+    pub const fn head_len(&self, c: &Cursor) -> u32 {
+        self.head_before.wrapping_add(c.at.wrapping_sub(c.head))
+    }
+
+    /// Length of the last token of the present head.
+    #[inline(always)]
+    pub const fn last_token_len(&self) -> u32 {
+        self.token_len
+    }
+
+    /// Deny fingerprint of the last token of the present head, once it was looked up.
+    #[inline(always)]
+    pub const fn last_token(&self) -> [u64; 2] {
+        self.signing
     }
 
     /// Whether the scan stands between two messages.

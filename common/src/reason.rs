@@ -77,6 +77,8 @@ numbered! {
         RequestTooLarge = 19 => "request_too_large",
         /// The token is in the kernel's deny map by a policy's token-wide denial.
         TokenCondemned = 20 => "token_condemned",
+        /// The token's requests come faster than the policy allows.
+        RateLimited = 21 => "rate_limited",
     }
 }
 
@@ -181,6 +183,20 @@ numbered! {
         GatePassed = 47 => "gate_passed",
         /// Connections that gate let nothing more through of, for a request was refused there.
         GateRefused = 48 => "gate_refused",
+        /// Requests refused because the policy denied their token this method and target.
+        Denied = 49 => "denied",
+        /// Requests refused because their token's rate limit was reached.
+        Limited = 50 => "limited",
+        /// Requests passed uncounted because another CPU moved their token's rate limit at the same time.
+        LimitRaced = 51 => "limit_raced",
+        /// Requests without a verdict that the daemon was shown (learn and hold mode).
+        Inquiry = 52 => "inquiry",
+        /// Requests without a verdict that it could not be shown: its slots were in use, or an earlier part was gone.
+        InquiryLost = 53 => "inquiry_lost",
+        /// Requests without a verdict whose head is too long to be shown.
+        InquiryTooLong = 54 => "inquiry_too_long",
+        /// Segments held back until the daemon has decided (hold mode): the client sends them again.
+        Waiting = 55 => "waiting",
     }
 }
 
@@ -229,6 +245,7 @@ impl Reason {
             Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
+            Self::RateLimited => 429,
             _ => 401,
         }
     }

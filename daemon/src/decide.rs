@@ -9,12 +9,14 @@ mod cache;
 mod data;
 mod decider;
 mod id;
+mod orders;
 mod request;
 mod ruling;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
+pub use orders::Asked;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
 

@@ -17,12 +17,14 @@ mod events;
 mod gate;
 mod guard_config;
 mod guarding;
+mod inquiries;
 mod links;
 mod load;
 mod netlink;
 mod netns;
 mod pins;
 mod places;
+mod requests;
 mod settings;
 mod unlink;
 
@@ -35,9 +37,11 @@ pub use deny::DenyMap;
 pub use error::KernelError;
 pub use events::EventSource;
 pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
+pub use inquiries::{Question, Questions};
 pub use links::LinkWatch;
 pub use load::Kernel;
 pub use places::{Place, PlacesView, Sights};
 pub use settings::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
+    Unknown,
 };

@@ -18,6 +18,8 @@ mod count;
 mod cut;
 mod fast;
 mod gate;
+mod inquiry;
+mod limit;
 mod maps;
 mod packet;
 mod pending;

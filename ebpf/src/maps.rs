@@ -12,8 +12,8 @@ use aya_ebpf::{
 use portcullis_common::{
     head::{BUFFER, Cursor, Scan},
     layout::{
-        Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INTERFACE_SLOTS, Meta, PLACE_SLOTS,
-        TOMB_SLOTS,
+        Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INQUIRY_SLOTS, INTERFACE_SLOTS, Inquiry,
+        Limit, Meta, PLACE_SLOTS, RequestKey, RequestValue, TOMB_SLOTS,
     },
     reason::{OUTCOMES, SIGHTS},
     stream::{Answers, Stream},
@@ -77,6 +77,38 @@ pub static PLACES: PerCpuArray<[u64; SIGHTS as usize]> =
 /// What happened, for whoever listens.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Requests that a policy denies by token and target. An LRU: an eviction merely asks the daemon again.
+#[map]
+pub static DENIED: LruHashMap<RequestKey, RequestValue> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Learn and hold mode's verdicts, likewise.
+#[map]
+pub static VERDICTS: LruHashMap<RequestKey, RequestValue> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Rate limits by token, likewise.
+#[map]
+pub static LIMITS: LruHashMap<DenyKey, Limit> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Requests that the daemon was shown, with the time.
+#[map]
+pub static ASKED: LruHashMap<RequestKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// What it was shown, until it has read it.
+#[map]
+pub static INQUIRIES: Array<Inquiry> = Array::with_max_entries(INQUIRY_SLOTS, 0);
+
+/// Which of them are in use.
+#[map]
+pub static INQUIRY_STATES: Array<u32> = Array::with_max_entries(INQUIRY_SLOTS, 0);
+
+/// The numbers of those that are to be read.
+#[map]
+pub static INQUIRY_RING: RingBuf = RingBuf::with_byte_size(1 << 14, 0);
+
+/// The one that this CPU takes together.
+#[map]
+pub static INQUIRY: PerCpuArray<Inquiry> = PerCpuArray::with_max_entries(1, 0);
 
 /// Connections whose request was refused, with the time. Here an LRU is fine: losing one costs a reset.
 #[map]

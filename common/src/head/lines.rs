@@ -80,6 +80,7 @@ fn begin(s: &mut Scan, c: &mut Cursor, at: u32) {
     s.number = 0;
     s.fold = SKIP;
     s.seen = 0;
+    s.named = 0;
     s.began = 1;
     c.head = at;
 }
@@ -266,6 +267,7 @@ pub(super) fn request_line(
         s.oddities |= ODD_VERSION;
         s.mode = LINE;
         c.at = feed + 1;
+        s.line_len = s.head_len(c);
         return Step::Again;
     }
     match (version >> 40 & 0xff) as u8 {
@@ -279,6 +281,7 @@ pub(super) fn request_line(
     s.heads += 1;
     s.mode = LINE;
     c.at = feed + 1;
+    s.line_len = s.head_len(c);
     Step::Again
 }
 

@@ -250,7 +250,10 @@ pub(super) fn end<S: Sink>(
         return Step::Again;
     }
     s.tokens += 1;
+    s.named += 1;
+    s.token_end = s.head_before.wrapping_add(at.wrapping_sub(c.head));
     let fingerprint = if named_by_signing_input(s) { s.signing } else { s.sip.finish(s.signing[0], len) };
+    s.signing = fingerprint;
     if sink.token(DenyFingerprint(fingerprint)) { Step::Refused } else { Step::Again }
 }
 

@@ -5,11 +5,12 @@ use anyhow::{Result, anyhow};
 use crate::{
     config::{
         AttachMode, Config, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode,
-        OpaqueMode, ReactionMode,
+        OpaqueMode, ReactionMode, UnknownMode,
     },
     decide,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
+        Unknown,
     },
     serve::DoorSettings,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
@@ -58,6 +59,11 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         opaque: match k.opaque {
             OpaqueMode::Pass => Opaque::Pass,
             OpaqueMode::Refuse => Opaque::Refuse,
+        },
+        unknown: match k.unknown {
+            UnknownMode::Pass => Unknown::Pass,
+            UnknownMode::Learn => Unknown::Learn,
+            UnknownMode::Hold => Unknown::Hold,
         },
         max_head: k.max_head,
         proxy_ports: k.proxy_protocol_ports.clone(),

@@ -43,6 +43,7 @@ const RELOADABLE: &[&str] = &[
     "kernel.max_head",
     "kernel.proxy_protocol_ports",
     "kernel.opaque",
+    "kernel.unknown",
     "kernel.older_connections",
     "kernel.answer_body",
     "kernel.answer_challenge",
@@ -125,7 +126,7 @@ fn record(e: &Event, clock: &dyn Clock) -> EventRecord {
 }
 
 /// An address from the two words in which the kernel programs keep its bytes.
-fn address(words: [u64; 2]) -> IpAddr {
+pub fn address(words: [u64; 2]) -> IpAddr {
     let mut octets = [0; 16];
     octets[..8].copy_from_slice(&words[0].to_ne_bytes());
     octets[8..].copy_from_slice(&words[1].to_ne_bytes());

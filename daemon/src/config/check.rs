@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, UnknownMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +175,11 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
         !on || c.kernel.gate == GateMode::Off || follows,
         "kernel.gate",
         "works with kernel.mode = \"enforce\" and kernel.enforcement = \"strict\" alone: it goes by what those keep",
+    );
+    f.unless(
+        !on || c.kernel.unknown == UnknownMode::Pass || follows,
+        "kernel.unknown",
+        "can be \"learn\" or \"hold\" with kernel.mode = \"enforce\" and kernel.enforcement = \"strict\" alone: no other mode reads every head whole",
     );
     f.unless(c.kernel.max_entries > 0, "kernel.max_entries", "must be at least 1");
     f.unless(

@@ -77,6 +77,18 @@ pub enum OpaqueMode {
     Refuse,
 }
 
+/// What requests without a verdict get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownMode {
+    /// They pass.
+    Pass,
+    /// They pass and are decided afterwards.
+    Learn,
+    /// They wait until they are decided.
+    Hold,
+}
+
 /// What an interface that is named and not there means at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -151,6 +163,12 @@ section! {
         /// What connections that begin with TLS get in strict mode: nothing in them can be read. `"pass"` lets them
         /// through and counts them, `"refuse"` resets them.
         opaque: OpaqueMode = OpaqueMode::Pass,
+        /// What requests get that have no verdict yet, in strict mode: `"pass"` lets them through, for a gateway or the
+        /// application asks the daemon; `"learn"` lets them through and has the daemon decide each afterwards, so that
+        /// the next one of the same token, method and target meets the verdict; `"hold"` lets none through before the
+        /// daemon has decided: the client's own TCP sends it again, so a first one waits about 200 ms and later ones not
+        /// at all. Neither needs a change to application or gateway.
+        unknown: UnknownMode = UnknownMode::Pass,
         /// What connections that were there before guard get in strict mode: `"pass"` reads their segments by
         /// themselves, as fast mode does, and counts them as `unguarded`; `"reset"` ends them.
         older_connections: OlderMode = OlderMode::Pass,

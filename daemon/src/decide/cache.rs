@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
 use super::Ruling;
-use crate::{clock::WallTime, token::Identity};
+use crate::{clock::WallTime, policy::Grant, token::Identity};
 
 /// A decision as the cache holds it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Verdict {
     pub until: WallTime,
     /// The policy set that gave it.
     pub generation: u64,
+    /// How far an allow reaches, where the kernel holds it.
+    pub grant: Grant,
 }
 
 /// Keys here are outputs of a secret keyed hash: their own bits are hash enough.

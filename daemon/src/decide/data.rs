@@ -87,7 +87,7 @@ impl Decider {
             return Ok(self.other_path(path, &known, input));
         }
         self.parts.metrics.cache(false);
-        let (mut verdict, value) = self.evaluate(&known, |now| complete(input, now)).await;
+        let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
         let reason = verdict.ruling.reason();
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));

@@ -9,22 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_common::{
-    fingerprint::DenyFingerprint,
-    layout::{ANSWER_DENIED, ANSWER_LIMITED, ANSWER_TOKEN},
-    reason::Reason,
-};
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    DecisionId, Permit, Refusal, Request, Ruling,
+    Permit, Refusal, Request, Ruling,
     cache::{Identities, Verdict, Verdicts, bounded},
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Input, Loaded, PolicyError},
-    revoke::{Condemnation, Index, PlaneHandle},
+    policy::{Active, Block, Decision, Grant, Input, Loaded, PolicyError},
+    revoke::{Index, PlaneHandle},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
@@ -156,17 +152,30 @@ impl Decider {
             let revoked = self.is_revoked(fingerprint);
             return Ruling::Deny(Refusal::of(if revoked { Reason::TokenRevoked } else { Reason::NotReady }));
         }
+        match self.verdict(request, credential).await {
+            Ok(verdict) => verdict.ruling.clone(),
+            Err(refusal) => Ruling::Deny(refusal),
+        }
+    }
+
+    /// The verdict on a request, from the cache where it holds one that counts.
+    pub(super) async fn verdict(
+        &self,
+        request: &Request<'_>,
+        credential: Result<Option<Presented<'_>>, Reason>,
+    ) -> Result<Arc<Verdict>, Refusal> {
         let key = self.request_key(request, credential);
         let hit = self.hit(key);
         self.parts.metrics.cache(hit.is_some());
         match hit {
-            Some(Hit::Revoked) => return Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return verdict.ruling.clone(),
+            Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
+            Some(Hit::Verdict(verdict)) => return Ok(verdict),
             None => {}
         }
         let known = self.know(credential.map(|token| token.map(Presented::to_token)));
-        let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
-        self.keep(key, verdict).ruling.clone()
+        let input = |time| request_input(request, &known, time);
+        let (verdict, _) = self.evaluate(&known, Some(request), input).await;
+        Ok(self.keep(key, verdict))
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -230,11 +239,12 @@ impl Decider {
         Known { status, fingerprint }
     }
 
-    /// Asks the policy, and does what its answer orders. Beside the verdict stand the policy's own words; none
+    /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door knows it. Beside the verdict stand the policy's own words; none
     /// where it is the daemon that denies.
     pub(super) async fn evaluate(
         &self,
         known: &Known,
+        request: Option<&Request<'_>>,
         input: impl FnOnce(WallTime) -> Value,
     ) -> (Verdict, Option<Value>) {
         let now = self.parts.clock.wall();
@@ -248,7 +258,9 @@ impl Decider {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         match answer {
-            Ok((decision, value)) => (self.decided(known, &loaded, decision, now).await, Some(value)),
+            Ok((decision, value)) => {
+                (self.decided(known, request, &loaded, decision, now).await, Some(value))
+            }
             Err(e) => {
                 self.log_policy_error(&e);
                 (forgotten(known, &loaded, Refusal::of(e.reason())), None)
@@ -264,16 +276,26 @@ impl Decider {
         }
     }
 
-    async fn decided(&self, known: &Known, loaded: &Loaded, decision: Decision, now: WallTime) -> Verdict {
+    async fn decided(
+        &self,
+        known: &Known,
+        request: Option<&Request<'_>>,
+        loaded: &Loaded,
+        decision: Decision,
+        now: WallTime,
+    ) -> Verdict {
         let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let ruling = if decision.allow {
+            self.limit(known, loaded, &decision, exp, now).await;
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject))
         } else {
-            if decision.block == Block::Token {
-                self.condemn(known, loaded, &decision, exp, now).await;
+            match (decision.block, request) {
+                (Block::Token, _) => self.condemn(known, loaded, &decision, exp, now).await,
+                (Block::Request, Some(r)) => self.deny_request(known, r, loaded, &decision, until).await,
+                (Block::Request, None) | (Block::None, _) => {}
             }
             // What is wrong with the token says more than that the policy wants a good one.
             let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
@@ -281,43 +303,8 @@ impl Decider {
             Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
         };
         let (fingerprint, generation) = (known.fingerprint, loaded.generation);
-        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation }
-    }
-
-    /// Condemns a verified token until its `exp` and the leeway, or for the decision's ttl where the token
-    /// has expired or the policy asks for less. A token that does not verify condemns nothing.
-    async fn condemn(
-        &self,
-        known: &Known,
-        loaded: &Loaded,
-        decision: &Decision,
-        exp: Option<WallTime>,
-        now: WallTime,
-    ) {
-        let (Ok(_), Some(f)) = (&known.status, known.fingerprint) else { return };
-        let asked = decision.ttl.map(|ttl| now.plus(ttl));
-        let until = match (exp.map(|e| e.plus(self.settings.leeway)).filter(|e| *e > now), asked) {
-            (Some(exp), Some(asked)) => exp.min(asked),
-            (Some(exp), None) => exp,
-            (None, Some(asked)) => asked,
-            (None, None) => now.plus(self.settings.max_ttl),
-        };
-        let id = DecisionId::make();
-        let answer = match decision.status {
-            Some(401) => ANSWER_TOKEN,
-            Some(429) => ANSWER_LIMITED,
-            _ => ANSWER_DENIED,
-        };
-        let c = Condemnation { until, generation: loaded.generation, answer, decision: id.0 };
-        let in_force = self.parts.plane.condemn(f, c).await;
-        tracing::info!(
-            decision = %id,
-            token = %f,
-            reason = decision.reason.as_deref().unwrap_or_default(),
-            in_force,
-            "condemned by the policy"
-        );
-        self.parts.metrics.condemnation(in_force);
+        let grant = decision.grant;
+        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation, grant }
     }
 
     /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
@@ -366,6 +353,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         fingerprint: known.fingerprint,
         until: WallTime(i64::MIN),
         generation: loaded.generation,
+        grant: Grant::Request,
     }
 }
 

@@ -21,13 +21,14 @@ use portcullis_common::{
 };
 
 use super::{
-    Connections, CounterReader, DenyMap, Enforcement, EventSource, GuardedView, KernelError, Older, Reaction,
-    Settings,
+    Connections, CounterReader, DenyMap, Enforcement, EventSource, GuardedView, KernelError, Older,
+    Questions, Reaction, Settings,
     connections::{OlderFlows, Reaper, Storage},
     diag::Diag,
     guard_config::guard_config,
     pins,
     places::{Places, PlacesView},
+    requests::Requests,
 };
 
 /// The programs, as `cargo xtask build-ebpf` made them.
@@ -61,6 +62,13 @@ const PINNED: &[&str] = &[
     "OLDER",
     "BLOCKS",
     "TAGS",
+    "DENIED",
+    "VERDICTS",
+    "ASKED",
+    "LIMITS",
+    "INQUIRIES",
+    "INQUIRY_STATES",
+    "INQUIRY_RING",
 ];
 
 /// The loaded kernel side: maps to write and read, programs to attach.
@@ -68,7 +76,8 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     /// The deny map.
     pub deny: DenyMap,
-    active: Array<MapData, [u64; 2]>,
+    active: Array<MapData, [u64; 3]>,
+    pub(super) requests: Requests,
     pub(super) guard: &'static str,
     /// Pinned maps of an earlier daemon were adopted.
     pub adopted: bool,
@@ -113,6 +122,7 @@ impl Kernel {
         let mut kernel = Self {
             deny: DenyMap::open(take(&mut ebpf, "DENY_SETS")?, &maps, settings.max_entries)?,
             active: Array::try_from(take(&mut ebpf, "ACTIVE")?).map_err(map_error)?,
+            requests: Requests::new(|name| take(&mut ebpf, name))?,
             ebpf,
             adopted: found.maps,
             other_layout: found.other_layout,
@@ -195,11 +205,7 @@ impl Kernel {
 
     /// Makes a policy generation the active one: condemnations of all others lapse at once.
     pub fn set_generation(&mut self, generation: u64) -> Result<(), KernelError> {
-        let [_, epoch] = self.active.get(&0, 0).map_err(map_error)?;
-        let active = Active { generation, epoch };
-        self.active
-            .set(0, [active.generation, active.epoch], 0)
-            .map_err(|e| KernelError::map("set the policy generation", e))
+        self.change_active("set the policy generation", |a| a.generation = generation)
     }
 
     /// Ends the connections on which a request with one of these tokens, which the deny map has by now, is under way:
@@ -208,10 +214,24 @@ impl Kernel {
         if let Some(reaper) = &self.reaper {
             reaper.end(tokens);
         }
-        let [generation, epoch] = self.active.get(&0, 0).map_err(map_error)?;
+        self.change_active("tell connections of a revocation", |a| a.epoch = a.epoch.wrapping_add(1))
+    }
+
+    /// Has the programs look for what there is one of from now on: a `FEATURE_` mark.
+    pub(super) fn look_for(&mut self, feature: u64) -> Result<(), KernelError> {
+        if self.active.get(&0, 0).map_err(map_error)?[2] & feature != 0 {
+            return Ok(());
+        }
+        self.change_active("tell the programs what to look for", |a| a.features |= feature)
+    }
+
+    fn change_active(&mut self, what: &str, change: impl FnOnce(&mut Active)) -> Result<(), KernelError> {
+        let [generation, epoch, features] = self.active.get(&0, 0).map_err(map_error)?;
+        let mut active = Active { generation, epoch, features };
+        change(&mut active);
         self.active
-            .set(0, [generation, epoch.wrapping_add(1)], 0)
-            .map_err(|e| KernelError::map("tell connections of a revocation", e))
+            .set(0, [active.generation, active.epoch, active.features], 0)
+            .map_err(|e| KernelError::map(what, e))
     }
 
     /// Ends connections that gate lets nothing more through of.
@@ -223,7 +243,7 @@ impl Kernel {
 
     /// The active generation, as pinned.
     pub fn generation(&self) -> u64 {
-        self.active.get(&0, 0).map_or(0, |[g, _]| g)
+        self.active.get(&0, 0).map_or(0, |[g, ..]| g)
     }
 
     /// A way to look at living connections; `None` in fast mode, which keeps nothing of them.
@@ -312,6 +332,16 @@ impl Kernel {
     pub fn events(&mut self) -> Result<EventSource, KernelError> {
         let ring = RingBuf::try_from(take(&mut self.ebpf, "EVENTS")?).map_err(map_error)?;
         EventSource::new(ring).map_err(|e| KernelError::io("read the kernel's events", e))
+    }
+}
+
+impl Kernel {
+    /// The reader of what learn and hold mode ask; there is one, and it goes on over changes of the configuration.
+    pub fn questions(&mut self) -> Result<Questions, KernelError> {
+        let ring = RingBuf::try_from(take(&mut self.ebpf, "INQUIRY_RING")?).map_err(map_error)?;
+        let states = Array::try_from(take(&mut self.ebpf, "INQUIRY_STATES")?).map_err(map_error)?;
+        let Map::Array(slots) = take(&mut self.ebpf, "INQUIRIES")? else { return Err(missing("INQUIRIES")) };
+        Questions::new(ring, slots, states).map_err(|e| KernelError::io("read what the kernel asks", e))
     }
 }
 

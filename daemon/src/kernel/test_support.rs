@@ -1,8 +1,11 @@
 //! What tests and benchmarks of the programs need beside the daemon's own interface.
 
-use std::{io, net::TcpStream, os::fd::AsRawFd as _, time::Duration};
+use std::{io, net::TcpStream, os::fd::AsRawFd as _, path::Path, time::Duration};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::{
+    maps::MapData,
+    programs::{TestRun, TestRunOptions},
+};
 
 use super::{Kernel, KernelError};
 
@@ -70,6 +73,13 @@ pub fn expected(stream: &TcpStream) -> io::Result<u32> {
     let got = if got == 0 { Ok(seq) } else { Err(io::Error::last_os_error()) };
     set(libc::TCP_REPAIR, -1)?;
     got
+}
+
+/// How many slots for requests that the daemon is shown hold anything, below a directory of pins.
+pub fn held_heads(pin_dir: &Path) -> Result<usize, KernelError> {
+    let pin = super::pins::maps_dir(pin_dir).join("INQUIRIES");
+    let map = MapData::from_pin(pin).map_err(super::load::map_error)?;
+    super::inquiries::in_use(&map).map_err(|e| KernelError::io("read the slots", e))
 }
 
 impl Kernel {

@@ -34,6 +34,8 @@ pub enum Door {
     Data,
     /// `portcullis decide`.
     Admin,
+    /// The kernel itself, in learn and hold mode.
+    Wire,
 }
 
 impl Door {
@@ -43,6 +45,7 @@ impl Door {
             Self::ForwardAuth => "forward_auth",
             Self::Data => "data",
             Self::Admin => "admin",
+            Self::Wire => "wire",
         }
     }
 }
@@ -51,8 +54,8 @@ impl Door {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    decisions: [Vec<IntCounter>; 3],
-    decision_seconds: [Histogram; 3],
+    decisions: [Vec<IntCounter>; 4],
+    decision_seconds: [Histogram; 4],
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_entries: IntGauge,
@@ -83,7 +86,7 @@ const SECONDS: &[f64] = &[
     0.25, 1.0,
 ];
 
-const DOORS: [Door; 3] = [Door::ForwardAuth, Door::Data, Door::Admin];
+const DOORS: [Door; 4] = [Door::ForwardAuth, Door::Data, Door::Admin, Door::Wire];
 
 struct Maker<'a>(&'a Registry);
 
