@@ -13,6 +13,7 @@ mod e2e {
     mod edges;
     mod errors;
     mod gate;
+    mod heads;
     mod interfaces;
     mod lasting;
     mod living;
