@@ -1,6 +1,6 @@
 //! Requests of every kind that a client may send, each with a revoked token and its live twin, to real servers.
 
-use std::{io::Read as _, net::Shutdown, thread};
+use std::{fmt::Write as _, io::Read as _, net::Shutdown, thread};
 
 use anyhow::Result;
 use portcullis_tests::{
@@ -28,7 +28,13 @@ fn heads() -> Vec<(String, Live)> {
     use Live::{Served, TooLong, Whatever};
     let head = |line: &str, fields: &str| format!("{line}\r\nHost: a\r\n{fields}\r\n\r\n");
     let usual = "Authorization: Bearer @";
-    let lines = |n: usize, text: &str| (0..n).map(|i| format!("X-{i}: {text}\r\n")).collect::<String>();
+    let lines = |n: usize, text: &str| {
+        let mut all = String::new();
+        for i in 0..n {
+            let _ = write!(all, "X-{i}: {text}\r\n");
+        }
+        all
+    };
     vec![
         (head("GET /h HTTP/1.1", usual), Served),
         (format!("GET /h HTTP/1.1\r\n{usual}\r\nHost: a\r\n\r\n"), Served),
