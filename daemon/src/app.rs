@@ -29,7 +29,7 @@ use crate::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
     },
     policy::{self, Active, LoadOptions, PolicySet},
-    revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
+    revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
         AdminSocket, AdminState, Doors, ObserveState, ServeError, answer_kernel, bind, serve_admin,
         serve_observe,
@@ -94,7 +94,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         kernel,
         Arc::clone(&index),
         Arc::clone(&clock),
-        PlaneSettings { limits, key_id: key.id() },
+        PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) },
     )?;
     let kernel_parts = match plane.kernel_mut() {
         None => None,

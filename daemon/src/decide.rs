@@ -12,6 +12,7 @@ mod id;
 mod orders;
 mod request;
 mod ruling;
+mod select;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};

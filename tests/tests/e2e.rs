@@ -24,6 +24,7 @@ mod e2e {
     mod reactions;
     mod refusal;
     mod secrets;
+    mod selectors;
     mod servers;
     mod shapes;
     mod upgrades;

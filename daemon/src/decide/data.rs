@@ -132,7 +132,7 @@ impl Decider {
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
     /// revoked token gets no value at all.
     fn other_path(&self, path: &[&str], known: &Known, input: Value) -> DataAnswer {
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return DataAnswer::undefined(Reason::TokenRevoked);
         }
         match self.parts.policy.current().set.eval_path(path, &Input::from(input)) {

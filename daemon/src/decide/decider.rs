@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use super::{
     Permit, Refusal, Request, Ruling,
-    cache::{Identities, Verdict, Verdicts, bounded},
+    cache::{Identities, Live, Verdict, Verdicts, bounded},
 };
 use crate::{
     clock::{SharedClock, WallTime},
     policy::{Active, Block, Decision, Grant, Input, Loaded, PolicyError},
-    revoke::{Index, PlaneHandle},
+    revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
@@ -64,7 +64,7 @@ pub struct Decider {
     pub(super) parts: DeciderParts,
     pub(super) settings: Settings,
     verdicts: Verdicts,
-    identities: Identities,
+    pub(super) identities: Identities,
     ready: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
@@ -78,6 +78,15 @@ pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
     pub fingerprint: Option<DenyFingerprint>,
+    /// What selectors go by, of a valid token.
+    pub names: Option<Arc<Names>>,
+}
+
+impl Known {
+    /// Of a request without a token that could be read.
+    const fn without(reason: Reason) -> Self {
+        Self { status: Err(reason), fingerprint: None, names: None }
+    }
 }
 
 /// What the cache says of a request.
@@ -186,12 +195,27 @@ impl Decider {
         if verdict.until <= now || verdict.generation != self.parts.policy.generation() {
             return None;
         }
-        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now));
+        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now))
+            || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked } else { Hit::Verdict(verdict) })
     }
 
-    pub(super) fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
+    fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
         f.is_some_and(|f| self.parts.index.is_revoked(f, self.parts.clock.wall()))
+    }
+
+    /// Whether a token is revoked, by itself or by a selector. One that a selector matches is condemned in the kernel
+    /// from here on.
+    pub(super) fn refuses(&self, known: &Known) -> bool {
+        if self.is_revoked(known.fingerprint) {
+            return true;
+        }
+        let now = self.parts.clock.wall();
+        let Some(claim) = known.names.as_deref().and_then(|n| self.parts.index.selectors.find(n, now)) else {
+            return false;
+        };
+        self.follow(claim, known);
+        true
     }
 
     /// Keeps a verdict for its time; one that has none is answered and forgotten.
@@ -221,22 +245,25 @@ impl Decider {
     pub(super) fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
         let token = match credential {
             Ok(Some(token)) => token,
-            Ok(None) => return Known { status: Err(Reason::TokenMissing), fingerprint: None },
-            Err(reason) => return Known { status: Err(reason), fingerprint: None },
+            Ok(None) => return Known::without(Reason::TokenMissing),
+            Err(reason) => return Known::without(reason),
         };
         let fingerprint = Some(self.parts.key.deny(&token));
         let name = self.parts.key.allow(&token);
         let now = self.parts.clock.wall().seconds();
-        if let Some(identity) = self.identities.get(&name)
-            && identity.expires_at.is_none_or(|exp| now < exp)
+        if let Some(live) = self.identities.get(&name)
+            && live.identity.expires_at.is_none_or(|exp| now < exp)
         {
-            return Known { status: Ok(identity), fingerprint };
+            return Known { status: Ok(live.identity), fingerprint, names: Some(live.names) };
         }
         let status = self.parts.verifier.verify(&token, now).map(Arc::new);
-        if let Ok(identity) = &status {
-            self.identities.insert(name, Arc::clone(identity));
+        let mut names = None;
+        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
+            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
+            names = Some(Arc::clone(&made));
+            self.identities.insert(name, Live { identity: Arc::clone(identity), fingerprint, names: made });
         }
-        Known { status, fingerprint }
+        Known { status, fingerprint, names }
     }
 
     /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door knows it. Beside the verdict stand the policy's own words; none
@@ -249,12 +276,12 @@ impl Decider {
     ) -> (Verdict, Option<Value>) {
         let now = self.parts.clock.wall();
         let loaded = self.parts.policy.current();
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
         // Asked again: a revocation that was acknowledged meanwhile counts.
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         match answer {
@@ -302,15 +329,15 @@ impl Decider {
             let status = decision.status.unwrap_or(reason.status());
             Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
         };
-        let (fingerprint, generation) = (known.fingerprint, loaded.generation);
-        let grant = decision.grant;
-        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation, grant }
+        let (fingerprint, names) = (known.fingerprint, known.names.clone());
+        let (generation, grant) = (loaded.generation, decision.grant);
+        Verdict { ruling, body: Bytes::new(), fingerprint, names, until, generation, grant }
     }
 
     /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
     pub fn explain(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Explanation {
         let known = self.know(credential);
-        let revoked = self.is_revoked(known.fingerprint);
+        let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
         let (policy, ruling) = match answer {
@@ -351,6 +378,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
         fingerprint: known.fingerprint,
+        names: None,
         until: WallTime(i64::MIN),
         generation: loaded.generation,
         grant: Grant::Request,
@@ -374,6 +402,20 @@ fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     });
     add_token(&mut input, known, now);
     input
+}
+
+/// What selectors go by.
+fn traits(i: &Identity) -> Traits<'_> {
+    Traits {
+        issuer: &i.issuer,
+        token_id: i.token_id.as_deref(),
+        subject: i.subject.as_deref(),
+        session: i.session.as_deref(),
+        client: i.client.as_deref(),
+        key_id: i.key_id.as_deref(),
+        scopes: &i.scopes,
+        issued_at: i.issued_at,
+    }
 }
 
 /// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.

@@ -1,7 +1,7 @@
 //! What a decision orders of the kernel beyond its answer: tokens condemned, requests denied, rates limited, and the
 //! verdicts that learn and hold mode ask for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use portcullis_common::{
     layout::{
@@ -89,8 +89,14 @@ impl Decider {
             verdict: kind,
             reason: reason as u32,
         };
+        let names = verdict.as_ref().ok().and_then(|v| v.names.clone());
+        let index = Arc::clone(&self.parts.index);
         let put = self.parts.plane.with_kernel(move |k| {
-            k.put_verdict(key, value)?;
+            // Asked where selectors are taken, too: what was taken since the decision counts.
+            let selected = names.is_some_and(|n| index.selectors.find(&n, now).is_some());
+            if kind & VERDICT_DENY != 0 || !selected {
+                k.put_verdict(key, value)?;
+            }
             k.forget_question(asked.key)
         });
         match put.await {

@@ -47,6 +47,20 @@ impl Kernel {
         put.map_err(|e| KernelError::map("put a verdict", e))
     }
 
+    /// Forgets every verdict of learn and hold mode: what is asked next is decided anew.
+    pub fn forget_verdicts(&mut self) -> Result<(), KernelError> {
+        let keys: Vec<Key> = self.requests.verdicts.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            match self.requests.verdicts.remove(&key) {
+                Ok(()) => {}
+                // It was evicted meanwhile.
+                Err(e) if os_error(&e) == Some(libc::ENOENT) => {}
+                Err(e) => return Err(KernelError::map("forget verdicts", e)),
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a request be asked about again at once.
     pub fn forget_question(&mut self, key: RequestKey) -> Result<(), KernelError> {
         match self.requests.asked.remove(&words(key)) {
