@@ -181,6 +181,14 @@ numbered! {
         GatePassed = 47 => "gate_passed",
         /// Connections that gate let nothing more through of, for a request was refused there.
         GateRefused = 48 => "gate_refused",
+        /// Packets dropped by shed before the kernel worked on them.
+        Shed = 49 => "shed",
+        /// Sources or connections that were refused so often that shed began to drop their packets.
+        ShedBegun = 50 => "shed_begun",
+        /// Refusals that did not count towards it, for `kernel.shed_never` names their source.
+        ShedProxy = 51 => "shed_proxy",
+        /// Sources with refusals that carried many tokens: likely proxies that `kernel.shed_never` should name.
+        ShedManyTokens = 52 => "shed_many_tokens",
     }
 }
 
@@ -207,6 +215,8 @@ numbered! {
         Http2 = 8 => "http2",
         /// Segments of connections that no state is kept of, read by themselves.
         Unguarded = 9 => "unguarded",
+        /// Packets dropped by shed.
+        Shed = 10 => "shed",
     }
 }
 

@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod floods;
 mod settings;
 mod status;
 mod tasks;
@@ -25,7 +26,9 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::{Config, KernelMode},
     decide::{Decider, DeciderParts},
-    kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView},
+    kernel::{
+        self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Senders,
+    },
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
@@ -43,6 +46,7 @@ pub(crate) struct KernelSide {
     counters: CounterReader,
     guarded: GuardedView,
     places: PlacesView,
+    senders: Senders,
     adopted: bool,
     capacity: u32,
 }
@@ -213,6 +217,7 @@ async fn serve(
     if shared.kernel.is_some() {
         let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
         tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
+        tasks.spawn(floods::watch(Arc::clone(&shared), stop.clone()));
     }
     if let Some(source) = events {
         tasks.spawn(tasks::events(Arc::clone(&shared), source, clock, event_sender, stop.clone()));
@@ -277,6 +282,7 @@ fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
         counters: kernel.counters()?,
         guarded: kernel.guarded(),
         places: kernel.places(),
+        senders: kernel.senders()?,
         adopted: kernel.adopted,
         capacity: kernel.deny.wanted(),
     };

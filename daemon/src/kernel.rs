@@ -24,6 +24,7 @@ mod netns;
 mod pins;
 mod places;
 mod settings;
+mod shed;
 mod unlink;
 
 pub mod test_support;
@@ -41,3 +42,4 @@ pub use places::{Place, PlacesView, Sights};
 pub use settings::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
 };
+pub use shed::{Prefix, Sender, Senders, ShedAt, ShedBy, ShedHook, ShedSettings};

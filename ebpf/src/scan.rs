@@ -21,7 +21,7 @@ use crate::{
     blocks,
     count::{Counters, Place, count, sight},
     maps::{self, Scratch},
-    verdict,
+    refusals, verdict,
 };
 
 /// Windows of a segment: a 64 KiB super-packet, with room for the bytes that each presents again.
@@ -233,6 +233,7 @@ pub extern "C" fn scan_stream(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else { return 0 };
     run::<false, true>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 
@@ -243,6 +244,7 @@ pub extern "C" fn scan_alone(skb: *mut __sk_buff) -> i32 {
     alone(scratch);
     run::<false, false>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 

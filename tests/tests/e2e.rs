@@ -24,5 +24,6 @@ mod e2e {
     mod secrets;
     mod servers;
     mod shapes;
+    mod shed;
     mod upgrades;
 }

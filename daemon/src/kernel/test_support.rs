@@ -2,9 +2,16 @@
 
 use std::{io, net::TcpStream, os::fd::AsRawFd as _, time::Duration};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::{
+    maps::{Array, HashMap},
+    programs::{TestRun, TestRunOptions},
+};
+use portcullis_common::{layout::Flow, shed::Shed};
 
-use super::{Kernel, KernelError};
+use super::{
+    Kernel, KernelError, ShedHook,
+    load::{Plain, map_error},
+};
 
 /// What became of a packet.
 #[derive(Debug)]
@@ -84,6 +91,24 @@ impl Kernel {
             self.program(name)?.load().map_err(|e| KernelError::program(what(), &e))?;
         }
         Ok(())
+    }
+
+    /// Has a sender shed until a boot time.
+    pub fn shed_until(&mut self, sender: Flow, until: u64) -> Result<(), KernelError> {
+        let mut senders: HashMap<_, Plain<Flow>, Plain<Shed>> =
+            HashMap::try_from(self.map_mut("SOURCES")?).map_err(map_error)?;
+        senders.insert(Plain(sender), Plain(Shed { until, ..Shed::default() }), 0).map_err(map_error)?;
+        let mut times: Array<_, u64> = Array::try_from(self.map_mut("SHED_TIMES")?).map_err(map_error)?;
+        times.set(1, until, 0).map_err(map_error)
+    }
+
+    /// Whether shed drops a packet, and the mean time of one run of so many.
+    pub fn sheds_packet(&mut self, packet: &[u8], repeat: u32) -> Result<(bool, Duration), KernelError> {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
+        let program = self.xdp(ShedHook::Native)?;
+        let ran = program.test_run(options).map_err(|e| KernelError::program("run shed", &e))?;
+        // `XDP_DROP`.
+        Ok((ran.return_value == 1, ran.duration))
     }
 
     /// Runs a program over a packet (`BPF_PROG_TEST_RUN`), `repeat` times.
