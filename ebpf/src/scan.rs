@@ -277,8 +277,10 @@ pub fn account(scratch: *mut Scratch) {
         place.add(Sight::Unguarded, s.run.unguarded);
     }
     c.add(Outcome::Tokens, s.scan.tokens);
-    c.add(Outcome::TokenTooLong, s.scan.long_tokens);
-    c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    if s.scan.long_tokens | s.scan.odd_heads != 0 {
+        c.add(Outcome::TokenTooLong, s.scan.long_tokens);
+        c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    }
     let step = s.run.step;
     if step == Step::More as u32 {
         c.add(Outcome::SplitHead, u32::from(s.scan.in_head()));

@@ -391,7 +391,10 @@ mod tests {
         let settings = |bits| ShedSettings { ipv6_prefix: bits, by: ShedBy::Source, ..ShedSettings::off() };
         assert_eq!(settings(64).laid(true).mask, [u64::MAX, 0]);
         assert_eq!(settings(128).laid(true).mask, [u64::MAX, u64::MAX]);
-        assert_eq!(settings(56).laid(true).mask, [u64::from_ne_bytes([255, 255, 255, 255, 255, 255, 255, 0]), 0]);
+        assert_eq!(
+            settings(56).laid(true).mask,
+            [u64::from_ne_bytes([255, 255, 255, 255, 255, 255, 255, 0]), 0]
+        );
         assert_eq!(settings(64).laid(false).how, SHED_OFF);
     }
 

@@ -1,10 +1,15 @@
 //! What tests and benchmarks of the programs need beside the daemon's own interface.
 
-use std::{io, net::TcpStream, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    io,
+    net::TcpStream,
+    os::fd::AsRawFd as _,
+    time::{Duration, Instant},
+};
 
 use aya::{
     maps::{Array, HashMap},
-    programs::{TestRun, TestRunOptions},
+    programs::{CgroupSkb, Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use portcullis_common::{layout::Flow, shed::Shed};
 
@@ -79,6 +84,13 @@ pub fn expected(stream: &TcpStream) -> io::Result<u32> {
     got
 }
 
+/// Does `work` after `before`, which is not timed.
+fn timed<P, T>(p: &mut P, before: impl FnOnce(&mut P), work: impl FnOnce(&mut P) -> T) -> (T, Duration) {
+    before(p);
+    let start = Instant::now();
+    (work(p), start.elapsed())
+}
+
 impl Kernel {
     /// Loads the yardsticks of the benchmark beside guard.
     pub fn load_yardsticks(&mut self) -> Result<(), KernelError> {
@@ -91,6 +103,26 @@ impl Kernel {
             self.program(name)?.load().map_err(|e| KernelError::program(what(), &e))?;
         }
         Ok(())
+    }
+
+    /// Loads every program that is not loaded yet, the benchmark's aside, and tells of all: name, instructions that the
+    /// verifier walked, and the time it took to load it here.
+    pub fn load_each(&mut self) -> Result<Vec<(String, u32, Duration)>, KernelError> {
+        let mut found = Vec::new();
+        for (name, program) in self.ebpf.programs_mut().filter(|(name, _)| !name.starts_with("bench_")) {
+            // One that is loaded already is loaded anew: that it was not is no fault.
+            let (loaded, took) = match program {
+                Program::SchedClassifier(p) => timed(p, |p| drop(p.unload()), SchedClassifier::load),
+                Program::CgroupSkb(p) => timed(p, |p| drop(p.unload()), CgroupSkb::load),
+                Program::Xdp(p) => timed(p, |p| drop(p.unload()), Xdp::load),
+                _ => continue,
+            };
+            loaded.map_err(|e| KernelError::program(format!("load {name}"), &e))?;
+            let n = program.info().ok().and_then(|i| i.verified_instruction_count()).unwrap_or(0);
+            found.push((name.to_owned(), n, took));
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Has a sender shed until a boot time.
