@@ -2,7 +2,8 @@
 //! connection of its own, refused by guard and by what people would use instead; and what a live token feels of it.
 //!
 //! Processor time is the machine's (`/proc/stat`) over a run of so many requests, less what the handshake alone costs
-//! (a server that accepts and closes). So the machine must be quiet: a row says how busy it is by itself.
+//! (a server that accepts and closes). So the machine must be quiet: a row says how busy it is by itself, and where it
+//! is not quiet the time of the parties alone is gone by.
 
 mod contenders;
 mod cpu;
@@ -11,12 +12,12 @@ mod load;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_common::layout::Flow;
 
 use self::{
     contenders::{Closer, Envoy, Nginx},
-    cpu::Busy,
+    cpu::Cpu,
     load::{Expect, Flood},
 };
 use super::{admin::Admin, kernel::Effort};
@@ -35,6 +36,8 @@ const MAP: u16 = 8001;
 const AUTH_REQUEST: u16 = 8002;
 const ENVOY: u16 = 8003;
 const CLOSER: u16 = 8004;
+/// The share of the machine that others may use while it still counts as quiet.
+const QUIET: f64 = 0.03;
 
 /// The name under which shed knows an IPv4 source that comes by loopback, as TEST_RUN's packets do.
 pub fn sender(address: [u8; 4]) -> Flow {
@@ -58,7 +61,7 @@ struct Contender {
     /// Requests of a round.
     requests: u32,
     /// Microseconds of processor time a request, by round.
-    cost: Vec<f64>,
+    cost: Vec<Cpu>,
 }
 
 impl Contender {
@@ -94,6 +97,28 @@ pub fn measure(figures: &mut Figures, effort: Effort) -> Result<()> {
     shed(figures, effort, &ground, &daemon, &config, &tokens)
 }
 
+/// The median of what was used, each way of counting by itself.
+fn middle(all: &[Cpu]) -> Cpu {
+    let of = |which: fn(&Cpu) -> f64| median(all.iter().map(which).collect());
+    Cpu { machine: of(|c| c.machine), parties: of(|c| c.parties) }
+}
+
+/// Whose time is gone by.
+struct By {
+    /// The machine is not quiet.
+    busy: bool,
+}
+
+impl By {
+    fn of(&self, c: Cpu) -> f64 {
+        if self.busy { c.parties } else { c.machine }
+    }
+
+    const fn note(&self) -> &'static str {
+        if self.busy { "the parties' time, for the machine is busy" } else { "the machine's time" }
+    }
+}
+
 /// Processor time of refusals.
 fn costs(
     figures: &mut Figures,
@@ -121,30 +146,38 @@ fn costs(
             let flood = Flood { net: &ground.net, to: c.to(), tokens, expect: c.expect };
             // What the first of many pays (caches, threads), no round pays.
             flood.run(n(400).max(20))?;
-            let before = Busy::now()?;
-            flood.run(c.requests)?;
-            c.cost.push(Busy::now()?.since(before) * 1e6 / f64::from(c.requests));
+            c.cost.push(flood.cost(&ground.net.server, c.requests)?);
         }
     }
-    figures.add("flood: the machine by itself", median(idle) * 100.0, "% busy", "must be near 0");
-    let cost = |name: &str| all.iter().find(|c| c.name == name).map(|c| median(c.cost.clone()));
+    let idle = median(idle);
+    let by = By { busy: idle > QUIET };
+    figures.add("flood: the machine by itself", idle * 100.0, "% busy", "while nothing is measured");
+    let cost = |name: &str| all.iter().find(|c| c.name == name).map(|c| middle(&c.cost));
     let handshake = cost("accept and close").context("the handshake's cost")?;
-    figures.add("flood: handshake alone (accept and close)", handshake, "µs CPU", "a connection");
+    let note = format!("a connection; {}", by.note());
+    figures.add("flood: handshake alone (accept and close)", by.of(handshake), "µs CPU", &note);
     for c in all.iter().skip(1) {
-        let whole = median(c.cost.clone());
+        let whole = by.of(middle(&c.cost));
         figures.add(
             &format!("flood: {}", c.name),
-            whole - handshake,
+            whole - by.of(handshake),
             "µs CPU",
             &format!("a refused request, less the handshake; {whole:.1} with it"),
         );
     }
-    let guard = cost("guard").context("guard's cost")? - handshake;
+    let less = |c: Cpu| by.of(c - handshake);
+    let guard = less(cost("guard").context("guard's cost")?);
     for (name, limit) in
         [("nginx `map`", 0.6), ("nginx `auth_request`", 1.0 / 5.0), ("Envoy ext_authz", 1.0 / 20.0)]
     {
         if let Some(other) = cost(name) {
-            figures.at_most(&format!("flood: guard ÷ {name}"), guard / (other - handshake), "", limit, "");
+            figures.at_most(
+                &format!("flood: guard ÷ {name}"),
+                guard / less(other),
+                "",
+                limit,
+                "both less the handshake",
+            );
         }
     }
     Ok(())
@@ -160,48 +193,43 @@ fn shed(
     tokens: &[String],
 ) -> Result<()> {
     let kernel = "shed = \"source\"\nshed_after = 50\nshed_window = \"1m\"\nshed_time = \"1h\"";
-    let (attempts, rounds) = if effort.quick { (500, 1) } else { (50_000, 5) };
-    let to = at(SERVER_V4, PORT);
-    let flood = |port| Flood { net: &ground.net, to: at(SERVER_V4, port), tokens, expect: Expect::Refused };
-    let nginx = |rounds: usize| -> Result<(f64, f64)> {
-        let (mut refused, mut closed) = (Vec::new(), Vec::new());
-        let n = if effort.quick { 200 } else { 10_000 };
-        for _ in 0..rounds {
-            for (port, expect, into) in
-                [(MAP, Expect::Refused, &mut refused), (CLOSER, Expect::Closed, &mut closed)]
-            {
-                let before = Busy::now()?;
-                Flood { expect, ..flood(port) }.run(n)?;
-                into.push(Busy::now()?.since(before) * 1e6 / f64::from(n));
-            }
-        }
-        Ok((median(refused), median(closed)))
-    };
-    let (map, handshake) = nginx(rounds)?;
+    let (attempts, rounds, n) = if effort.quick { (500, 1, 200) } else { (50_000, 5, 10_000) };
+    let by = By { busy: cpu::idle_share()? > QUIET };
+    let server = &ground.net.server;
+    let flood = |port, expect| Flood { net: &ground.net, to: at(SERVER_V4, port), tokens, expect };
+    let (mut map, mut handshake) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        map.push(flood(MAP, Expect::Refused).cost(server, n)?);
+        handshake.push(flood(CLOSER, Expect::Closed).cost(server, n)?);
+    }
+    let (map, handshake) = (middle(&map), middle(&handshake));
     let shedding = Config { kernel: kernel.to_owned(), ..config.clone() };
     ground.dir.write("portcullis.toml", &shedding.toml(&ground.dir))?;
     daemon.ask(&["reload"], "")?.ok()?;
-    flood(PORT).run(50)?;
-    anyhow::ensure!(daemon.counter("shed_begun")? == 1, "the flood was not shed");
+    flood(PORT, Expect::Refused).run(50)?;
+    ensure!(daemon.counter("shed_begun")? == 1, "the flood was not shed");
     let mut cost = Vec::new();
     for _ in 0..rounds {
-        let before = Busy::now()?;
-        load::attempts(&ground.net.client, to, attempts)?;
-        cost.push(Busy::now()?.since(before) * 1e6 / f64::from(attempts));
+        let before = Cpu::now(server)?;
+        load::attempts(&ground.net.client, at(SERVER_V4, PORT), attempts)?;
+        cost.push((Cpu::now(server)? - before).each(attempts));
     }
     let dropped = daemon.counter("shed")?;
-    anyhow::ensure!(dropped >= u64::from(attempts), "only {dropped} packets were dropped");
-    let attempt = median(cost);
+    ensure!(dropped >= u64::from(attempts), "only {dropped} packets were dropped");
+    let attempt = middle(&cost);
     figures.add(
         "flood: shed, an attempt to connect",
-        attempt,
+        by.of(attempt),
         "µs CPU",
-        &format!("whole, the flooder's own socket and SYN included; a handshake is {handshake:.1}"),
+        &format!(
+            "whole, the flooder's own socket and SYN in it; a handshake is {:.1}, refused by `map` {:.1}",
+            by.of(handshake),
+            by.of(map)
+        ),
     );
-    figures.add("flood: shed, whole ÷ nginx `map`, whole", attempt / map, "", "handshakes included");
     figures.at_most(
         "flood: shed ÷ nginx `map`",
-        (attempt - handshake).max(0.0) / (map - handshake),
+        by.of(attempt - handshake).max(0.0) / by.of(map - handshake),
         "",
         1.0 / 20.0,
         "both less the handshake; 0 where an attempt costs less than that",

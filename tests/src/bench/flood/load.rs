@@ -14,6 +14,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket},
 };
 
+use super::cpu::Cpu;
 use crate::net::{Namespace, Net};
 
 /// Connections that are open at once.
@@ -59,6 +60,13 @@ impl Flood<'_> {
                 .collect();
             threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow!("a flooder panicked"))?)
         })
+    }
+
+    /// Runs so many and gives what each cost, in microseconds.
+    pub fn cost(&self, server: &Namespace, connections: u32) -> Result<Cpu> {
+        let before = Cpu::now(server)?;
+        self.run(connections)?;
+        Ok((Cpu::now(server)? - before).each(connections))
     }
 
     /// One connection, in the client's namespace.
