@@ -27,7 +27,7 @@ use self::{
     values::{
         before_token, begin_value, coding, colon, length, other_coding, other_protocol, protocol, scheme,
     },
-    window::{Window, forget},
+    window::{Window, clear, forget},
 };
 use crate::{
     fingerprint::{DenyFingerprint, Sip},
@@ -268,17 +268,18 @@ impl Scan {
 
     /// Begins anew on memory that may hold anything: what a head's start does not set itself is set here.
     #[inline(always)]
-    pub const fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.mode = START;
         self.body = 0;
         self.preamble = 0;
         self.status = 0;
         self.head_before = 0;
-        self.heads = 0;
-        self.tokens = 0;
-        self.long_tokens = 0;
-        self.odd_heads = 0;
-        self.began = 0;
+        // Each written whole: the BPF back end would make one loop over bytes of them.
+        clear(&mut self.heads);
+        clear(&mut self.tokens);
+        clear(&mut self.long_tokens);
+        clear(&mut self.odd_heads);
+        clear(&mut self.began);
     }
 
     /// Whether the scan stands inside a head: the stream must go on before the request is whole.
@@ -434,12 +435,22 @@ pub unsafe fn frequent<S: Sink>(
             return step;
         }
     }
-    let at = forget(&mut c.at);
-    let step = match forget(&mut s.mode) {
-        BEFORE_TOKEN => before_token(s, c, w, config, at),
-        SIGNATURE => signature(s, c, w, at, c.end.wrapping_sub(at)),
-        _ => token(s, c, w, config, at, c.end.wrapping_sub(at)),
-    };
+    if forget(&mut s.mode) == BEFORE_TOKEN {
+        let at = forget(&mut c.at);
+        before_token(s, c, w, config, at);
+        if forget(&mut s.mode) != TOKEN {
+            return Step::Again;
+        }
+    }
+    let mut step = Step::Again;
+    if forget(&mut s.mode) == TOKEN {
+        let at = forget(&mut c.at);
+        step = token(s, c, w, config, at, c.end.wrapping_sub(at));
+    }
+    if step as u32 == Step::Again as u32 && forget(&mut s.mode) == SIGNATURE {
+        let at = forget(&mut c.at);
+        signature(s, c, w, at, c.end.wrapping_sub(at));
+    }
     if step as u32 == Step::Again as u32 && forget(&mut s.mode) == TOKEN_END {
         return end(s, c, w, config, sink);
     }

@@ -197,6 +197,14 @@ numbered! {
         InquiryTooLong = 54 => "inquiry_too_long",
         /// Segments held back until the daemon has decided (hold mode): the client sends them again.
         Waiting = 55 => "waiting",
+        /// Packets dropped by shed before the kernel worked on them.
+        Shed = 56 => "shed",
+        /// Sources or connections that were refused so often that shed began to drop their packets.
+        ShedBegun = 57 => "shed_begun",
+        /// Refusals that did not count towards it, for `kernel.shed_never` names their source.
+        ShedProxy = 58 => "shed_proxy",
+        /// Sources with refusals that carried many tokens: likely proxies that `kernel.shed_never` should name.
+        ShedManyTokens = 59 => "shed_many_tokens",
     }
 }
 
@@ -223,6 +231,8 @@ numbered! {
         Http2 = 8 => "http2",
         /// Segments of connections that no state is kept of, read by themselves.
         Unguarded = 9 => "unguarded",
+        /// Packets dropped by shed.
+        Shed = 10 => "shed",
     }
 }
 
@@ -232,7 +242,7 @@ pub const SIGHTS: u32 = 16;
 const _: () = assert!(Sight::ALL.len() <= SIGHTS as usize);
 
 /// Number of counters a kernel program keeps.
-pub const OUTCOMES: u32 = 64;
+pub const OUTCOMES: u32 = 128;
 
 const _: () = assert!(Outcome::ALL.len() <= OUTCOMES as usize);
 

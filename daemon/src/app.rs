@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod floods;
 mod settings;
 mod status;
 mod tasks;
@@ -27,6 +28,7 @@ use crate::{
     decide::{Decider, DeciderParts},
     kernel::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
+        Senders,
     },
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
@@ -48,6 +50,7 @@ pub(crate) struct KernelSide {
     counters: CounterReader,
     guarded: GuardedView,
     places: PlacesView,
+    senders: Senders,
     adopted: bool,
     capacity: u32,
 }
@@ -218,6 +221,7 @@ async fn serve(
     if shared.kernel.is_some() {
         let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
         tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
+        tasks.spawn(floods::watch(Arc::clone(&shared), stop.clone()));
     }
     let watcher = tasks::reload(&shared, reloads, &tasks, stop.clone())?;
     shared.decider.set_ready(true);
@@ -294,6 +298,7 @@ fn kernel_side(kernel: &mut Kernel, clock: &dyn Clock) -> Result<(KernelSide, To
         counters: kernel.counters()?,
         guarded: kernel.guarded(),
         places: kernel.places(),
+        senders: kernel.senders()?,
         adopted: kernel.adopted,
         capacity: kernel.deny.wanted(),
     };

@@ -26,6 +26,7 @@ mod pins;
 mod places;
 mod requests;
 mod settings;
+mod shed;
 mod unlink;
 
 pub mod test_support;
@@ -45,3 +46,4 @@ pub use settings::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
     Unknown,
 };
+pub use shed::{Prefix, Sender, Senders, ShedAt, ShedBy, ShedHook, ShedSettings};

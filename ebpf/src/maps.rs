@@ -1,13 +1,13 @@
 //! Every map of the kernel programs, and the per-CPU scratch memory.
 //!
 //! Names and layouts are a contract with `daemon/src/kernel`. `DENY_SETS`, `ACTIVE`, `META`, `COUNTERS`,
-//! `EVENTS` and the tombstones are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
+//! `EVENTS`, the tombstones and who is shed are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
 //! loaded program and are written before it is attached.
 
 use aya_ebpf::{
     btf_maps::{self, ArrayOfMaps, SkStorage},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use portcullis_common::{
     head::{BUFFER, Cursor, Scan},
@@ -16,6 +16,7 @@ use portcullis_common::{
         Limit, Meta, PLACE_SLOTS, RequestKey, RequestValue, TOMB_SLOTS,
     },
     reason::{OUTCOMES, SIGHTS},
+    shed::{Shed, ShedConfig},
     stream::{Answers, Stream},
 };
 
@@ -141,6 +142,23 @@ pub static PENDING_FILTER: Array<u64> = Array::with_max_entries(TOMB_SLOTS, 0);
 /// Connections that were there before the program.
 #[map]
 pub static OLDER: HashMap<Flow, u64> = HashMap::with_max_entries(1 << 16, 0);
+
+/// What is shed; see [`ShedConfig`].
+#[map]
+pub static SHED_CONFIG: Array<ShedConfig> = Array::with_max_entries(1, 0);
+
+/// Addresses that are never shed, IPv4 as IPv4-mapped IPv6.
+#[map]
+pub static NEVER_SHED: LpmTrie<[u64; 2], u64> = LpmTrie::with_max_entries(1024, 0);
+
+/// Senders that were refused: a [`Flow`] whose fields are zero but for what names them. An LRU is fine here too:
+/// who is forgotten is refused by guard.
+#[map]
+pub static SOURCES: LruHashMap<Flow, Shed> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Times that spare all packets a look into `SOURCES` while there is no flood: see `refusals`.
+#[map]
+pub static SHED_TIMES: Array<u64> = Array::with_max_entries(2, 0);
 
 /// Which stream's bytes a block holds.
 #[repr(C)]

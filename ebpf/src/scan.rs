@@ -25,7 +25,7 @@ use crate::{
     inquiry::inquire,
     limit,
     maps::{self, ACTIVE, Scratch},
-    verdict,
+    refusals, verdict,
 };
 
 /// Windows of a segment: a 64 KiB super-packet takes some twenty. Where heads are looked at as a whole, each takes
@@ -267,6 +267,7 @@ pub extern "C" fn scan_stream(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else { return 0 };
     run::<false, true>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 
@@ -277,6 +278,7 @@ pub extern "C" fn scan_alone(skb: *mut __sk_buff) -> i32 {
     alone(scratch);
     run::<false, false>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 
@@ -317,8 +319,10 @@ pub fn account(scratch: *mut Scratch) {
         place.add(Sight::Unguarded, s.run.unguarded);
     }
     c.add(Outcome::Tokens, s.scan.tokens);
-    c.add(Outcome::TokenTooLong, s.scan.long_tokens);
-    c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    if s.scan.long_tokens | s.scan.odd_heads != 0 {
+        c.add(Outcome::TokenTooLong, s.scan.long_tokens);
+        c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    }
     let step = s.run.step;
     if step == Step::More as u32 {
         c.add(Outcome::SplitHead, u32::from(s.scan.in_head()));

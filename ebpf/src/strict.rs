@@ -148,6 +148,8 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         unsafe {
             (*stream).phase = PHASE_NEW;
             (*stream).carried = 0;
+            (*stream).asked = 0;
+            (*stream).kinds = 0;
             (*stream).scan.restart();
         }
     }

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod daemon;
 pub mod disk;
+pub mod flood;
+pub mod kernel;
 pub mod load;
 pub mod policy;
 pub mod tokens;
@@ -18,6 +20,8 @@ pub struct Args {
     pub quick: bool,
     /// Where to write the figures.
     pub json: Option<PathBuf>,
+    /// The one part of several to run.
+    pub only: Option<String>,
     /// Directory on the disk to measure.
     pub dir: Option<PathBuf>,
 }
@@ -32,8 +36,9 @@ impl Args {
             match arg.as_str() {
                 "--quick" => args.quick = true,
                 "--json" => args.json = Some(value()?.into()),
+                "--only" => args.only = Some(value()?),
                 "--dir" => args.dir = Some(value()?.into()),
-                _ => bail!("`{arg}` is not known; known are --quick, --json FILE, --dir DIR"),
+                _ => bail!("`{arg}` is not known; known are --quick, --json FILE, --only PART, --dir DIR"),
             }
         }
         Ok(args)

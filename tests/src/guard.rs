@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use portcullis::kernel::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Kernel, Older, Opaque, Reaction, Settings,
-    Unknown,
+    ShedSettings, Unknown,
 };
 use portcullis_common::fingerprint::Key;
 
@@ -49,6 +49,7 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
         unknown: Unknown::Pass,
         max_head: 16 * 1024,
         proxy_ports: Vec::new(),
+        shed: ShedSettings::off(),
         max_entries: 1024,
         key: KEY,
         key_id: 7,

@@ -27,5 +27,6 @@ mod e2e {
     mod selectors;
     mod servers;
     mod shapes;
+    mod shed;
     mod upgrades;
 }

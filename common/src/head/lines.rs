@@ -384,15 +384,18 @@ pub(super) fn line<S: Sink>(
         {
             break;
         }
-        let k = control(w, at);
+        let mut k = control(w, at);
+        if k == 32 {
+            k += control(w, at + 32);
+        }
         if k + 1 >= left {
             break;
         }
         s.fold = SKIP;
-        if k == 32 {
+        if k == 64 {
             // A long one: what is left of it is stepped over without a second look at its name.
             s.mode = SKIP;
-            c.at = at + 32;
+            c.at = at + 64;
             return Step::Again;
         }
         if w.byte(at + k) != b'\r' || w.byte(at + k + 1) != b'\n' {

@@ -51,6 +51,13 @@ const RELOADABLE: &[&str] = &[
     "kernel.limited_body",
     "kernel.retry_after",
     "kernel.attach",
+    "kernel.shed",
+    "kernel.shed_after",
+    "kernel.shed_window",
+    "kernel.shed_time",
+    "kernel.shed_never",
+    "kernel.shed_ipv6_prefix",
+    "kernel.shed_attach",
 ];
 
 /// How often lapsed entries are taken out. The kernel itself does not count them meanwhile.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, UnknownMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, ShedMode, UnknownMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,8 +210,26 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
     }
 }
 
+/// What floods are shed.
+fn check_shed(c: &Config, f: &mut Faults<'_>) {
+    let k = &c.kernel;
+    f.unless(
+        k.shed == ShedMode::Off || k.mode == KernelMode::Enforce,
+        "kernel.shed",
+        "works with kernel.mode = \"enforce\" alone: where nothing is refused, nothing is shed",
+    );
+    f.unless(k.shed_after > 0, "kernel.shed_after", "must be at least 1");
+    for (key, span) in [("kernel.shed_window", k.shed_window), ("kernel.shed_time", k.shed_time)] {
+        let seconds = span.0.as_secs_f64();
+        f.unless((0.001..=86_400.0).contains(&seconds), key, "must be from 1ms to 1d");
+    }
+    f.unless((32..=128).contains(&k.shed_ipv6_prefix), "kernel.shed_ipv6_prefix", "must be from 32 to 128");
+    f.unless(k.shed_never.len() <= 1000, "kernel.shed_never", "has more than 1000 entries");
+}
+
 fn check(c: &Config, f: &mut Faults<'_>) {
     check_kernel(c, f);
+    check_shed(c, f);
     f.unless(c.token.schemes.len() <= 8, "token.schemes", "has more than eight entries");
     f.unless(c.token.key_headers.len() <= 4, "token.key_headers", "has more than four entries");
     f.unless(

@@ -18,6 +18,7 @@ use portcullis_common::{
         Active, AddressKey, Flow, GuardConfig, PLACE_SLOTS, PORT_BY_ADDRESS, PORT_GUARDED, PORT_PROXY,
         PORT_SLOT, VERSION,
     },
+    shed::{Shed, ShedConfig},
 };
 
 use super::{
@@ -69,6 +70,8 @@ const PINNED: &[&str] = &[
     "INQUIRIES",
     "INQUIRY_STATES",
     "INQUIRY_RING",
+    "SOURCES",
+    "SHED_TIMES",
 ];
 
 /// The loaded kernel side: maps to write and read, programs to attach.
@@ -95,7 +98,7 @@ pub struct Kernel {
 /// Plain-old-data wrapper for a type of `common`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 // SAFETY: both are `repr(C)` structs of integers without implicit padding (asserted in `common::layout`).
 unsafe impl Pod for Plain<GuardConfig> {}
@@ -103,6 +106,10 @@ unsafe impl Pod for Plain<GuardConfig> {}
 unsafe impl Pod for Plain<AddressKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Flow> {}
+// SAFETY: as above (asserted in `common::shed`).
+unsafe impl Pod for Plain<ShedConfig> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Shed> {}
 
 impl Kernel {
     /// Loads the programs and fills their settings; nothing is attached yet, so that the deny map can be
@@ -135,6 +142,7 @@ impl Kernel {
             older: OlderFlows::default(),
         };
         kernel.write_settings()?;
+        kernel.prepare_shed()?;
         kernel.count_places()?;
         let guard = kernel.guard;
         kernel.load_program(guard)?;
@@ -194,7 +202,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn map_mut(&mut self, name: &str) -> Result<&mut Map, KernelError> {
+    pub(super) fn map_mut(&mut self, name: &str) -> Result<&mut Map, KernelError> {
         self.ebpf.map_mut(name).ok_or_else(|| missing(name))
     }
 

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use super::ShedSettings;
 use portcullis_common::{
     fingerprint::Key,
     layout::{
@@ -262,6 +263,8 @@ pub struct Settings {
     pub max_head: u32,
     /// Ports whose connections begin with a PROXY protocol header.
     pub proxy_ports: Vec<u16>,
+    /// Whose floods are shed.
+    pub shed: ShedSettings,
     /// Entries of the deny map.
     pub max_entries: u32,
     /// The fingerprint key.
