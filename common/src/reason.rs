@@ -77,6 +77,10 @@ numbered! {
         RequestTooLarge = 19 => "request_too_large",
         /// The token is in the kernel's deny map by a policy's token-wide denial.
         TokenCondemned = 20 => "token_condemned",
+        /// The daemon has more to decide than it can in time.
+        Overloaded = 21 => "overloaded",
+        /// The daemon failed while it decided.
+        InternalError = 22 => "internal_error",
     }
 }
 
@@ -226,7 +230,11 @@ impl Reason {
         match self {
             Self::Allowed => 200,
             Self::PolicyDenied | Self::PolicyUndefined => 403,
-            Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
+            Self::PolicyError
+            | Self::PolicyTimeout
+            | Self::NotReady
+            | Self::Overloaded
+            | Self::InternalError => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
             _ => 401,

@@ -23,12 +23,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::{SharedClock, SystemClock},
-    config::{Config, KernelMode},
-    decide::{Decider, DeciderParts},
+    config::{Config, Endpoint, KernelMode},
+    decide::{Decider, DeciderParts, watch_pressure},
     kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView},
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
-    serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
+    serve::{
+        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, UnixSocket, bind, serve_admin,
+        serve_observe,
+    },
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
 };
@@ -147,7 +150,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
 
 /// Every socket, bound but not served.
 struct Sockets {
-    doors: Vec<TcpListener>,
+    doors: Vec<(Endpoint, Listener)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -155,12 +158,25 @@ struct Sockets {
 impl Sockets {
     async fn bind(config: &Config) -> Result<Self, ServeError> {
         let mut doors = Vec::new();
-        for address in &config.serve.listen {
-            doors.push(bind(*address, "serve.listen").await?);
+        for endpoint in &config.serve.listen {
+            doors.push((endpoint.clone(), door(endpoint, config, "serve.listen").await?));
         }
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
         Ok(Self { doors, admin, observe })
+    }
+}
+
+/// Binds one listener of the front doors.
+async fn door(endpoint: &Endpoint, config: &Config, key: &'static str) -> Result<Listener, ServeError> {
+    match endpoint {
+        Endpoint::Tcp(address) => bind(*address, key).await.map(Listener::Tcp),
+        Endpoint::Unix(path) => {
+            // The configuration was checked.
+            let mode = u32::from_str_radix(&config.serve.socket_mode, 8).unwrap_or(0o600);
+            let group = config.serve.socket_group.as_deref();
+            UnixSocket::bind(path, key, mode, group).map(Listener::Unix)
+        }
     }
 }
 
@@ -205,11 +221,15 @@ async fn serve(
     };
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
     tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
-    for listener in sockets.doors {
-        tracing::info!(address = %listener.local_addr()?, "front doors: /auth and /v1/data");
+    for (endpoint, listener) in sockets.doors {
+        tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    let max_lag = shared.config.load().decide.max_lag.0;
+    if !max_lag.is_zero() {
+        tasks.spawn(watch_pressure(Arc::clone(&shared.decider), max_lag, stop.clone()));
+    }
     if shared.kernel.is_some() {
         let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
         tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
@@ -253,8 +273,12 @@ fn announce(shared: &Shared) {
             "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
         );
     }
-    if shared.config.load().serve.fail_open {
-        tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");
+    let config = shared.config.load();
+    if !config.serve.fail_open.is_empty() {
+        tracing::warn!(
+            doors = ?config.serve.fail_open,
+            "`serve.fail_open` is set: requests pass there where no decision can be made"
+        );
     }
     tracing::info!("ready");
     // Not run by systemd: there is nobody to tell.

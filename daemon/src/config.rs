@@ -13,7 +13,8 @@ mod values;
 pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, AttachMode, Config, Decide, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, Log, LogFormat,
-    MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve, Token,
+    Admin, AttachMode, Config, Decide, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode,
+    Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve,
+    Token,
 };
-pub use values::{Port, Span};
+pub use values::{Endpoint, Port, Span};

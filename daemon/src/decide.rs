@@ -9,14 +9,16 @@ mod cache;
 mod data;
 mod decider;
 mod id;
+mod pressure;
 mod request;
 mod ruling;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
+pub use pressure::watch_pressure;
 pub use request::{BadPath, Path, Request, segments};
-pub use ruling::{Permit, Refusal, Ruling};
+pub use ruling::{FailOpen, Permit, Refusal, Ruling};
 
 #[cfg(test)]
 mod tests;

@@ -3,14 +3,22 @@
 //! Each protocol has one function in which a ruling or an error becomes an answer.
 
 mod admin;
-mod auth;
+mod body;
+mod contained;
 mod data;
+mod denial;
 mod doors;
+mod ext_authz;
+mod forward;
+mod listen;
 mod observe;
+mod unix;
 
 pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
 pub use doors::{DoorSettings, Doors};
+pub use listen::Listener;
 pub use observe::{ObserveState, serve_observe};
+pub use unix::UnixSocket;
 
 use std::{io, net::SocketAddr};
 
@@ -37,11 +45,13 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The admin socket.
-    #[error("cannot listen on {path} (`admin.socket`): {message}")]
+    /// A Unix socket.
+    #[error("cannot listen on {path} (`{key}`): {message}")]
     Socket {
         /// The path.
         path: std::path::PathBuf,
+        /// The configuration key.
+        key: &'static str,
         /// Why, and what to do.
         message: String,
     },

@@ -37,6 +37,10 @@ pub struct Config {
     pub policy_entries: u32,
     /// `policy.dirs`
     pub policies: PathBuf,
+    /// Further lines of the `[policy]` table.
+    pub policy: String,
+    /// Further lines of the `[serve]` table, and further tables.
+    pub serve: String,
     /// `serve.max_body`
     pub max_body: u32,
     /// `log.level`
@@ -66,6 +70,8 @@ impl Default for Config {
             max_entries: 4096,
             policy_entries: 1024,
             policies: repository().join("policies"),
+            policy: String::new(),
+            serve: String::new(),
             max_body: 262_144,
             log: "info",
             enforcement: "strict",
@@ -115,6 +121,7 @@ jwks_file = "{jwks}"
 
 [policy]
 dirs = ["{policies}"]
+{policy}
 
 [revocation]
 store = "{store}"
@@ -122,6 +129,7 @@ store = "{store}"
 [serve]
 listen = ["{doors}"]
 max_body = {max_body}
+{serve}
 
 [admin]
 socket = "{socket}"
@@ -140,6 +148,8 @@ level = "{log}"
                 if self.interface.is_empty() { String::new() } else { format!("\"{}\"", self.interface) },
             enforcement = self.enforcement,
             kernel = self.kernel,
+            policy = self.policy,
+            serve = self.serve,
             pins = path(self.pin_dir),
             ports = self.ports,
             max_entries = self.max_entries,

@@ -83,6 +83,12 @@ impl Daemon {
         self.process.take().context("the daemon does not run")?.end(signal)
     }
 
+    /// Stops its processes where they stand (SIGSTOP), or lets them go on (SIGCONT).
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let process = self.process.as_ref().context("the daemon does not run")?;
+        process.signal(if frozen { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
     /// What it logged since its last start.
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map(Process::lines).unwrap_or_default()

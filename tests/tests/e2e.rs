@@ -10,6 +10,7 @@ mod e2e {
     mod cuts;
     mod doors;
     mod edges;
+    mod envoy;
     mod errors;
     mod gate;
     mod interfaces;

@@ -4,14 +4,15 @@ use anyhow::{Result, anyhow};
 
 use crate::{
     config::{
-        AttachMode, Config, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode,
-        OpaqueMode, ReactionMode,
+        AttachMode, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode, MissingMode,
+        OlderMode, OpaqueMode, ReactionMode,
     },
     decide,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
     },
     serve::DoorSettings,
+    telemetry::Door,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
 
@@ -144,12 +145,22 @@ pub fn doors(c: &Config) -> DoorSettings {
     DoorSettings {
         token_path: path.split('.').map(str::to_owned).collect(),
         max_body: c.serve.max_body as usize,
-        fail_open: c.serve.fail_open,
+        fail_open: c.serve.fail_open.iter().map(|d| (door(*d), decide::FailOpen)).collect(),
+        ext_authz_prefix: c.serve.ext_authz_prefix.clone(),
         headers: c.decide.headers.clone(),
         extraction: Extraction {
             schemes: c.token.schemes.clone(),
             key_headers: c.token.key_headers.clone(),
             max_bytes: c.token.max_bytes as usize,
         },
+    }
+}
+
+const fn door(d: FailOpenDoor) -> Door {
+    match d {
+        FailOpenDoor::ForwardAuth => Door::ForwardAuth,
+        FailOpenDoor::ExtAuthz => Door::ExtAuthz,
+        FailOpenDoor::ExtAuthzHttp => Door::ExtAuthzHttp,
+        FailOpenDoor::Authzen => Door::Authzen,
     }
 }

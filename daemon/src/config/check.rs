@@ -278,6 +278,23 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "serve.max_body",
         "must be from 1024 to 16777216 bytes",
     );
+    f.unless(
+        u32::from_str_radix(&c.serve.socket_mode, 8).is_ok_and(|mode| mode <= 0o777),
+        "serve.socket_mode",
+        "is not a file mode in octal digits, such as \"0660\"",
+    );
+    let prefix = c.serve.ext_authz_prefix.as_str();
+    f.unless(
+        prefix.is_empty()
+            || (prefix.starts_with('/') && !prefix.ends_with('/') && is_name(&prefix.replace('/', ""), 100)),
+        "serve.ext_authz_prefix",
+        "is not a path such as \"/ext_authz\"",
+    );
+    f.unless(
+        !["/auth", "/forward-auth", "/health", "/v0", "/v1", "/access"].contains(&prefix),
+        "serve.ext_authz_prefix",
+        "is another front door's path",
+    );
 }
 
 fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
@@ -382,7 +399,7 @@ dirs = ["policies"]
         );
         // What it leaves out has its default; what it writes beside that is said to be the default or explained.
         assert_eq!(c.token.issuer.len(), 1);
-        assert!(!c.serve.fail_open);
+        assert_eq!(c.serve.fail_open, []);
     }
 
     #[test]

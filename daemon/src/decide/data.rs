@@ -76,6 +76,13 @@ impl Decider {
         }
         let loaded = self.parts.policy.current();
         let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
+        if self.is_overloaded() {
+            return Ok(if is_decision {
+                self.refused(&loaded, path, Reason::Overloaded)
+            } else {
+                DataAnswer::undefined(Reason::Overloaded)
+            });
+        }
         let (input, token) = parse(body, token_path)?;
         let known = self.know(token);
         let complete = |mut input: Value, now: WallTime| {

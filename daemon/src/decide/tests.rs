@@ -160,3 +160,26 @@ async fn what_is_no_token_has_verdicts_of_its_own() {
         assert!(matches!(ask(other).await, Ruling::Deny(_)), "{other:?}");
     }
 }
+
+#[tokio::test]
+async fn under_too_much_load_cached_verdicts_are_given_and_all_else_is_refused() {
+    let (world, cached, fresh, revoked) = (World::new(OBJECTS), token("1"), token("2"), token("3"));
+    let decision = ["p", "decision"];
+    assert!(matches!(world.auth(&cached).await, Ruling::Allow(_)));
+    assert_eq!(world.data(&decision, &cached).await["result"]["allow"], true);
+    world.revoke(&revoked).await;
+    world.decider.set_overloaded(true);
+    assert!(matches!(world.auth(&cached).await, Ruling::Allow(_)));
+    assert_eq!(world.data(&decision, &cached).await["result"]["allow"], true);
+    assert_eq!(world.auth(&fresh).await, Ruling::deny(Reason::Overloaded));
+    // A door that fails open lets an overload pass, but no revoked token.
+    assert_eq!(world.auth(&revoked).await, Ruling::deny(Reason::TokenRevoked));
+    let refused = world.data(&decision, &fresh).await;
+    assert_eq!(
+        (&refused["result"]["allow"], &refused["result"]["reason"]),
+        (&json!(false), &json!("overloaded"))
+    );
+    assert_eq!(world.data(&["p"], &fresh).await, json!({}), "no value that a client could take for an allow");
+    world.decider.set_overloaded(false);
+    assert!(matches!(world.auth(&fresh).await, Ruling::Allow(_)));
+}
