@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod documents;
 mod settings;
 mod status;
 mod tasks;
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
     kernel: Option<KernelSide>,
+    /// Held while policies are loaded and put in force: one at a time.
+    loading: tokio::sync::Mutex<()>,
     /// Kernel events seen, for `status`.
     events_seen: AtomicU64,
     started: std::time::Instant,
@@ -131,6 +134,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         plane,
         metrics,
         kernel,
+        loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
         started: std::time::Instant::now(),
         path,
@@ -198,11 +202,16 @@ async fn serve(
     let tasks = TaskTracker::new();
     let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
     let (reload, reloads) = mpsc::channel(4);
+    let (documents, changes) = documents::documents(&shared).unzip();
     let doors = Arc::new(Doors {
         decider: Arc::clone(&shared.decider),
         metrics: Arc::clone(&shared.metrics),
         settings: settings::doors(&shared.config.load()),
+        documents,
     });
+    if let Some(changes) = changes {
+        tasks.spawn(documents::keep(Arc::clone(&shared), changes, stop.clone()));
+    }
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
         plane: shared.plane.clone(),
@@ -286,7 +295,9 @@ fn announce(shared: &Shared) {
 }
 
 pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
-    policy::load(&config.policy.dirs, &config.policy.decision, &LoadOptions::default())
+    let written = config.serve.opa_writes.as_deref().and_then(documents::current);
+    let dirs: Vec<PathBuf> = config.policy.dirs.iter().cloned().chain(written).collect();
+    policy::load(&dirs, &config.policy.decision, &LoadOptions::default())
 }
 
 fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {

@@ -13,7 +13,7 @@ mod pressure;
 mod request;
 mod ruling;
 
-pub use data::DataAnswer;
+pub use data::{DataAnswer, DataFault, DataQuery, Form};
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
 pub use pressure::watch_pressure;

@@ -5,19 +5,20 @@
 mod admin;
 mod body;
 mod contained;
-mod data;
 mod denial;
 mod doors;
 mod ext_authz;
 mod forward;
 mod listen;
 mod observe;
+mod opa;
 mod unix;
 
 pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
 pub use doors::{DoorSettings, Doors};
 pub use listen::Listener;
 pub use observe::{ObserveState, serve_observe};
+pub use opa::{Change, DocumentError, Documents, Patch, PatchKind};
 pub use unix::UnixSocket;
 
 use std::{io, net::SocketAddr};

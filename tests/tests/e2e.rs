@@ -18,6 +18,7 @@ mod e2e {
     mod living;
     mod namespaces;
     mod nginx;
+    mod opa;
     mod places;
     mod policies;
     mod reactions;

@@ -146,6 +146,8 @@ pub fn doors(c: &Config) -> DoorSettings {
         token_path: path.split('.').map(str::to_owned).collect(),
         max_body: c.serve.max_body as usize,
         fail_open: c.serve.fail_open.iter().map(|d| (door(*d), decide::FailOpen)).collect(),
+        default_decision: c.serve.default_decision.clone(),
+        shown: shown(c),
         ext_authz_prefix: c.serve.ext_authz_prefix.clone(),
         headers: c.decide.headers.clone(),
         extraction: Extraction {
@@ -163,4 +165,15 @@ const fn door(d: FailOpenDoor) -> Door {
         FailOpenDoor::ExtAuthzHttp => Door::ExtAuthzHttp,
         FailOpenDoor::Authzen => Door::Authzen,
     }
+}
+
+/// What OPA's `/v1/config` shows: no key, no file, nothing of tokens.
+fn shown(c: &Config) -> serde_json::Value {
+    serde_json::json!({
+        "labels": {"version": env!("CARGO_PKG_VERSION")},
+        "default_decision": format!("/{}", c.serve.default_decision),
+        "decision": format!("/{}", c.policy.decision),
+        "read_only": c.serve.opa_writes.is_none(),
+        "max_body": c.serve.max_body,
+    })
 }

@@ -283,6 +283,11 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "serve.socket_mode",
         "is not a file mode in octal digits, such as \"0660\"",
     );
+    f.unless(
+        !c.serve.default_decision.is_empty() && c.serve.default_decision.split('/').all(|p| !p.is_empty()),
+        "serve.default_decision",
+        "is not a path such as \"system/main\"",
+    );
     let prefix = c.serve.ext_authz_prefix.as_str();
     f.unless(
         prefix.is_empty()
@@ -353,6 +358,7 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.revocation.store);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
+    c.serve.opa_writes.iter_mut().for_each(fix);
     for i in &mut c.token.issuer {
         [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file].into_iter().flatten().for_each(fix);
     }

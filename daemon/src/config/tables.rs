@@ -284,6 +284,11 @@ section! {
         /// `"forward_auth"`, `"ext_authz"`, `"ext_authz_http"`, `"authzen"`. A metric counts them. OPA's API is not
         /// among them: what an absent answer means is its client's to say.
         fail_open: Vec<FailOpenDoor> = Vec::new(),
+        /// The decision that OPA's `POST /` asks for, as a path below `data`.
+        default_decision: String = "system/main".to_owned(),
+        /// Directory where policies and data are kept that OPA's API writes (`PUT`, `PATCH`, `DELETE`). Without it the
+        /// API is read-only: whoever reaches the front doors could change what is decided.
+        opa_writes: Option<PathBuf> = None,
         /// Below which path Envoy's HTTP form of `ext_authz` is answered; empty switches it off.
         ext_authz_prefix: String = "/ext_authz".to_owned(),
     }

@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
-use super::{Decider, DeciderParts, Path, Request, Ruling, Settings};
+use super::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings};
 use crate::{
     clock::{Clock as _, SharedClock, SystemClock},
     policy::{Active, LoadOptions, PolicySet, load},
@@ -75,7 +75,15 @@ impl World {
 
     async fn data(&self, path: &[&str], token: &str) -> Value {
         let body = json!({"input": {"token": token}}).to_string();
-        let answer = self.decider.data(path, body.as_bytes(), &["token".to_owned()]).await.unwrap();
+        let token_path = ["token".to_owned()];
+        let query = DataQuery {
+            path,
+            form: Form::Envelope,
+            body: body.as_bytes(),
+            token_path: &token_path,
+            strict: false,
+        };
+        let answer = self.decider.data(&query).await.unwrap();
         serde_json::from_slice(&answer.body).unwrap()
     }
 

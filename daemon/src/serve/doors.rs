@@ -3,12 +3,17 @@
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use portcullis_common::reason::Reason;
 
-use super::{body::Whole, data, denial::Dialect, ext_authz, forward};
+use super::{
+    body::Whole,
+    denial::Dialect,
+    ext_authz, forward,
+    opa::{self, Documents},
+};
 use crate::{
     decide::{Decider, FailOpen, Ruling},
     telemetry::{Door, Metrics},
@@ -31,6 +36,10 @@ pub struct DoorSettings {
     pub headers: Vec<String>,
     /// Where a request's token may stand.
     pub extraction: Extraction,
+    /// Path of the decision that `POST /` asks for.
+    pub default_decision: String,
+    /// What `/v1/config` shows.
+    pub shown: serde_json::Value,
     /// Below which path Envoy's HTTP form is answered; empty where it is not.
     pub ext_authz_prefix: String,
 }
@@ -43,6 +52,8 @@ pub struct Doors {
     pub metrics: Arc<Metrics>,
     /// Settings.
     pub settings: DoorSettings,
+    /// Takes policies and data, where that is configured.
+    pub documents: Option<Documents>,
 }
 
 /// A response of the front doors.
@@ -66,36 +77,20 @@ impl Doors {
         if ext_authz::is_grpc(&request) {
             return ext_authz::answer(self, request).await;
         }
-        let path = request.uri().path();
-        match path {
+        match request.uri().path() {
             "/auth" => return forward::answer(self, &request, peer, Dialect::Nginx).await,
             "/forward-auth" => return forward::answer(self, &request, peer, Dialect::Plain).await,
-            "/health" => {
-                return plain(if self.decider.is_ready() {
-                    StatusCode::OK
-                } else {
-                    StatusCode::SERVICE_UNAVAILABLE
-                });
-            }
             _ => {}
         }
-        if path == "/v1/data" || path.starts_with("/v1/data/") {
-            return match *request.method() {
-                Method::POST => self.with_body(request).await,
-                _ => plain(StatusCode::METHOD_NOT_ALLOWED),
-            };
-        }
-        let prefix = self.settings.ext_authz_prefix.as_str();
+        let request = match opa::answer(self, request).await {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
+        let (path, prefix) = (request.uri().path(), self.settings.ext_authz_prefix.as_str());
         match path.strip_prefix(prefix).filter(|rest| !prefix.is_empty() && rest.starts_with('/')) {
             Some(rest) => forward::envoy(self, &request, rest, peer).await,
             None => plain(StatusCode::NOT_FOUND),
         }
-    }
-
-    async fn with_body(&self, request: Request<Incoming>) -> Answer {
-        let (parts, body) = request.into_parts();
-        let body = read_body(body, self.settings.max_body).await;
-        data::answer(self, parts.uri.path(), body).await
     }
 }
 
