@@ -12,6 +12,7 @@ mod e2e {
     mod edges;
     mod envoy;
     mod errors;
+    mod forward;
     mod gate;
     mod interfaces;
     mod lasting;
