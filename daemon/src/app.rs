@@ -30,8 +30,8 @@ use crate::{
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
-        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, UnixSocket, bind, serve_admin,
-        serve_observe,
+        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, bind,
+        serve_admin, serve_observe,
     },
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
@@ -164,6 +164,13 @@ impl Sockets {
         let mut doors = Vec::new();
         for endpoint in &config.serve.listen {
             doors.push((endpoint.clone(), door(endpoint, config, "serve.listen").await?));
+        }
+        for table in &config.serve.tls {
+            let tls = Arc::new(Tls::load(settings::tls(table))?);
+            for address in &table.listen {
+                let listener = Listener::Tls(bind(*address, "serve.tls.listen").await?, Arc::clone(&tls));
+                doors.push((Endpoint::Tcp(*address), listener));
+            }
         }
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;

@@ -15,6 +15,6 @@ pub use reference::reference;
 pub use tables::{
     Admin, AttachMode, Config, Decide, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode,
     Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve,
-    Token,
+    ServeTls, Token,
 };
 pub use values::{Endpoint, Port, Span};

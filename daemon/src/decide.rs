@@ -8,6 +8,7 @@
 mod cache;
 mod data;
 mod decider;
+mod document;
 mod id;
 mod pressure;
 mod request;

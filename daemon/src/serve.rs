@@ -3,6 +3,7 @@
 //! Each protocol has one function in which a ruling or an error becomes an answer.
 
 mod admin;
+mod authzen;
 mod body;
 mod contained;
 mod denial;
@@ -12,6 +13,7 @@ mod forward;
 mod listen;
 mod observe;
 mod opa;
+mod tls;
 mod unix;
 
 pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
@@ -19,6 +21,7 @@ pub use doors::{DoorSettings, Doors};
 pub use listen::Listener;
 pub use observe::{ObserveState, serve_observe};
 pub use opa::{Change, DocumentError, Documents, Patch, PatchKind};
+pub use tls::{Tls, TlsSettings};
 pub use unix::UnixSocket;
 
 use std::{io, net::SocketAddr};
@@ -45,6 +48,14 @@ pub enum ServeError {
         key: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+    /// A certificate, key or authority.
+    #[error("`{path}` (`serve.tls`): {message}")]
+    Tls {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why, and what to do.
+        message: String,
     },
     /// A Unix socket.
     #[error("cannot listen on {path} (`{key}`): {message}")]

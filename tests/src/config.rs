@@ -55,6 +55,8 @@ pub struct Config {
     pub store: &'static str,
     /// `serve.listen`
     pub doors: &'static str,
+    /// Further entries of it, each in quotes.
+    pub listen: String,
     /// `observe.listen`
     pub observe: &'static str,
 }
@@ -79,6 +81,7 @@ impl Default for Config {
             pin_dir: "bpf/portcullis",
             store: "revocations.redb",
             doors: DOORS,
+            listen: String::new(),
             observe: OBSERVE,
         }
     }
@@ -127,7 +130,7 @@ dirs = ["{policies}"]
 store = "{store}"
 
 [serve]
-listen = ["{doors}"]
+listen = ["{doors}", {listen}]
 max_body = {max_body}
 {serve}
 
@@ -150,6 +153,7 @@ level = "{log}"
             kernel = self.kernel,
             policy = self.policy,
             serve = self.serve,
+            listen = self.listen,
             pins = path(self.pin_dir),
             ports = self.ports,
             max_entries = self.max_entries,

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod attach;
+    mod authzen;
     mod clients;
     mod connections;
     mod crafted;
@@ -16,6 +17,7 @@ mod e2e {
     mod gate;
     mod interfaces;
     mod lasting;
+    mod listeners;
     mod living;
     mod namespaces;
     mod nginx;

@@ -5,13 +5,13 @@ use anyhow::{Result, anyhow};
 use crate::{
     config::{
         AttachMode, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode, MissingMode,
-        OlderMode, OpaqueMode, ReactionMode,
+        OlderMode, OpaqueMode, ReactionMode, ServeTls,
     },
     decide,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
     },
-    serve::DoorSettings,
+    serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
@@ -144,6 +144,7 @@ pub fn doors(c: &Config) -> DoorSettings {
     let path = c.serve.token_path.strip_prefix("input.").unwrap_or_default();
     DoorSettings {
         token_path: path.split('.').map(str::to_owned).collect(),
+        authzen_token: c.serve.authzen_token.split('.').map(str::to_owned).collect(),
         max_body: c.serve.max_body as usize,
         fail_open: c.serve.fail_open.iter().map(|d| (door(*d), decide::FailOpen)).collect(),
         default_decision: c.serve.default_decision.clone(),
@@ -176,4 +177,9 @@ fn shown(c: &Config) -> serde_json::Value {
         "read_only": c.serve.opa_writes.is_none(),
         "max_body": c.serve.max_body,
     })
+}
+
+/// A listener's keys.
+pub fn tls(t: &ServeTls) -> TlsSettings {
+    TlsSettings { certificate: t.certificate.clone(), key: t.key.clone(), client_ca: t.client_ca.clone() }
 }

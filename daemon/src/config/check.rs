@@ -264,7 +264,17 @@ fn check(c: &Config, f: &mut Faults<'_>) {
             || c.token.key_headers.iter().any(|k| k.eq_ignore_ascii_case(h));
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
-    f.unless(!c.serve.listen.is_empty(), "serve.listen", "names no address");
+    f.unless(!(c.serve.listen.is_empty() && c.serve.tls.is_empty()), "serve.listen", "names no address");
+    for (i, tls) in c.serve.tls.iter().enumerate() {
+        let key = |k: &str| format!("serve.tls[{i}].{k}");
+        f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
+        f.unless(
+            !tls.certificate.as_os_str().is_empty(),
+            &key("certificate"),
+            "must be given: a file in PEM",
+        );
+        f.unless(!tls.key.as_os_str().is_empty(), &key("key"), "must be given: a file in PEM");
+    }
     f.unless(
         c.serve
             .token_path
@@ -287,6 +297,11 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         !c.serve.default_decision.is_empty() && c.serve.default_decision.split('/').all(|p| !p.is_empty()),
         "serve.default_decision",
         "is not a path such as \"system/main\"",
+    );
+    f.unless(
+        c.serve.authzen_token.split('.').all(|p| !p.is_empty()),
+        "serve.authzen_token",
+        "is not a path such as \"context.token\"",
     );
     let prefix = c.serve.ext_authz_prefix.as_str();
     f.unless(
@@ -359,6 +374,9 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
     c.serve.opa_writes.iter_mut().for_each(fix);
+    for tls in &mut c.serve.tls {
+        [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);
+    }
     for i in &mut c.token.issuer {
         [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file].into_iter().flatten().for_each(fix);
     }

@@ -272,12 +272,16 @@ section! {
         /// Where to listen in plain text: addresses, and Unix sockets as `"unix:/path"`. Whoever reaches them can
         /// ask; keep them on loopback or a private network.
         listen: Vec<Endpoint> = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8181)))],
+        /// Further listeners, with TLS.
+        tls: Vec<ServeTls> = Vec::new(),
         /// Mode of the Unix sockets' files, in octal digits.
         socket_mode: String = "0660".to_owned(),
         /// Their group, such as that of the gateway; the daemon's own where none is given.
         socket_group: Option<String> = None,
         /// Where the token sits in the input of `/v1/data`, as a path below `input`.
         token_path: String = "input.token".to_owned(),
+        /// Where the token sits in an AuthZEN evaluation.
+        authzen_token: String = "context.token".to_owned(),
         /// Longest request body, in bytes.
         max_body: u32 = 256 * 1024,
         /// Front doors that let requests pass when a decision cannot be made (policy failure, overload, not ready):
@@ -291,6 +295,20 @@ section! {
         opa_writes: Option<PathBuf> = None,
         /// Below which path Envoy's HTTP form of `ext_authz` is answered; empty switches it off.
         ext_authz_prefix: String = "/ext_authz".to_owned(),
+    }
+}
+
+section! {
+    /// Listeners of the front doors with TLS. Renewed files are read by themselves.
+    ServeTls as "serve.tls" {
+        /// Addresses to listen on.
+        listen: Vec<SocketAddr> = Vec::new(),
+        /// Certificates in PEM, the listener's own first.
+        certificate: PathBuf = PathBuf::new(),
+        /// Its private key in PEM, which others on the host may not read.
+        key: PathBuf = PathBuf::new(),
+        /// Authorities in PEM, one of which must have signed a client's certificate. Without it none is asked for.
+        client_ca: Option<PathBuf> = None,
     }
 }
 

@@ -235,7 +235,8 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
     }
 }
 
-type Credential = Result<Option<Token>, Reason>;
+/// A token, none, or why it cannot be read.
+pub(super) type Credential = Result<Option<Token>, Reason>;
 
 /// A body, read.
 struct Parsed {
@@ -271,7 +272,8 @@ fn parse(query: &DataQuery<'_>) -> Result<Parsed, DataFault> {
     Ok(Parsed { input, token, warn })
 }
 
-fn take_token(input: &mut Value, path: &[String]) -> Credential {
+/// Takes the token out of an input.
+pub(super) fn take_token(input: &mut Value, path: &[String]) -> Credential {
     let Some((last, parents)) = path.split_last() else { return Ok(None) };
     let mut at = input;
     for name in parents {

@@ -164,7 +164,7 @@ impl Decider {
         credential: Result<Option<Presented<'_>>, Reason>,
     ) -> Ruling {
         if !self.is_ready() {
-            return self.undecided(credential, Reason::NotReady);
+            return self.without_decision(owned(credential), Reason::NotReady);
         }
         let key = self.request_key(request, credential);
         let hit = self.hit(key);
@@ -172,17 +172,19 @@ impl Decider {
         match hit {
             Some(Hit::Revoked) => return Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
             Some(Hit::Verdict(verdict)) => return verdict.ruling.clone(),
-            None if self.is_overloaded() => return self.undecided(credential, Reason::Overloaded),
+            None if self.is_overloaded() => {
+                return self.without_decision(owned(credential), Reason::Overloaded);
+            }
             None => {}
         }
-        let known = self.know(credential.map(|token| token.map(Presented::to_token)));
+        let known = self.know(owned(credential));
         let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
         self.keep(key, verdict).ruling.clone()
     }
 
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
-    fn undecided(&self, credential: Result<Option<Presented<'_>>, Reason>, reason: Reason) -> Ruling {
-        let fingerprint = credential.ok().flatten().map(|t| self.parts.key.deny(&t.to_token()));
+    pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Ruling {
+        let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
         Ruling::deny(if self.is_revoked(fingerprint) { Reason::TokenRevoked } else { reason })
     }
 
@@ -381,6 +383,11 @@ impl Decider {
             },
         }
     }
+}
+
+/// A copy of a token to keep.
+fn owned(credential: Result<Option<Presented<'_>>, Reason>) -> Result<Option<Token>, Reason> {
+    credential.map(|token| token.map(Presented::to_token))
 }
 
 /// A denial that is not kept.

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use portcullis_common::reason::Reason;
 
 use super::{
+    authzen,
     body::Whole,
     denial::Dialect,
     ext_authz, forward,
@@ -28,6 +29,8 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct DoorSettings {
     /// Where the token sits in the data API's input.
     pub token_path: Vec<String>,
+    /// Where the token sits in an AuthZEN evaluation.
+    pub authzen_token: Vec<String>,
     /// Longest request body, in bytes.
     pub max_body: usize,
     /// The doors that let pass where no decision can be made.
@@ -80,6 +83,8 @@ impl Doors {
         match request.uri().path() {
             "/auth" => return forward::answer(self, &request, peer, Dialect::Nginx).await,
             "/forward-auth" => return forward::answer(self, &request, peer, Dialect::Plain).await,
+            authzen::EVALUATION => return authzen::one(self, request).await,
+            authzen::EVALUATIONS => return authzen::many(self, request).await,
             _ => {}
         }
         let request = match opa::answer(self, request).await {

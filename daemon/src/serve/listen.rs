@@ -1,4 +1,4 @@
-//! Listeners of the front doors: TCP and Unix sockets, HTTP/1 and HTTP/2 on each, told apart by how a client begins.
+//! Listeners of the front doors: TCP, TLS and Unix sockets, HTTP/1 and HTTP/2 on each, told apart by how a client begins.
 
 use std::{
     convert::Infallible,
@@ -16,12 +16,15 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::doors::{Doors, READ_TIMEOUT};
+use super::{
+    doors::{Doors, READ_TIMEOUT},
+    tls::Tls,
+};
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 8192;
@@ -37,6 +40,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
+    /// TLS over TCP.
+    Tls(TcpListener, Arc<Tls>),
     /// A Unix socket; its file is removed at the end.
     Unix(super::unix::UnixSocket),
 }
@@ -55,6 +60,14 @@ impl Doors {
             match accepted {
                 Ok(Accepted::Tcp(stream, peer)) => connections.spawn(async move {
                     doors.connection(stream, peer, stop).await;
+                    drop(permit);
+                }),
+                Ok(Accepted::Tls(stream, peer, tls)) => connections.spawn(async move {
+                    match tokio::time::timeout(READ_TIMEOUT, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => doors.connection(stream, peer, stop).await,
+                        Ok(Err(e)) => tracing::debug!(error = %e, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
                     drop(permit);
                 }),
                 Ok(Accepted::Unix(stream)) => connections.spawn(async move {
@@ -131,19 +144,25 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 enum Accepted {
-    Tcp(tokio::net::TcpStream, Arc<str>),
+    Tcp(TcpStream, Arc<str>),
+    Tls(TcpStream, Arc<str>, Arc<Tls>),
     Unix(tokio::net::UnixStream),
 }
 
 async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
-        Listener::Tcp(l) => {
-            let (stream, peer) = l.accept().await?;
-            let _ = stream.set_nodelay(true);
-            Ok(Accepted::Tcp(stream, peer.ip().to_canonical().to_string().into()))
+        Listener::Tcp(l) => tcp(l).await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+        Listener::Tls(l, tls) => {
+            tcp(l).await.map(|(stream, peer)| Accepted::Tls(stream, peer, Arc::clone(tls)))
         }
         Listener::Unix(l) => l.accept().await.map(Accepted::Unix),
     }
+}
+
+async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, Arc<str>)> {
+    let (stream, peer) = listener.accept().await?;
+    let _ = stream.set_nodelay(true);
+    Ok((stream, peer.ip().to_canonical().to_string().into()))
 }
 
 /// Reads as far as it takes to tell HTTP/2 from HTTP/1; `None` where the client ends before that.
