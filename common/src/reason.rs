@@ -81,6 +81,8 @@ numbered! {
         Overloaded = 21 => "overloaded",
         /// The daemon failed while it decided.
         InternalError = 22 => "internal_error",
+        /// Who asks is none of the gateways whose word is taken.
+        PeerUntrusted = 23 => "peer_untrusted",
     }
 }
 
@@ -229,7 +231,7 @@ impl Reason {
     pub const fn status(self) -> u16 {
         match self {
             Self::Allowed => 200,
-            Self::PolicyDenied | Self::PolicyUndefined => 403,
+            Self::PolicyDenied | Self::PolicyUndefined | Self::PeerUntrusted => 403,
             Self::PolicyError
             | Self::PolicyTimeout
             | Self::NotReady

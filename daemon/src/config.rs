@@ -17,4 +17,4 @@ pub use tables::{
     Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve,
     ServeTls, Token,
 };
-pub use values::{Endpoint, Port, Span};
+pub use values::{Endpoint, Network, Port, Span};

@@ -13,6 +13,7 @@ mod forward;
 mod listen;
 mod observe;
 mod opa;
+mod peer;
 mod tls;
 mod unix;
 

@@ -22,6 +22,7 @@ mod e2e {
     mod namespaces;
     mod nginx;
     mod opa;
+    mod overload;
     mod places;
     mod policies;
     mod reactions;

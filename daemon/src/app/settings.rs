@@ -144,6 +144,7 @@ pub fn doors(c: &Config) -> DoorSettings {
     let path = c.serve.token_path.strip_prefix("input.").unwrap_or_default();
     DoorSettings {
         token_path: path.split('.').map(str::to_owned).collect(),
+        gateways: c.serve.gateways.iter().map(|n| (n.address, n.bits)).collect(),
         authzen_token: c.serve.authzen_token.split('.').map(str::to_owned).collect(),
         max_body: c.serve.max_body as usize,
         fail_open: c.serve.fail_open.iter().map(|d| (door(*d), decide::FailOpen)).collect(),

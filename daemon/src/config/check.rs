@@ -264,6 +264,11 @@ fn check(c: &Config, f: &mut Faults<'_>) {
             || c.token.key_headers.iter().any(|k| k.eq_ignore_ascii_case(h));
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
+    check_serve(c, f);
+}
+
+/// The `[serve]` table.
+fn check_serve(c: &Config, f: &mut Faults<'_>) {
     f.unless(!(c.serve.listen.is_empty() && c.serve.tls.is_empty()), "serve.listen", "names no address");
     for (i, tls) in c.serve.tls.iter().enumerate() {
         let key = |k: &str| format!("serve.tls[{i}].{k}");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     section::section,
-    values::{Endpoint, Port, Span},
+    values::{Endpoint, Network, Port, Span},
 };
 
 /// Whether the kernel enforces.
@@ -272,6 +272,10 @@ section! {
         /// Where to listen in plain text: addresses, and Unix sockets as `"unix:/path"`. Whoever reaches them can
         /// ask; keep them on loopback or a private network.
         listen: Vec<Endpoint> = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8181)))],
+        /// Networks of the gateways (`"10.0.0.0/8"`, or an address). Where any are named, forward-auth and `ext_authz`
+        /// refuse all other peers as `peer_untrusted`: what they say of a client's request is not believed. Unix
+        /// sockets and mutual TLS have their own ways to tell who asks, and are always believed.
+        gateways: Vec<Network> = Vec::new(),
         /// Further listeners, with TLS.
         tls: Vec<ServeTls> = Vec::new(),
         /// Mode of the Unix sockets' files, in octal digits.

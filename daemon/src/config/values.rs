@@ -125,6 +125,41 @@ impl Serialize for Endpoint {
     }
 }
 
+/// Addresses that begin alike: `"10.0.0.0/8"`, or one address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The first of them.
+    pub address: IpAddr,
+    /// How many bits they share.
+    pub bits: u8,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad =
+            || format!("`{s}` is neither an address nor a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
+        let (address, bits) = s.split_once('/').map_or((s, None), |(a, b)| (a, Some(b)));
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(most), str::parse).map_err(|_| bad())?;
+        if bits > most { Err(bad()) } else { Ok(Self { address, bits }) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{}/{}", self.address, self.bits))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +172,15 @@ mod tests {
         }
         for bad in ["8181", "unix:a.sock", "unix:", "localhost:80", "/run/a.sock"] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_with_or_without_a_length() {
+        let one: Network = "10.0.0.5".parse().unwrap();
+        assert_eq!((one.bits, "fd00::/8".parse::<Network>().unwrap().bits), (32, 8));
+        for bad in ["10.0.0.0/33", "10.0.0/8", "", "a/8", "::/129", "10.0.0.0/"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }
 

@@ -26,7 +26,7 @@ impl Decider {
             let token = take_token(&mut read()?, token_path);
             return Ok(self.without_decision(token, Reason::NotReady));
         }
-        let key = self.parts.key.digest_all(DOCUMENT_DOMAIN, [text].into_iter());
+        let key = self.parts.key.digest_all(DOCUMENT_DOMAIN, [text]);
         let hit = self.hit(key);
         self.parts.metrics.cache(hit.is_some());
         match hit {

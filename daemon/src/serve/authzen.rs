@@ -161,11 +161,8 @@ async fn batch(doors: &Doors, body: &[u8]) -> Result<Value, Malformed> {
 
 /// An entry of a batch with what it leaves to the batch's defaults.
 fn merged(defaults: &Map<String, Value>, own: Value) -> Map<String, Value> {
-    let mut whole = match own {
-        Value::Object(own) => own,
-        // Not an evaluation: it is found to have no subject.
-        _ => return Map::new(),
-    };
+    // What is not an evaluation is found to have no subject.
+    let Value::Object(mut whole) = own else { return Map::new() };
     for name in MEMBERS {
         if let Some(default) = defaults.get(name).filter(|_| !whole.contains_key(name)) {
             whole.insert(name.to_owned(), default.clone());

@@ -1,6 +1,6 @@
 //! The front doors: which path leads to which, and what they share.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -14,6 +14,7 @@ use super::{
     denial::Dialect,
     ext_authz, forward,
     opa::{self, Documents},
+    peer::Peer,
 };
 use crate::{
     decide::{Decider, FailOpen, Ruling},
@@ -29,6 +30,8 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct DoorSettings {
     /// Where the token sits in the data API's input.
     pub token_path: Vec<String>,
+    /// The networks of gateways; everybody where none is named.
+    pub gateways: Vec<(IpAddr, u8)>,
     /// Where the token sits in an AuthZEN evaluation.
     pub authzen_token: Vec<String>,
     /// Longest request body, in bytes.
@@ -76,9 +79,9 @@ impl Doors {
         }
     }
 
-    pub(super) async fn route(&self, request: Request<Incoming>, peer: &str) -> Answer {
+    pub(super) async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         if ext_authz::is_grpc(&request) {
-            return ext_authz::answer(self, request).await;
+            return ext_authz::answer(self, request, peer).await;
         }
         match request.uri().path() {
             "/auth" => return forward::answer(self, &request, peer, Dialect::Nginx).await,

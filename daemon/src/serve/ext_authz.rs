@@ -25,6 +25,7 @@ use super::{
     body::Whole,
     contained::contained,
     doors::{Answer, Doors, read_body},
+    peer::Peer,
 };
 use crate::{decide::Ruling, telemetry::Door};
 
@@ -48,17 +49,21 @@ pub(super) fn is_grpc(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers a call.
-pub(super) async fn answer(doors: &Doors, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     match (request.method(), request.uri().path()) {
-        (&Method::POST, CHECK) => check(doors, request).await,
+        (&Method::POST, CHECK) => check(doors, request, peer).await,
         (&Method::POST, HEALTH) => health(doors, request).await,
         _ => failed(UNIMPLEMENTED),
     }
 }
 
-async fn check(doors: &Doors, request: Request<Incoming>) -> Answer {
+async fn check(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     let start = Instant::now();
-    let ruling = contained(decide(doors, request)).await.unwrap_or(Ruling::deny(Reason::InternalError));
+    let ruling = if peer.is_trusted {
+        contained(decide(doors, request)).await.unwrap_or(Ruling::deny(Reason::InternalError))
+    } else {
+        Ruling::deny(Reason::PeerUntrusted)
+    };
     doors.metrics.decision(Door::ExtAuthz, ruling.reason(), start.elapsed());
     let answer = Check::of(&doors.settle(Door::ExtAuthz, ruling));
     message(answer.encoded_len(), |into| answer.encode(into))

@@ -16,6 +16,7 @@ use super::{
     contained::contained,
     denial::{Denial, Dialect, REASON, SUBJECT},
     doors::{Answer, Doors, plain},
+    peer::Peer,
 };
 use crate::{
     decide::{self, Path, Permit, Refusal, Ruling},
@@ -29,17 +30,17 @@ const REMOVED: &str = "x-envoy-auth-headers-to-remove";
 pub(super) async fn answer(
     doors: &Doors,
     request: &Request<Incoming>,
-    peer: &str,
+    peer: &Peer,
     dialect: Dialect,
 ) -> Answer {
-    let original = original(request.headers(), &doors.settings.headers, peer);
-    ruled(doors, Door::ForwardAuth, dialect, request.headers(), original).await
+    let original = original(request.headers(), &doors.settings.headers, &peer.address);
+    ruled(doors, Door::ForwardAuth, dialect, request.headers(), peer, original).await
 }
 
 /// Answers Envoy: `path` is the request's own, behind the prefix.
-pub(super) async fn envoy(doors: &Doors, request: &Request<Incoming>, path: &str, peer: &str) -> Answer {
-    let original = its_own(request, path, &doors.settings.headers, peer);
-    ruled(doors, Door::ExtAuthzHttp, Dialect::EnvoyHttp, request.headers(), original).await
+pub(super) async fn envoy(doors: &Doors, request: &Request<Incoming>, path: &str, peer: &Peer) -> Answer {
+    let original = its_own(request, path, &doors.settings.headers, &peer.address);
+    ruled(doors, Door::ExtAuthzHttp, Dialect::EnvoyHttp, request.headers(), peer, original).await
 }
 
 async fn ruled(
@@ -47,10 +48,12 @@ async fn ruled(
     door: Door,
     dialect: Dialect,
     headers: &HeaderMap,
+    peer: &Peer,
     original: Result<decide::Request<'_>, Malformed>,
 ) -> Answer {
     let start = Instant::now();
     let ruling = match original {
+        _ if !peer.is_trusted => Ruling::deny(Reason::PeerUntrusted),
         Ok(request) => {
             let headers = headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
             let credential = doors.settings.extraction.from_headers(headers);

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -23,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     doors::{Doors, READ_TIMEOUT},
+    peer::Peer,
     tls::Tls,
 };
 
@@ -59,19 +61,24 @@ impl Doors {
             let (doors, stop) = (Arc::clone(&self), stop.clone());
             match accepted {
                 Ok(Accepted::Tcp(stream, peer)) => connections.spawn(async move {
+                    let peer = Peer::at(peer, &doors.settings.gateways);
                     doors.connection(stream, peer, stop).await;
                     drop(permit);
                 }),
                 Ok(Accepted::Tls(stream, peer, tls)) => connections.spawn(async move {
                     match tokio::time::timeout(READ_TIMEOUT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => doors.connection(stream, peer, stop).await,
+                        Ok(Ok(stream)) => {
+                            let known = tls.asks_for_certificates();
+                            let peer = Peer::at(peer, if known { &[] } else { &doors.settings.gateways });
+                            doors.connection(stream, peer, stop).await;
+                        }
                         Ok(Err(e)) => tracing::debug!(error = %e, "a TLS handshake failed"),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
                     }
                     drop(permit);
                 }),
                 Ok(Accepted::Unix(stream)) => connections.spawn(async move {
-                    doors.connection(stream, Arc::from(""), stop).await;
+                    doors.connection(stream, Peer::unix(), stop).await;
                     drop(permit);
                 }),
                 // Out of descriptors, or the peer is gone already: neither is mended by giving up.
@@ -87,8 +94,7 @@ impl Doors {
         let _ = tokio::time::timeout(READ_TIMEOUT, connections.wait()).await;
     }
 
-    /// `peer` is written once for a connection, for policies that read the source where no header tells it.
-    async fn connection<S>(self: Arc<Self>, mut stream: S, peer: Arc<str>, stop: CancellationToken)
+    async fn connection<S>(self: Arc<Self>, mut stream: S, peer: Peer, stop: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -100,6 +106,7 @@ impl Doors {
         let Ok(Ok(Some(start))) = begun else { return };
         let is_http2 = start == PREFACE;
         let io = TokioIo::new(Begun { start, read: 0, stream });
+        let peer = Arc::new(peer);
         let service = service_fn(move |request| {
             let (doors, peer) = (Arc::clone(&self), Arc::clone(&peer));
             async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
@@ -144,8 +151,8 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 enum Accepted {
-    Tcp(TcpStream, Arc<str>),
-    Tls(TcpStream, Arc<str>, Arc<Tls>),
+    Tcp(TcpStream, IpAddr),
+    Tls(TcpStream, IpAddr, Arc<Tls>),
     Unix(tokio::net::UnixStream),
 }
 
@@ -159,10 +166,10 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, Arc<str>)> {
+async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     let (stream, peer) = listener.accept().await?;
     let _ = stream.set_nodelay(true);
-    Ok((stream, peer.ip().to_canonical().to_string().into()))
+    Ok((stream, peer.ip().to_canonical()))
 }
 
 /// Reads as far as it takes to tell HTTP/2 from HTTP/1; `None` where the client ends before that.

@@ -64,6 +64,11 @@ impl Tls {
         Ok(Self { settings, config, seen: Mutex::new(Seen { looked: Instant::now(), changed }) })
     }
 
+    /// Whether clients show who they are.
+    pub(super) fn asks_for_certificates(&self) -> bool {
+        self.settings.client_ca.is_some()
+    }
+
     /// Shakes hands, with the files as they are now.
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         self.look(LOOK);
@@ -89,7 +94,7 @@ impl Tls {
             }
             // Looked at again: it may be half written.
             Err(e) => {
-                tracing::error!(error = %e, "a changed certificate or key is refused; the old one stays")
+                tracing::error!(error = %e, "a changed certificate or key is refused; the old one stays");
             }
         }
     }

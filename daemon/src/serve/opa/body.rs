@@ -86,7 +86,7 @@ mod tests {
         for (n, l) in ('b'..='h').enumerate() {
             let before = char::from(b'a' + u8::try_from(n).unwrap());
             let list = vec![format!("*{before}"); 10].join(",");
-            laughs += &format!("{l}: &{l} [{list}]\n");
+            laughs.extend([l.to_string(), format!(": &{l} [{list}]\n")]);
         }
         assert!(plain(&yaml, laughs.into(), 1 << 20).is_err());
     }
