@@ -79,6 +79,12 @@ numbered! {
         TokenCondemned = 20 => "token_condemned",
         /// The token's requests come faster than the policy allows.
         RateLimited = 21 => "rate_limited",
+        /// The daemon has more to decide than it can in time.
+        Overloaded = 22 => "overloaded",
+        /// The daemon failed while it decided.
+        InternalError = 23 => "internal_error",
+        /// Who asks is none of the gateways whose word is taken.
+        PeerUntrusted = 24 => "peer_untrusted",
     }
 }
 
@@ -251,8 +257,12 @@ impl Reason {
     pub const fn status(self) -> u16 {
         match self {
             Self::Allowed => 200,
-            Self::PolicyDenied | Self::PolicyUndefined => 403,
-            Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
+            Self::PolicyDenied | Self::PolicyUndefined | Self::PeerUntrusted => 403,
+            Self::PolicyError
+            | Self::PolicyTimeout
+            | Self::NotReady
+            | Self::Overloaded
+            | Self::InternalError => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
             Self::RateLimited => 429,

@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod documents;
 mod floods;
 mod settings;
 mod status;
@@ -24,8 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
-    config::{Config, KernelMode, UnknownMode},
-    decide::{Decider, DeciderParts},
+    config::{Config, Endpoint, KernelMode, UnknownMode},
+    decide::{Decider, DeciderParts, watch_pressure},
     kernel::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
         Senders,
@@ -33,8 +34,8 @@ use crate::{
     policy::{self, Active, LoadOptions, PolicySet},
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
-        AdminSocket, AdminState, Doors, ObserveState, ServeError, answer_kernel, bind, serve_admin,
-        serve_observe,
+        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
+        bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
     kernel: Option<KernelSide>,
+    /// Held while policies are loaded and put in force: one at a time.
+    loading: tokio::sync::Mutex<()>,
     /// Kernel events seen, for `status`.
     events_seen: AtomicU64,
     started: std::time::Instant,
@@ -136,6 +139,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         plane,
         metrics,
         kernel,
+        loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
         started: std::time::Instant::now(),
         path,
@@ -155,7 +159,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
 
 /// Every socket, bound but not served.
 struct Sockets {
-    doors: Vec<TcpListener>,
+    doors: Vec<(Endpoint, Listener)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -163,12 +167,32 @@ struct Sockets {
 impl Sockets {
     async fn bind(config: &Config) -> Result<Self, ServeError> {
         let mut doors = Vec::new();
-        for address in &config.serve.listen {
-            doors.push(bind(*address, "serve.listen").await?);
+        for endpoint in &config.serve.listen {
+            doors.push((endpoint.clone(), door(endpoint, config, "serve.listen").await?));
+        }
+        for table in &config.serve.tls {
+            let tls = Arc::new(Tls::load(settings::tls(table))?);
+            for address in &table.listen {
+                let listener = Listener::Tls(bind(*address, "serve.tls.listen").await?, Arc::clone(&tls));
+                doors.push((Endpoint::Tcp(*address), listener));
+            }
         }
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
         Ok(Self { doors, admin, observe })
+    }
+}
+
+/// Binds one listener of the front doors.
+async fn door(endpoint: &Endpoint, config: &Config, key: &'static str) -> Result<Listener, ServeError> {
+    match endpoint {
+        Endpoint::Tcp(address) => bind(*address, key).await.map(Listener::Tcp),
+        Endpoint::Unix(path) => {
+            // The configuration was checked.
+            let mode = u32::from_str_radix(&config.serve.socket_mode, 8).unwrap_or(0o600);
+            let group = config.serve.socket_group.as_deref();
+            UnixSocket::bind(path, key, mode, group).map(Listener::Unix)
+        }
     }
 }
 
@@ -190,11 +214,16 @@ async fn serve(
     let tasks = TaskTracker::new();
     let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
     let (reload, reloads) = mpsc::channel(4);
+    let (documents, changes) = documents::documents(&shared).unzip();
     let doors = Arc::new(Doors {
         decider: Arc::clone(&shared.decider),
         metrics: Arc::clone(&shared.metrics),
         settings: settings::doors(&shared.config.load()),
+        documents,
     });
+    if let Some(changes) = changes {
+        tasks.spawn(documents::keep(Arc::clone(&shared), changes, stop.clone()));
+    }
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
         plane: shared.plane.clone(),
@@ -213,11 +242,15 @@ async fn serve(
     };
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
     tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
-    for listener in sockets.doors {
-        tracing::info!(address = %listener.local_addr()?, "front doors: /auth and /v1/data");
+    for (endpoint, listener) in sockets.doors {
+        tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    let max_lag = shared.config.load().decide.max_lag.0;
+    if !max_lag.is_zero() {
+        tasks.spawn(watch_pressure(Arc::clone(&shared.decider), max_lag, stop.clone()));
+    }
     if shared.kernel.is_some() {
         let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
         tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
@@ -268,8 +301,12 @@ fn announce(shared: &Shared) {
             "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
         );
     }
-    if shared.config.load().serve.fail_open {
-        tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");
+    let config = shared.config.load();
+    if !config.serve.fail_open.is_empty() {
+        tracing::warn!(
+            doors = ?config.serve.fail_open,
+            "`serve.fail_open` is set: requests pass there where no decision can be made"
+        );
     }
     tracing::info!("ready");
     // Not run by systemd: there is nobody to tell.
@@ -277,7 +314,9 @@ fn announce(shared: &Shared) {
 }
 
 pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
-    policy::load(&config.policy.dirs, &config.policy.decision, &LoadOptions::default())
+    let written = config.serve.opa_writes.as_deref().and_then(documents::current);
+    let dirs: Vec<PathBuf> = config.policy.dirs.iter().cloned().chain(written).collect();
+    policy::load(&dirs, &config.policy.decision, &LoadOptions::default())
 }
 
 fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {

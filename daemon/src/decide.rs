@@ -8,18 +8,21 @@
 mod cache;
 mod data;
 mod decider;
+mod document;
 mod id;
 mod orders;
+mod pressure;
 mod request;
 mod ruling;
 mod select;
 
-pub use data::DataAnswer;
+pub use data::{DataAnswer, DataFault, DataQuery, Form};
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
 pub use orders::Asked;
+pub use pressure::watch_pressure;
 pub use request::{BadPath, Path, Request, segments};
-pub use ruling::{Permit, Refusal, Ruling};
+pub use ruling::{FailOpen, Permit, Refusal, Ruling};
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,28 @@
 //! Each protocol has one function in which a ruling or an error becomes an answer.
 
 mod admin;
-mod auth;
-mod data;
+mod authzen;
+mod body;
+mod contained;
+mod denial;
 mod doors;
+mod ext_authz;
+mod forward;
+mod listen;
 mod observe;
+mod opa;
+mod peer;
+mod tls;
+mod unix;
 mod wire;
 
 pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
 pub use doors::{DoorSettings, Doors};
+pub use listen::Listener;
 pub use observe::{ObserveState, serve_observe};
+pub use opa::{Change, DocumentError, Documents, Patch, PatchKind};
+pub use tls::{Tls, TlsSettings};
+pub use unix::UnixSocket;
 pub use wire::answer_kernel;
 
 use std::{io, net::SocketAddr};
@@ -39,11 +52,21 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The admin socket.
-    #[error("cannot listen on {path} (`admin.socket`): {message}")]
+    /// A certificate, key or authority.
+    #[error("`{path}` (`serve.tls`): {message}")]
+    Tls {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// A Unix socket.
+    #[error("cannot listen on {path} (`{key}`): {message}")]
     Socket {
         /// The path.
         path: std::path::PathBuf,
+        /// The configuration key.
+        key: &'static str,
         /// Why, and what to do.
         message: String,
     },

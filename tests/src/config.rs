@@ -37,6 +37,10 @@ pub struct Config {
     pub policy_entries: u32,
     /// `policy.dirs`
     pub policies: PathBuf,
+    /// Further lines of the `[policy]` table.
+    pub policy: String,
+    /// Further lines of the `[serve]` table, and further tables.
+    pub serve: String,
     /// `serve.max_body`
     pub max_body: u32,
     /// `log.level`
@@ -51,6 +55,8 @@ pub struct Config {
     pub store: &'static str,
     /// `serve.listen`
     pub doors: &'static str,
+    /// Further entries of it, each in quotes.
+    pub listen: String,
     /// `observe.listen`
     pub observe: &'static str,
 }
@@ -66,6 +72,8 @@ impl Default for Config {
             max_entries: 4096,
             policy_entries: 1024,
             policies: repository().join("policies"),
+            policy: String::new(),
+            serve: String::new(),
             max_body: 262_144,
             log: "info",
             enforcement: "strict",
@@ -73,6 +81,7 @@ impl Default for Config {
             pin_dir: "bpf/portcullis",
             store: "revocations.redb",
             doors: DOORS,
+            listen: String::new(),
             observe: OBSERVE,
         }
     }
@@ -115,13 +124,15 @@ jwks_file = "{jwks}"
 
 [policy]
 dirs = ["{policies}"]
+{policy}
 
 [revocation]
 store = "{store}"
 
 [serve]
-listen = ["{doors}"]
+listen = ["{doors}", {listen}]
 max_body = {max_body}
+{serve}
 
 [admin]
 socket = "{socket}"
@@ -140,6 +151,9 @@ level = "{log}"
                 if self.interface.is_empty() { String::new() } else { format!("\"{}\"", self.interface) },
             enforcement = self.enforcement,
             kernel = self.kernel,
+            policy = self.policy,
+            serve = self.serve,
+            listen = self.listen,
             pins = path(self.pin_dir),
             ports = self.ports,
             max_entries = self.max_entries,

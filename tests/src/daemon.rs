@@ -83,6 +83,21 @@ impl Daemon {
         self.process.take().context("the daemon does not run")?.end(signal)
     }
 
+    /// Stops its processes where they stand (SIGSTOP), or lets them go on (SIGCONT).
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let process = self.process.as_ref().context("the daemon does not run")?;
+        process.signal(if frozen { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    /// Most memory it has held since its start, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let id = self.process.as_ref().context("the daemon does not run")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.split_whitespace().next().context("no number")?.parse()?;
+        Ok(kib * 1024)
+    }
+
     /// What it logged since its last start.
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map(Process::lines).unwrap_or_default()

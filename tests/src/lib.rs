@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod dir;
 pub mod figures;
 pub mod frames;
+pub mod gateway;
 pub mod guard;
 pub mod net;
 pub mod process;

@@ -105,6 +105,17 @@ impl Process {
         self.said.wait(|said| said.ended || wanted(&said.lines))
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);
+        kill(pid, signal).context("signal a process")
+    }
+
     /// Sends a signal and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);

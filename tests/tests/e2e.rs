@@ -5,20 +5,26 @@
 mod e2e {
     mod asking;
     mod attach;
+    mod authzen;
     mod clients;
     mod connections;
     mod crafted;
     mod cuts;
     mod doors;
     mod edges;
+    mod envoy;
     mod errors;
+    mod forward;
     mod gate;
     mod heads;
     mod interfaces;
     mod lasting;
+    mod listeners;
     mod living;
     mod namespaces;
     mod nginx;
+    mod opa;
+    mod overload;
     mod places;
     mod policies;
     mod reactions;

@@ -6,6 +6,7 @@
 
 mod apt;
 mod linker;
+mod python;
 mod toolchain;
 mod tools;
 
@@ -56,6 +57,10 @@ pub fn ensure(purposes: &[Purpose]) -> Result<Toolchain> {
 fn prepare(purposes: &[Purpose], say: &Say) -> Result<Toolchain> {
     let toolchain = toolchain::ensure(say)?;
     tools::ensure(purposes, say)?;
+    // Its tests can be skipped: no reason to end here.
+    if let Err(error) = python::ensure(purposes, say) {
+        eprintln!("note: {error:#}");
+    }
     if say.verbose || say.acted.get() {
         println!("kernel programs: {toolchain}");
     }

@@ -4,15 +4,16 @@ use anyhow::{Result, anyhow};
 
 use crate::{
     config::{
-        AttachMode, Config, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode,
-        OpaqueMode, ReactionMode, ShedAttach, ShedMode, UnknownMode,
+        AttachMode, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode, MissingMode,
+        OlderMode, OpaqueMode, ReactionMode, ServeTls, ShedAttach, ShedMode, UnknownMode,
     },
     decide,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
-    serve::DoorSettings,
+    serve::{DoorSettings, TlsSettings},
+    telemetry::Door,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
 
@@ -171,8 +172,13 @@ pub fn doors(c: &Config) -> DoorSettings {
     let path = c.serve.token_path.strip_prefix("input.").unwrap_or_default();
     DoorSettings {
         token_path: path.split('.').map(str::to_owned).collect(),
+        gateways: c.serve.gateways.iter().map(|n| (n.address, n.len)).collect(),
+        authzen_token: c.serve.authzen_token.split('.').map(str::to_owned).collect(),
         max_body: c.serve.max_body as usize,
-        fail_open: c.serve.fail_open,
+        fail_open: c.serve.fail_open.iter().map(|d| (door(*d), decide::FailOpen)).collect(),
+        default_decision: c.serve.default_decision.clone(),
+        shown: shown(c),
+        ext_authz_prefix: c.serve.ext_authz_prefix.clone(),
         headers: c.decide.headers.clone(),
         extraction: Extraction {
             schemes: c.token.schemes.clone(),
@@ -180,4 +186,29 @@ pub fn doors(c: &Config) -> DoorSettings {
             max_bytes: c.token.max_bytes as usize,
         },
     }
+}
+
+const fn door(d: FailOpenDoor) -> Door {
+    match d {
+        FailOpenDoor::ForwardAuth => Door::ForwardAuth,
+        FailOpenDoor::ExtAuthz => Door::ExtAuthz,
+        FailOpenDoor::ExtAuthzHttp => Door::ExtAuthzHttp,
+        FailOpenDoor::Authzen => Door::Authzen,
+    }
+}
+
+/// What OPA's `/v1/config` shows: no key, no file, nothing of tokens.
+fn shown(c: &Config) -> serde_json::Value {
+    serde_json::json!({
+        "labels": {"version": env!("CARGO_PKG_VERSION")},
+        "default_decision": format!("/{}", c.serve.default_decision),
+        "decision": format!("/{}", c.policy.decision),
+        "read_only": c.serve.opa_writes.is_none(),
+        "max_body": c.serve.max_body,
+    })
+}
+
+/// A listener's keys.
+pub fn tls(t: &ServeTls) -> TlsSettings {
+    TlsSettings { certificate: t.certificate.clone(), key: t.key.clone(), client_ca: t.client_ca.clone() }
 }

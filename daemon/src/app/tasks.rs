@@ -24,7 +24,7 @@ use crate::{
     config::{self, Config, KernelMode},
     decide::DecisionId,
     kernel::{EventSource, Kernel, LinkWatch},
-    policy::{Watcher, watch},
+    policy::{PolicySet, Watcher, watch},
     serve::EventRecord,
 };
 
@@ -256,23 +256,29 @@ pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: Cancell
 
 /// All or nothing: a set that is refused leaves the old one in force.
 async fn reload_once(shared: &Arc<Shared>) -> Result<u64, String> {
+    let _one_at_a_time = shared.loading.lock().await;
     let config = shared.config.load_full();
     let loaded = tokio::task::spawn_blocking(move || load_policies(&config)).await;
-    let refused = |message: String| {
-        shared.metrics.policy_reload(false);
-        tracing::error!(reason = message, "policies refused; the set in force stays");
-        message
-    };
-    let set = match loaded {
-        Ok(Ok(set)) => set,
-        Ok(Err(e)) => return Err(refused(e.to_string())),
-        Err(_) => return Err(refused("the policy loader failed".to_owned())),
-    };
+    match loaded {
+        Ok(Ok(set)) => install(shared, set).await,
+        Ok(Err(e)) => Err(refused(shared, e.to_string())),
+        Err(_) => Err(refused(shared, "the policy loader failed".to_owned())),
+    }
+}
+
+fn refused(shared: &Shared, message: String) -> String {
+    shared.metrics.policy_reload(false);
+    tracing::error!(reason = message, "policies refused; the set in force stays");
+    message
+}
+
+/// Puts a set in force, under its generation. The caller holds `loading`.
+pub(super) async fn install(shared: &Shared, set: PolicySet) -> Result<u64, String> {
     if set.hash() == shared.policy.current().set.hash() {
         return Ok(shared.policy.generation());
     }
-    let generation =
-        shared.plane.activate(set.hash().to_owned()).await.map_err(|e| refused(e.to_string()))?;
+    let activated = shared.plane.activate(set.hash().to_owned()).await;
+    let generation = activated.map_err(|e| refused(shared, e.to_string()))?;
     let engine = set.engine().name();
     shared.policy.install(set, generation);
     shared.metrics.policy(generation, engine);

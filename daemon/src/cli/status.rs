@@ -94,7 +94,7 @@ fn human(s: &Value) -> String {
         format!(
             "mode         {}{}",
             text(&s["mode"]),
-            if s["fail_open"] == true { ", FAIL-OPEN" } else { "" }
+            if s["fail_open"].as_array().is_some_and(|doors| !doors.is_empty()) { ", FAIL-OPEN" } else { "" }
         ),
         format!("key          {}", text(&s["key_id"])),
         format!(

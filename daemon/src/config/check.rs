@@ -287,7 +287,22 @@ fn check(c: &Config, f: &mut Faults<'_>) {
             || c.token.key_headers.iter().any(|k| k.eq_ignore_ascii_case(h));
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
-    f.unless(!c.serve.listen.is_empty(), "serve.listen", "names no address");
+    check_serve(c, f);
+}
+
+/// The `[serve]` table.
+fn check_serve(c: &Config, f: &mut Faults<'_>) {
+    f.unless(!(c.serve.listen.is_empty() && c.serve.tls.is_empty()), "serve.listen", "names no address");
+    for (i, tls) in c.serve.tls.iter().enumerate() {
+        let key = |k: &str| format!("serve.tls[{i}].{k}");
+        f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
+        f.unless(
+            !tls.certificate.as_os_str().is_empty(),
+            &key("certificate"),
+            "must be given: a file in PEM",
+        );
+        f.unless(!tls.key.as_os_str().is_empty(), &key("key"), "must be given: a file in PEM");
+    }
     f.unless(
         c.serve
             .token_path
@@ -300,6 +315,33 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         (1024..=16 << 20).contains(&c.serve.max_body),
         "serve.max_body",
         "must be from 1024 to 16777216 bytes",
+    );
+    f.unless(
+        u32::from_str_radix(&c.serve.socket_mode, 8).is_ok_and(|mode| mode <= 0o777),
+        "serve.socket_mode",
+        "is not a file mode in octal digits, such as \"0660\"",
+    );
+    f.unless(
+        !c.serve.default_decision.is_empty() && c.serve.default_decision.split('/').all(|p| !p.is_empty()),
+        "serve.default_decision",
+        "is not a path such as \"system/main\"",
+    );
+    f.unless(
+        c.serve.authzen_token.split('.').all(|p| !p.is_empty()),
+        "serve.authzen_token",
+        "is not a path such as \"context.token\"",
+    );
+    let prefix = c.serve.ext_authz_prefix.as_str();
+    f.unless(
+        prefix.is_empty()
+            || (prefix.starts_with('/') && !prefix.ends_with('/') && is_name(&prefix.replace('/', ""), 100)),
+        "serve.ext_authz_prefix",
+        "is not a path such as \"/ext_authz\"",
+    );
+    f.unless(
+        !["/auth", "/forward-auth", "/health", "/v0", "/v1", "/access"].contains(&prefix),
+        "serve.ext_authz_prefix",
+        "is another front door's path",
     );
 }
 
@@ -359,6 +401,10 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.revocation.store);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
+    c.serve.opa_writes.iter_mut().for_each(fix);
+    for tls in &mut c.serve.tls {
+        [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);
+    }
     for i in &mut c.token.issuer {
         [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file].into_iter().flatten().for_each(fix);
     }
@@ -405,7 +451,7 @@ dirs = ["policies"]
         );
         // What it leaves out has its default; what it writes beside that is said to be the default or explained.
         assert_eq!(c.token.issuer.len(), 1);
-        assert!(!c.serve.fail_open);
+        assert_eq!(c.serve.fail_open, []);
     }
 
     #[test]

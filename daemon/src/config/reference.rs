@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     section::Section,
-    tables::{Admin, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, Token},
+    tables::{Admin, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token},
 };
 
 /// `docs/configuration.md`.
@@ -22,6 +22,7 @@ pub fn reference() -> String {
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
     write::<Serve>(&mut page);
+    write::<ServeTls>(&mut page);
     write::<Admin>(&mut page);
     write::<Observe>(&mut page);
     write::<Log>(&mut page);
@@ -37,7 +38,8 @@ fn write<S: Section>(page: &mut String) {
         doc.trim()
     );
     for f in S::fields() {
-        if f.key == "issuer" && S::TABLE == "token" {
+        // Tables of their own.
+        if matches!((S::TABLE, f.key), ("token", "issuer") | ("serve", "tls")) {
             continue;
         }
         let default = if f.default.is_empty() { "none".to_owned() } else { format!("`{}`", f.default) };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     section::section,
-    values::{Port, Prefix, Span},
+    values::{Endpoint, Port, Prefix, Span},
 };
 
 /// Whether the kernel enforces.
@@ -143,6 +143,20 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// A front door that can fail open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailOpenDoor {
+    /// `/auth` and `/forward-auth`.
+    ForwardAuth,
+    /// Envoy by gRPC.
+    ExtAuthz,
+    /// Envoy by HTTP.
+    ExtAuthzHttp,
+    /// AuthZEN.
+    Authzen,
 }
 
 section! {
@@ -298,6 +312,9 @@ section! {
         max_ttl: Span = Span::seconds(300),
         /// Request headers that policies may read, in lower case. Every one is part of the cache key.
         headers: Vec<String> = Vec::new(),
+        /// How long requests may wait for their turn before those that are not in the verdict cache are refused as
+        /// `overloaded`; 0 s refuses none.
+        max_lag: Span = Span(std::time::Duration::from_millis(100)),
     }
 }
 
@@ -312,16 +329,52 @@ section! {
 }
 
 section! {
-    /// The front doors: forward-auth at `/auth` and OPA's data API at `/v1/data`.
+    /// The front doors. Every listener serves all of them, by HTTP/1 and HTTP/2: see gateways.md.
     Serve as "serve" {
-        /// Addresses to listen on. Whoever reaches them can ask; keep them on loopback or a private network.
-        listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8181))],
+        /// Where to listen in plain text: addresses, and Unix sockets as `"unix:/path"`. Whoever reaches them can
+        /// ask; keep them on loopback or a private network.
+        listen: Vec<Endpoint> = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8181)))],
+        /// Networks of the gateways (`"10.0.0.0/8"`, or an address). Where any are named, forward-auth and `ext_authz`
+        /// refuse all other peers as `peer_untrusted`: what they say of a client's request is not believed. Unix
+        /// sockets and mutual TLS have their own ways to tell who asks, and are always believed.
+        gateways: Vec<Prefix> = Vec::new(),
+        /// Further listeners, with TLS.
+        tls: Vec<ServeTls> = Vec::new(),
+        /// Mode of the Unix sockets' files, in octal digits.
+        socket_mode: String = "0660".to_owned(),
+        /// Their group, such as that of the gateway; the daemon's own where none is given.
+        socket_group: Option<String> = None,
         /// Where the token sits in the input of `/v1/data`, as a path below `input`.
         token_path: String = "input.token".to_owned(),
+        /// Where the token sits in an AuthZEN evaluation.
+        authzen_token: String = "context.token".to_owned(),
         /// Longest request body, in bytes.
         max_body: u32 = 256 * 1024,
-        /// Allow instead of deny when a decision cannot be made (policy failure, not ready). A metric shows it.
-        fail_open: bool = false,
+        /// Front doors that let requests pass when a decision cannot be made (policy failure, overload, not ready):
+        /// `"forward_auth"`, `"ext_authz"`, `"ext_authz_http"`, `"authzen"`. A metric counts them. OPA's API is not
+        /// among them: what an absent answer means is its client's to say.
+        fail_open: Vec<FailOpenDoor> = Vec::new(),
+        /// The decision that OPA's `POST /` asks for, as a path below `data`.
+        default_decision: String = "system/main".to_owned(),
+        /// Directory where policies and data are kept that OPA's API writes (`PUT`, `PATCH`, `DELETE`). Without it the
+        /// API is read-only: whoever reaches the front doors could change what is decided.
+        opa_writes: Option<PathBuf> = None,
+        /// Below which path Envoy's HTTP form of `ext_authz` is answered; empty switches it off.
+        ext_authz_prefix: String = "/ext_authz".to_owned(),
+    }
+}
+
+section! {
+    /// Listeners of the front doors with TLS. Renewed files are read by themselves.
+    ServeTls as "serve.tls" {
+        /// Addresses to listen on.
+        listen: Vec<SocketAddr> = Vec::new(),
+        /// Certificates in PEM, the listener's own first.
+        certificate: PathBuf = PathBuf::new(),
+        /// Its private key in PEM, which others on the host may not read.
+        key: PathBuf = PathBuf::new(),
+        /// Authorities in PEM, one of which must have signed a client's certificate. Without it none is asked for.
+        client_ca: Option<PathBuf> = None,
     }
 }
 

@@ -1,6 +1,12 @@
 //! Values of the configuration that have a form of their own.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -45,7 +51,7 @@ impl FromStr for Port {
     fn from_str(s: &str) -> Result<Self, String> {
         let bad =
             || format!("`{s}` is not a port from 1 to 65535, alone or behind an address (\"10.0.0.5:8080\")");
-        let (address, port) = match s.parse::<std::net::SocketAddr>() {
+        let (address, port) = match s.parse::<SocketAddr>() {
             Ok(a) => (Some(a.ip()), a.port()),
             Err(_) => (None, s.parse::<u16>().map_err(|_| bad())?),
         };
@@ -76,8 +82,46 @@ impl Serialize for Port {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self.address {
             None => s.serialize_u16(self.port),
-            Some(a) => s.serialize_str(&std::net::SocketAddr::new(a, self.port).to_string()),
+            Some(a) => s.serialize_str(&SocketAddr::new(a, self.port).to_string()),
         }
+    }
+}
+
+/// Where a listener is: `"127.0.0.1:8181"` or `"unix:/run/portcullis/doors.sock"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            _ => text.parse().map(Self::Tcp).map_err(|_| {
+                de::Error::custom(format!(
+                    "`{text}` is neither an address with a port (\"127.0.0.1:8181\") nor a Unix socket's whole path (\"unix:/run/portcullis/doors.sock\")"
+                ))
+            }),
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 
@@ -118,6 +162,17 @@ impl Serialize for Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_are_addresses_or_sockets() {
+        let read = |text: &str| serde_json::from_value::<Endpoint>(text.into());
+        for good in ["127.0.0.1:8181", "[::1]:80", "unix:/run/a.sock"] {
+            assert_eq!(read(good).unwrap().to_string(), good);
+        }
+        for bad in ["8181", "unix:a.sock", "unix:", "localhost:80", "/run/a.sock"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_prefix_has_a_length_that_its_address_has_room_for() {

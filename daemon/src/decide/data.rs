@@ -7,7 +7,7 @@ use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
 use super::{
-    Decider, Refusal, Ruling,
+    Decider, Ruling,
     decider::{Hit, Known, add_token},
 };
 use crate::{
@@ -19,6 +19,34 @@ use crate::{
 /// Separates these cache keys from the others under the fingerprint key.
 const DATA_DOMAIN: u64 = 0x6461_7461_6170_6931;
 
+/// What OPA says where a client forgot the envelope.
+const WARNING: &str =
+    r#","warning":{"code":"api_usage_warning","message":"'input' key missing from the request"}"#;
+
+/// How a body holds the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As the member `input` of an object.
+    Envelope,
+    /// As it is; an empty one holds none.
+    Bare,
+}
+
+/// A query of the data API.
+#[derive(Clone, Copy, Debug)]
+pub struct DataQuery<'a> {
+    /// The path below `data`.
+    pub path: &'a [&'a str],
+    /// How `body` holds the input.
+    pub form: Form,
+    /// JSON.
+    pub body: &'a [u8],
+    /// Where the token is below the input.
+    pub token_path: &'a [String],
+    /// Whether a builtin that fails is an error, for this query.
+    pub strict: bool,
+}
+
 /// An answer of the data API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataAnswer {
@@ -29,17 +57,35 @@ pub struct DataAnswer {
     pub reason: Reason,
 }
 
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DataFault {
+    /// The body is no input: what is wrong with it.
+    Malformed(String),
+    /// The evaluation failed.
+    Failed(Reason, String),
+}
+
 impl DataAnswer {
     /// No value, for a reason.
     pub const fn undefined(reason: Reason) -> Self {
         Self { body: Bytes::from_static(b"{}"), reason }
     }
 
-    fn new(result: Option<Value>, reason: Reason) -> Self {
+    fn new(result: Option<&Value>, reason: Reason, warn: bool) -> Self {
+        let warning = if warn { WARNING } else { "" };
         match result {
-            Some(value) => Self { body: json!({"result": value}).to_string().into(), reason },
+            Some(value) => Self { body: format!("{{\"result\":{value}{warning}}}").into(), reason },
+            None if warn => Self { body: format!("{{{}}}", &warning[1..]).into(), reason },
             None => Self::undefined(reason),
         }
+    }
+
+    /// The value alone; none where it is undefined.
+    pub fn value(&self) -> Option<Bytes> {
+        // What `new` wrote, without a warning: bare inputs have none.
+        let inner = self.body.strip_prefix(b"{\"result\":")?.strip_suffix(b"}")?;
+        Some(self.body.slice_ref(inner))
     }
 }
 
@@ -52,22 +98,17 @@ enum Shape {
 }
 
 impl Decider {
-    /// Answers a query for `path` with the input in `body`, an object with a member `input`. The token at
-    /// `token_path` below it is verified and taken out; policies see what it says in `input.identity`. A token
-    /// that is revoked gets no allow from any path. A hit parses, copies and writes nothing: the key covers path
-    /// and body to the last byte, and the answer was written when the verdict was made.
-    pub async fn data(
-        &self,
-        path: &[&str],
-        body: &[u8],
-        token_path: &[String],
-    ) -> Result<DataAnswer, Reason> {
+    /// Answers a query. The token below its input is verified and taken out; policies see what it says in
+    /// `input.identity`. A token that is revoked gets no allow from any path. A hit parses, copies and writes nothing:
+    /// the key covers path and body to the last byte, and the answer was written when the verdict was made.
+    pub async fn data(&self, query: &DataQuery<'_>) -> Result<DataAnswer, DataFault> {
         if !self.is_ready() {
             return Ok(DataAnswer::undefined(Reason::NotReady));
         }
-        let key = self.data_key(path, body);
+        let path = query.path;
+        let key = self.data_key(query);
         // Decisions alone are ever kept.
-        if let Some(hit) = self.hit(key) {
+        if let Some(hit) = self.hit(key).filter(|_| !query.strict) {
             self.parts.metrics.cache(true);
             return Ok(match hit {
                 Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
@@ -76,27 +117,44 @@ impl Decider {
         }
         let loaded = self.parts.policy.current();
         let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
-        let (input, token) = parse(body, token_path)?;
+        if self.is_overloaded() {
+            return Ok(if is_decision {
+                self.refused(&loaded, path, Reason::Overloaded)
+            } else {
+                DataAnswer::undefined(Reason::Overloaded)
+            });
+        }
+        let Parsed { input, token, warn } = parse(query)?;
         let known = self.know(token);
         let complete = |mut input: Value, now: WallTime| {
             add_token(&mut input, &known, now);
             input
         };
+        if query.strict {
+            let input = complete(input.clone(), self.parts.clock.wall());
+            if let Some(e) = loaded.set.builtin_fault(path, &Input::from(input)) {
+                return Err(DataFault::Failed(e.reason(), e.to_string()));
+            }
+        }
         if !is_decision {
             let input = complete(input, self.parts.clock.wall());
-            return Ok(self.other_path(path, &known, input));
+            return self.other_path(path, &known, input, warn);
         }
         self.parts.metrics.cache(false);
         let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
         let reason = verdict.ruling.reason();
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
-        verdict.body = DataAnswer::new(result, reason).body;
+        verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
         Ok(DataAnswer { body: self.keep(key, verdict).body.clone(), reason })
     }
 
-    fn data_key(&self, path: &[&str], body: &[u8]) -> [u64; 2] {
-        let texts = path.iter().map(|segment| segment.as_bytes()).chain([body]);
+    fn data_key(&self, query: &DataQuery<'_>) -> [u64; 2] {
+        let form: &[u8] = match query.form {
+            Form::Envelope => b"envelope",
+            Form::Bare => b"bare",
+        };
+        let texts = query.path.iter().map(|segment| segment.as_bytes()).chain([form, query.body]);
         self.parts.key.digest_all(DATA_DOMAIN, texts)
     }
 
@@ -108,7 +166,8 @@ impl Decider {
             Shape::Object => json!({"allow": false, "reason": reason.code(), "status": reason.status()}),
             Shape::Unknown => return DataAnswer::undefined(reason),
         };
-        DataAnswer::new(shaped(&Ruling::Deny(Refusal::of(reason)), value, member(loaded, path)), reason)
+        let denied = shaped(&Ruling::deny(reason), value, member(loaded, path));
+        DataAnswer::new(denied.as_ref(), reason, false)
     }
 
     /// The shape of the active policy's decisions: that of its answer to an input that says no more than that
@@ -131,16 +190,22 @@ impl Decider {
 
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
     /// revoked token gets no value at all.
-    fn other_path(&self, path: &[&str], known: &Known, input: Value) -> DataAnswer {
+    fn other_path(
+        &self,
+        path: &[&str],
+        known: &Known,
+        input: Value,
+        warn: bool,
+    ) -> Result<DataAnswer, DataFault> {
         if self.refuses(known) {
-            return DataAnswer::undefined(Reason::TokenRevoked);
+            return Ok(DataAnswer::undefined(Reason::TokenRevoked));
         }
         match self.parts.policy.current().set.eval_path(path, &Input::from(input)) {
-            Ok(Some(value)) => DataAnswer::new(Some(value), Reason::Allowed),
-            Ok(None) => DataAnswer::undefined(Reason::PolicyUndefined),
+            Ok(Some(value)) => Ok(DataAnswer::new(Some(&value), Reason::Allowed, warn)),
+            Ok(None) => Ok(DataAnswer::new(None, Reason::PolicyUndefined, warn)),
             Err(e) => {
-                tracing::warn!(error = %e, path = path.join("/"), "the policy failed: undefined");
-                DataAnswer::undefined(e.reason())
+                tracing::warn!(error = %e, path = path.join("/"), "the policy failed: no value");
+                Err(DataFault::Failed(e.reason(), e.to_string()))
             }
         }
     }
@@ -170,25 +235,45 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
     }
 }
 
-type Credential = Result<Option<Token>, Reason>;
+/// A token, none, or why it cannot be read.
+pub(super) type Credential = Result<Option<Token>, Reason>;
 
-/// Reads a body: the input without its token, and the token.
-fn parse(body: &[u8], token_path: &[String]) -> Result<(Value, Credential), Reason> {
-    let mut document: Value = if body.is_empty() {
-        Value::Object(serde_json::Map::new())
-    } else {
-        serde_json::from_slice(body).map_err(|_| Reason::RequestMalformed)?
-    };
-    let Value::Object(members) = &mut document else { return Err(Reason::RequestMalformed) };
-    let mut input = members.remove("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-    if !input.is_object() {
-        return Err(Reason::RequestMalformed);
-    }
-    let token = take_token(&mut input, token_path);
-    Ok((input, token))
+/// A body, read.
+struct Parsed {
+    /// The input without its token.
+    input: Value,
+    token: Credential,
+    /// Whether the envelope has no input.
+    warn: bool,
 }
 
-fn take_token(input: &mut Value, path: &[String]) -> Credential {
+fn parse(query: &DataQuery<'_>) -> Result<Parsed, DataFault> {
+    let nothing = || Value::Object(serde_json::Map::new());
+    let malformed = |e: serde_json::Error| DataFault::Malformed(e.to_string());
+    let empty = query.body.iter().all(u8::is_ascii_whitespace);
+    let (mut input, warn) = match query.form {
+        Form::Bare if empty => (nothing(), false),
+        Form::Bare => (serde_json::from_slice(query.body).map_err(malformed)?, false),
+        Form::Envelope if empty => (nothing(), true),
+        Form::Envelope => match serde_json::from_slice(query.body).map_err(malformed)? {
+            Value::Object(mut members) => {
+                let input = members.remove("input");
+                let warn = input.is_none();
+                (input.unwrap_or_else(nothing), warn)
+            }
+            _ => {
+                return Err(DataFault::Malformed(
+                    "the body is not an object with a member `input`".to_owned(),
+                ));
+            }
+        },
+    };
+    let token = take_token(&mut input, query.token_path);
+    Ok(Parsed { input, token, warn })
+}
+
+/// Takes the token out of an input.
+pub(super) fn take_token(input: &mut Value, path: &[String]) -> Credential {
     let Some((last, parents)) = path.split_last() else { return Ok(None) };
     let mut at = input;
     for name in parents {
@@ -215,27 +300,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_token_is_taken_out_of_the_input() {
-        let body = json!({"input": {"auth": {"token": "secret"}, "x": 1}}).to_string();
-        let (input, token) = parse(body.as_bytes(), &["auth".into(), "token".into()]).unwrap();
-        assert_eq!(input, json!({"auth": {}, "x": 1}));
-        assert_eq!(token.unwrap().unwrap().as_str(), "secret");
+    fn read(form: Form, body: &str, token_path: &[&str]) -> Result<Parsed, DataFault> {
+        let token_path: Vec<String> = token_path.iter().map(|s| (*s).to_owned()).collect();
+        parse(&DataQuery { path: &[], form, body: body.as_bytes(), token_path: &token_path, strict: false })
     }
 
     #[test]
-    fn what_is_no_input_is_refused() {
-        for bad in ["[]", "{", "1", r#"{"input": 1}"#, "\u{0}"] {
-            assert_eq!(parse(bad.as_bytes(), &[]).err(), Some(Reason::RequestMalformed), "{bad}");
+    fn the_token_is_taken_out_of_the_input() {
+        let input = json!({"auth": {"token": "secret"}, "x": 1});
+        for (form, body) in
+            [(Form::Envelope, json!({"input": input}).to_string()), (Form::Bare, input.to_string())]
+        {
+            let read = read(form, &body, &["auth", "token"]).unwrap();
+            assert_eq!((read.input, read.warn), (json!({"auth": {}, "x": 1}), false));
+            assert_eq!(read.token.unwrap().unwrap().as_str(), "secret");
         }
-        assert!(parse(b"", &[]).is_ok());
-        let (_, token) = parse(br#"{"input": {"token": 7}}"#, &["token".into()]).unwrap();
-        assert_eq!(token.err(), Some(Reason::TokenMalformed));
+    }
+
+    #[test]
+    fn what_is_no_input_is_refused_and_what_is_none_is_warned_of() {
+        for bad in ["[]", "{", "1", "\u{0}", r#"{"input": @}"#] {
+            assert!(matches!(read(Form::Envelope, bad, &[]), Err(DataFault::Malformed(_))), "{bad}");
+        }
+        for (body, warn) in
+            [("", true), ("{}", true), (r#"{"input": {}}"#, false), (r#"{"input": 1}"#, false)]
+        {
+            assert_eq!(read(Form::Envelope, body, &[]).unwrap().warn, warn, "{body}");
+        }
+        assert!(!read(Form::Bare, "", &[]).unwrap().warn);
+        assert_eq!(read(Form::Bare, "[7]", &["token"]).unwrap().input, json!([7]));
+        let read = read(Form::Envelope, r#"{"input": {"token": 7}}"#, &["token"]).unwrap();
+        assert_eq!(read.token.err(), Some(Reason::TokenMalformed));
     }
 
     #[test]
     fn a_denial_keeps_the_shape_of_the_policy_and_never_allows() {
-        let revoked = Ruling::Deny(Refusal::of(Reason::TokenRevoked));
+        let revoked = Ruling::deny(Reason::TokenRevoked);
         let object = json!({"allow": true, "reason": "token_revoked"});
         assert_eq!(shaped(&revoked, object.clone(), None).unwrap()["allow"], json!(false));
         assert_eq!(shaped(&revoked, object.clone(), Some("reason")), Some(json!("token_revoked")));
@@ -246,7 +346,17 @@ mod tests {
 
     #[test]
     fn what_is_undefined_is_an_empty_object() {
-        assert_eq!(&DataAnswer::new(None, Reason::PolicyUndefined).body[..], b"{}");
-        assert_eq!(&DataAnswer::new(Some(json!(1)), Reason::Allowed).body[..], br#"{"result":1}"#);
+        let none = DataAnswer::new(None, Reason::PolicyUndefined, false);
+        assert_eq!((&none.body[..], none.value()), (&b"{}"[..], None));
+        let one = DataAnswer::new(Some(&json!({"a": 1})), Reason::Allowed, false);
+        assert_eq!(
+            (&one.body[..], one.value().unwrap()),
+            (&br#"{"result":{"a":1}}"#[..], Bytes::from(r#"{"a":1}"#))
+        );
+        for result in [None, Some(&json!(1))] {
+            let warned: Value =
+                serde_json::from_slice(&DataAnswer::new(result, Reason::Allowed, true).body).unwrap();
+            assert_eq!(warned["warning"]["code"], "api_usage_warning");
+        }
     }
 }

@@ -66,6 +66,7 @@ pub struct Decider {
     verdicts: Verdicts,
     pub(super) identities: Identities,
     ready: AtomicBool,
+    overloaded: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
     /// Second of the last line about a policy that failed.
@@ -124,8 +125,9 @@ impl Decider {
     /// A decider that is not ready: it denies until [`Self::set_ready`].
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
-        let (ready, shape) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { parts, settings, verdicts, identities, ready, shape, last_log: AtomicI64::new(0) }
+        let (ready, overloaded) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (shape, last_log) = (AtomicU64::new(0), AtomicI64::new(0));
+        Self { parts, settings, verdicts, identities, ready, overloaded, shape, last_log }
     }
 
     /// Says whether decisions can be made.
@@ -136,6 +138,17 @@ impl Decider {
     /// Whether decisions can be made.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Says whether there is more to decide than can be in time: then cached verdicts alone are given.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.overloaded.store(overloaded, Ordering::Relaxed);
+        self.parts.metrics.overloaded(overloaded);
+    }
+
+    /// Whether what is not in the cache is refused.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
     }
 
     /// Verdicts in the cache.
@@ -156,10 +169,7 @@ impl Decider {
         credential: Result<Option<Presented<'_>>, Reason>,
     ) -> Ruling {
         if !self.is_ready() {
-            // A door that fails open must not let a revoked token through with the rest.
-            let fingerprint = credential.ok().flatten().map(|t| self.parts.key.deny(&t.to_token()));
-            let revoked = self.is_revoked(fingerprint);
-            return Ruling::Deny(Refusal::of(if revoked { Reason::TokenRevoked } else { Reason::NotReady }));
+            return Ruling::Deny(self.without_decision(owned(credential), Reason::NotReady));
         }
         match self.verdict(request, credential).await {
             Ok(verdict) => verdict.ruling.clone(),
@@ -179,12 +189,21 @@ impl Decider {
         match hit {
             Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
             Some(Hit::Verdict(verdict)) => return Ok(verdict),
+            None if self.is_overloaded() => {
+                return Err(self.without_decision(owned(credential), Reason::Overloaded));
+            }
             None => {}
         }
-        let known = self.know(credential.map(|token| token.map(Presented::to_token)));
+        let known = self.know(owned(credential));
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         Ok(self.keep(key, verdict))
+    }
+
+    /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
+    pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
+        let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
+        Refusal::of(if self.is_revoked(fingerprint) { Reason::TokenRevoked } else { reason })
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -317,7 +336,7 @@ impl Decider {
         let ruling = if decision.allow {
             self.limit(known, loaded, &decision, exp, now).await;
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
-            Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject))
+            Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject, decision.reply))
         } else {
             match (decision.block, request) {
                 (Block::Token, _) => self.condemn(known, loaded, &decision, exp, now).await,
@@ -327,7 +346,12 @@ impl Decider {
             // What is wrong with the token says more than that the policy wants a good one.
             let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
             let status = decision.status.unwrap_or(reason.status());
-            Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
+            Ruling::Deny(Refusal {
+                reason,
+                detail: decision.reason.map(Arc::from),
+                status,
+                reply: decision.reply,
+            })
         };
         let (fingerprint, names) = (known.fingerprint, known.names.clone());
         let (generation, grant) = (loaded.generation, decision.grant);
@@ -342,7 +366,7 @@ impl Decider {
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
         let (policy, ruling) = match answer {
             Ok((d, value)) if d.allow && !revoked => {
-                (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None)))
+                (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None, d.reply)))
             }
             Ok((d, value)) => {
                 let reason = match (&known.status, revoked) {
@@ -351,7 +375,10 @@ impl Decider {
                     (Ok(_), _) => Reason::PolicyDenied,
                 };
                 let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
-                (value, Ruling::Deny(Refusal { reason, detail: d.reason.map(Arc::from), status }))
+                (
+                    value,
+                    Ruling::Deny(Refusal { reason, detail: d.reason.map(Arc::from), status, reply: d.reply }),
+                )
             }
             Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
         };
@@ -370,6 +397,11 @@ impl Decider {
             },
         }
     }
+}
+
+/// A copy of a token to keep.
+fn owned(credential: Result<Option<Presented<'_>>, Reason>) -> Result<Option<Token>, Reason> {
+    credential.map(|token| token.map(Presented::to_token))
 }
 
 /// A denial that is not kept.

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use portcullis_common::reason::Reason;
 
+use crate::policy::Reply;
+
 /// Leave to pass. Only the decision path makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     status: u16,
     subject: Option<Arc<str>>,
+    reply: Option<Arc<Reply>>,
+    failure: Option<Reason>,
 }
 
 impl Permit {
-    pub(super) const fn new(status: u16, subject: Option<Arc<str>>) -> Self {
-        Self { status, subject }
+    pub(super) const fn new(status: u16, subject: Option<Arc<str>>, reply: Option<Arc<Reply>>) -> Self {
+        Self { status, subject, reply, failure: None }
     }
 
     /// The HTTP status, 2xx.
@@ -25,7 +29,21 @@ impl Permit {
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
     }
+
+    /// What the policy says beside that.
+    pub fn reply(&self) -> Option<&Reply> {
+        self.reply.as_deref()
+    }
+
+    /// Why no decision could be made, where the door fails open.
+    pub const fn failure(&self) -> Option<Reason> {
+        self.failure
+    }
 }
+
+/// An operator's written word that a front door lets requests pass where no decision can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailOpen;
 
 /// A denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +54,28 @@ pub struct Refusal {
     pub detail: Option<Arc<str>>,
     /// The HTTP status, 4xx or 5xx.
     pub status: u16,
+    /// What the policy says beside that.
+    pub reply: Option<Arc<Reply>>,
 }
 
 impl Refusal {
     /// A denial for a reason, with its usual status.
     pub const fn of(reason: Reason) -> Self {
-        Self { reason, detail: None, status: reason.status() }
+        Self { reason, detail: None, status: reason.status(), reply: None }
+    }
+
+    /// Leave to pass at a door that fails open, if this is no decision but the lack of one.
+    pub const fn fail_open(&self, _: FailOpen) -> Option<Permit> {
+        match self.reason {
+            Reason::PolicyError
+            | Reason::PolicyTimeout
+            | Reason::NotReady
+            | Reason::Overloaded
+            | Reason::InternalError => {
+                Some(Permit { status: 200, subject: None, reply: None, failure: Some(self.reason) })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -55,11 +89,35 @@ pub enum Ruling {
 }
 
 impl Ruling {
+    /// A denial for a reason.
+    pub const fn deny(reason: Reason) -> Self {
+        Self::Deny(Refusal::of(reason))
+    }
+
     /// The reason, for metrics and logs.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Allow(_) => Reason::Allowed,
             Self::Deny(r) => r.reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_lack_of_a_decision_fails_open() {
+        let open: Vec<_> =
+            Reason::ALL.iter().filter(|r| Refusal::of(**r).fail_open(FailOpen).is_some()).collect();
+        let lacks = [
+            Reason::PolicyError,
+            Reason::PolicyTimeout,
+            Reason::NotReady,
+            Reason::Overloaded,
+            Reason::InternalError,
+        ];
+        assert_eq!(open, lacks.iter().collect::<Vec<_>>());
     }
 }

@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
-use super::{Decider, DeciderParts, Path, Request, Ruling, Settings};
+use super::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings};
 use crate::{
     clock::{Clock as _, SharedClock, SystemClock},
     policy::{Active, LoadOptions, PolicySet, load},
@@ -77,7 +77,15 @@ impl World {
 
     async fn data(&self, path: &[&str], token: &str) -> Value {
         let body = json!({"input": {"token": token}}).to_string();
-        let answer = self.decider.data(path, body.as_bytes(), &["token".to_owned()]).await.unwrap();
+        let token_path = ["token".to_owned()];
+        let query = DataQuery {
+            path,
+            form: Form::Envelope,
+            body: body.as_bytes(),
+            token_path: &token_path,
+            strict: false,
+        };
+        let answer = self.decider.data(&query).await.unwrap();
         serde_json::from_slice(&answer.body).unwrap()
     }
 
@@ -161,4 +169,27 @@ async fn what_is_no_token_has_verdicts_of_its_own() {
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {
         assert!(matches!(ask(other).await, Ruling::Deny(_)), "{other:?}");
     }
+}
+
+#[tokio::test]
+async fn under_too_much_load_cached_verdicts_are_given_and_all_else_is_refused() {
+    let (world, cached, fresh, revoked) = (World::new(OBJECTS), token("1"), token("2"), token("3"));
+    let decision = ["p", "decision"];
+    assert!(matches!(world.auth(&cached).await, Ruling::Allow(_)));
+    assert_eq!(world.data(&decision, &cached).await["result"]["allow"], true);
+    world.revoke(&revoked).await;
+    world.decider.set_overloaded(true);
+    assert!(matches!(world.auth(&cached).await, Ruling::Allow(_)));
+    assert_eq!(world.data(&decision, &cached).await["result"]["allow"], true);
+    assert_eq!(world.auth(&fresh).await, Ruling::deny(Reason::Overloaded));
+    // A door that fails open lets an overload pass, but no revoked token.
+    assert_eq!(world.auth(&revoked).await, Ruling::deny(Reason::TokenRevoked));
+    let refused = world.data(&decision, &fresh).await;
+    assert_eq!(
+        (&refused["result"]["allow"], &refused["result"]["reason"]),
+        (&json!(false), &json!("overloaded"))
+    );
+    assert_eq!(world.data(&["p"], &fresh).await, json!({}), "no value that a client could take for an allow");
+    world.decider.set_overloaded(false);
+    assert!(matches!(world.auth(&fresh).await, Ruling::Allow(_)));
 }

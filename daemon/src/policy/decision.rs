@@ -1,10 +1,10 @@
 //! Reading a decision from a policy's value, strictly: what is misspelt or contradicts itself is an error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use regorus::Value;
 
-use super::PolicyError;
+use super::{PolicyError, Reply};
 
 /// Longest time that a decision may be kept.
 pub const MAX_TTL: Duration = Duration::from_hours(24);
@@ -28,6 +28,8 @@ pub struct Decision {
     pub grant: Grant,
     /// How often requests of the token may come.
     pub limit: Option<RateLimit>,
+    /// What it says to client and service beside that.
+    pub reply: Option<Arc<Reply>>,
 }
 
 /// How far an allow reaches, where the kernel holds it.
@@ -74,11 +76,12 @@ impl Decision {
     /// A decision that says no more than allow or deny.
     const fn bare(allow: bool) -> Self {
         let (block, grant) = (Block::None, Grant::Request);
-        Self { allow, reason: None, status: None, block, ttl: None, grant, limit: None }
+        Self { allow, reason: None, status: None, block, ttl: None, grant, limit: None, reply: None }
     }
 
     /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`, `grant`,
-    /// `limit`.
+    /// `limit` and the members of a [`Reply`]. `allowed` and `http_status`, the Envoy plugin's names, stand for `allow` and
+    /// `status`.
     pub(super) fn read(value: &Value) -> Result<Self, PolicyError> {
         let members = match value {
             Value::Undefined => return Err(PolicyError::Undefined),
@@ -86,23 +89,34 @@ impl Decision {
             Value::Object(members) => members,
             _ => return bad("it is neither a boolean nor an object"),
         };
-        let Some(Value::Bool(allow)) = members.get(&Value::from("allow")) else {
+        let named = |ours: &str, theirs: &str| match (
+            members.get(&Value::from(ours)),
+            members.get(&Value::from(theirs)),
+        ) {
+            (Some(_), Some(_)) => bad(format!("`{ours}` and `{theirs}` are both given")),
+            (a, b) => Ok(a.or(b)),
+        };
+        let Some(Value::Bool(allow)) = named("allow", "allowed")? else {
             return bad("`allow` is not a boolean");
         };
+        named("status", "http_status")?;
         let mut decision = Self::bare(*allow);
+        let mut reply = Reply::default();
         for (name, value) in members.iter() {
             match name.as_string().map(AsRef::as_ref) {
-                Ok("allow") => {}
+                Ok("allow" | "allowed") => {}
                 Ok("reason") => decision.reason = Some(reason(value)?),
-                Ok("status") => decision.status = Some(status(value, *allow)?),
+                Ok("status" | "http_status") => decision.status = Some(status(value, *allow)?),
                 Ok("block") => decision.block = block(value, *allow)?,
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
                 Ok("grant") => decision.grant = grant(value, *allow)?,
                 Ok("limit") => decision.limit = Some(limit(value)?),
+                Ok(other) if reply.take(other, value)? => {}
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
             }
         }
+        decision.reply = (reply != Reply::default()).then(|| Arc::new(reply));
         Ok(decision)
     }
 }
@@ -206,8 +220,12 @@ mod tests {
                 ttl: Some(Duration::from_millis(1500)),
                 grant: Grant::Request,
                 limit: None,
+                reply: None,
             })
         );
+        let plugins = read(json!({"allowed": false, "http_status": 429, "headers": {"x-a": "1"}})).unwrap();
+        assert_eq!((plugins.allow, plugins.status), (false, Some(429)));
+        assert_eq!(plugins.reply.unwrap().headers, [("x-a".to_owned(), "1".to_owned())]);
         assert_eq!(read(json!({"allow": true, "status": 204, "ttl": 1e12})).unwrap().ttl, Some(MAX_TTL));
         assert_eq!(Decision::read(&Value::Undefined), Err(PolicyError::Undefined));
         let limited = read(json!({"allow": true, "grant": "token", "limit": {"requests": 6, "seconds": 60}}));
@@ -230,6 +248,12 @@ mod tests {
             json!({"allow": 1}),
             json!({"alow": true}),
             json!({"allow": true, "extra": 1}),
+            json!({"allow": true, "allowed": true}),
+            json!({"allowed": "true"}),
+            json!({"allowed": true, "http_status": 1}),
+            json!({"allowed": false, "http_status": 9999}),
+            json!({"allowed": false, "http_status": true}),
+            json!({"allow": false, "headers": {"x-a": "\r\n"}}),
             json!({"allow": true, "block": "token"}),
             json!({"allow": true, "block": "request"}),
             json!({"allow": false, "grant": "token"}),

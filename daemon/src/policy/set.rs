@@ -134,11 +134,17 @@ impl PolicySet {
 
     /// The value of any path in `data`, rules and base documents alike; `None` where it is undefined.
     pub fn eval_path(&self, path: &[&str], input: &Input) -> Result<Option<serde_json::Value>, PolicyError> {
-        let value = if self.is_decision(path) { self.decide(input)? } else { self.query(path, input)? };
+        let value =
+            if self.is_decision(path) { self.decide(input)? } else { self.query(path, input, false)? };
         match value {
             Value::Undefined => Ok(None),
             value => serde_json::to_value(&value).map(Some).map_err(|e| PolicyError::Failed(e.to_string())),
         }
+    }
+
+    /// The builtin that fails when a path is evaluated, which otherwise makes its expression undefined.
+    pub fn builtin_fault(&self, path: &[&str], input: &Input) -> Option<PolicyError> {
+        self.query(path, input, true).err()
     }
 
     /// The decision's value.
@@ -177,8 +183,8 @@ impl PolicySet {
         Ok(machine)
     }
 
-    /// Evaluates a query for a path, as OPA does: a builtin that fails is undefined.
-    fn query(&self, path: &[&str], input: &Input) -> Result<Value, PolicyError> {
+    /// Evaluates a query for a path, as OPA does: a builtin that fails is undefined, unless `strict`.
+    fn query(&self, path: &[&str], input: &Input, strict: bool) -> Result<Value, PolicyError> {
         let mut query = "data".to_owned();
         for segment in path {
             if segment.chars().any(char::is_control) {
@@ -189,7 +195,7 @@ impl PolicySet {
             query.push_str(&serde_json::Value::from(*segment).to_string());
             query.push(']');
         }
-        self.interpret(input, false, |engine| {
+        self.interpret(input, strict, |engine| {
             let results = engine.eval_query(query, false)?.result;
             let first = results.into_iter().next().and_then(|r| r.expressions.into_iter().next());
             Ok(first.map_or(Value::Undefined, |e| e.value))

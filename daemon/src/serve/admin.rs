@@ -3,9 +3,7 @@
 //! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
 
 use std::{
-    fs,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::ServeError;
+use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
@@ -132,10 +130,7 @@ fn bad(message: impl Into<String>) -> ApiError {
 
 /// The admin API's socket, bound.
 #[derive(Debug)]
-pub struct AdminSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct AdminSocket(UnixSocket);
 
 /// Serves until `stop`, then removes the socket.
 pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: CancellationToken) {
@@ -150,39 +145,17 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
         .into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(socket.listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    let (listener, _file) = socket.0.into_parts();
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(e) = served.await {
         tracing::error!(error = %e, "the admin API ended");
     }
-    let _ = fs::remove_file(&socket.path);
 }
 
 impl AdminSocket {
-    /// Binds with mode 0600 from the first instant on; takes the place of a socket that nobody serves.
+    /// Binds with mode 0600: who may open it may revoke.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
-        let fail = |message: String| ServeError::Socket { path: path.to_owned(), message };
-        if let Ok(found) = fs::symlink_metadata(path) {
-            if !found.file_type().is_socket() {
-                return Err(fail(
-                    "there is a file of that name that is no socket; name another path".to_owned(),
-                ));
-            }
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(fail("another daemon serves it; stop that one first".to_owned()));
-            }
-            fs::remove_file(path)
-                .map_err(|e| fail(format!("cannot take the place of the one left there: {e}")))?;
-        }
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(|e| fail(format!("cannot create {}: {e}", dir.display())))?;
-        }
-        // Bound under a name of its own and renamed when its mode is set, so that nobody else ever reaches it.
-        let hidden = path.with_extension(format!("{}.tmp", std::process::id()));
-        let _ = fs::remove_file(&hidden);
-        let listener = UnixListener::bind(&hidden).map_err(|e| fail(e.to_string()))?;
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(|e| fail(e.to_string()))?;
-        fs::rename(&hidden, path).map_err(|e| fail(e.to_string()))?;
-        Ok(Self { listener, path: path.to_owned() })
+        UnixSocket::bind(path, "admin.socket", 0o600, None).map(Self)
     }
 }
 

@@ -34,12 +34,18 @@ pub struct KernelSide<'a> {
 pub enum Door {
     /// `/auth`.
     ForwardAuth,
-    /// `/v1/data`.
+    /// `/v1/data` and what else of OPA's API decides.
     Data,
     /// `portcullis decide`.
     Admin,
     /// The kernel itself, in learn and hold mode.
     Wire,
+    /// Envoy's `ext_authz` by gRPC.
+    ExtAuthz,
+    /// The same by HTTP.
+    ExtAuthzHttp,
+    /// AuthZEN.
+    Authzen,
 }
 
 impl Door {
@@ -50,6 +56,9 @@ impl Door {
             Self::Data => "data",
             Self::Admin => "admin",
             Self::Wire => "wire",
+            Self::ExtAuthz => "ext_authz",
+            Self::ExtAuthzHttp => "ext_authz_http",
+            Self::Authzen => "authzen",
         }
     }
 }
@@ -58,12 +67,12 @@ impl Door {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    decisions: [Vec<IntCounter>; 4],
-    decision_seconds: [Histogram; 4],
+    decisions: [Vec<IntCounter>; DOORS.len()],
+    decision_seconds: [Histogram; DOORS.len()],
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_entries: IntGauge,
-    fail_open: IntCounter,
+    fail_open: IntCounterVec,
     policy_generation: IntGauge,
     policy_reloads: IntCounterVec,
     policy_engine: IntGaugeVec,
@@ -83,6 +92,7 @@ pub struct Metrics {
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
     ready: IntGauge,
+    overloaded: IntGauge,
 }
 
 /// From a microsecond to a second.
@@ -91,7 +101,16 @@ const SECONDS: &[f64] = &[
     0.25, 1.0,
 ];
 
-const DOORS: [Door; 4] = [Door::ForwardAuth, Door::Data, Door::Admin, Door::Wire];
+/// In order of their numbers.
+const DOORS: [Door; 7] = [
+    Door::ForwardAuth,
+    Door::Data,
+    Door::Admin,
+    Door::Wire,
+    Door::ExtAuthz,
+    Door::ExtAuthzHttp,
+    Door::Authzen,
+];
 
 struct Maker<'a>(&'a Registry);
 
@@ -146,7 +165,7 @@ impl Metrics {
             cache_hits: make.counter("portcullis_verdict_cache_hits_total", "Decisions answered from the verdict cache.")?,
             cache_misses: make.counter("portcullis_verdict_cache_misses_total", "Decisions that were evaluated.")?,
             cache_entries: make.gauge("portcullis_verdict_cache_entries", "Verdicts in the cache.")?,
-            fail_open: make.counter("portcullis_fail_open_total", "Requests let through because no decision could be made and the configuration says `serve.fail_open`.")?,
+            fail_open: make.counters("portcullis_fail_open_total", "Requests let through because no decision could be made and `serve.fail_open` names the front door.", &["door"])?,
             policy_generation: make.gauge("portcullis_policy_generation", "Number of the active policy set.")?,
             policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
             policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set.", &["engine"])?,
@@ -166,6 +185,7 @@ impl Metrics {
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
+            overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
             registry,
         })
     }
@@ -189,8 +209,8 @@ impl Metrics {
     }
 
     /// Counts a request let through without a decision.
-    pub fn fail_open(&self) {
-        self.fail_open.inc();
+    pub fn fail_open(&self, door: Door) {
+        self.fail_open.with_label_values(&[door.label()]).inc();
     }
 
     /// Notes the active policy set.
@@ -266,6 +286,11 @@ impl Metrics {
         self.ready.set(ready.into());
     }
 
+    /// Notes whether requests are refused for want of time.
+    pub fn overloaded(&self, overloaded: bool) {
+        self.overloaded.set(overloaded.into());
+    }
+
     /// All of them, in Prometheus's text format.
     pub fn render(&self) -> prometheus::Result<String> {
         let mut text = Vec::new();
@@ -295,6 +320,7 @@ mod tests {
         m.revocation("admin", Duration::ZERO);
         m.policy(1, "rvm");
         m.policy_reload(true);
+        m.fail_open(Door::ExtAuthz);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
         m.kernel_place("lo", Some(80), Sight::Packets, 1);

@@ -138,7 +138,7 @@ impl Bench {
 
     fn noop(&mut self, daemon: &Daemon) -> Result<Run> {
         let request = "GET /health HTTP/1.1\r\nHost: bench\r\n\r\n".to_owned();
-        let run = self.run(daemon, &[request], "")?;
+        let run = self.run(daemon, &[request], "{}")?;
         self.row(
             "no-op (/health of the same port)",
             run,

@@ -86,7 +86,7 @@ fn through_nginx_with_auth_request_each_token_gets_what_it_should() -> Result<()
     if !is_root() || !has("nginx") || !has("curl") {
         return Ok(());
     }
-    let w = World::with(|config, _| {
+    let mut w = World::with(|config, _| {
         config.interface = "lo".to_owned();
         Ok(())
     })?;
@@ -114,6 +114,11 @@ fn through_nginx_with_auth_request_each_token_gets_what_it_should() -> Result<()
     assert_eq!(requests.len(), 5, "{requests:?}");
     let after = requests.iter().skip(2).any(|head| head.contains(&revoked));
     assert!(!after, "the server got a revoked token");
+    // No answer is no leave.
+    w.daemon.kill9()?;
+    assert_eq!(ask(&w, "/v1/orders", &good)?.status, 500);
+    w.daemon.restart()?;
+    assert_eq!(ask(&w, "/v1/orders", &good)?.status, 200);
     Ok(())
 }
 

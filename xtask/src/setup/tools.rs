@@ -31,6 +31,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "curl", package: "curl", what_for: "a client people know", needed_by: &[Demo, Test] },
     Tool { program: "nginx", package: "nginx-light", what_for: "a proxy people run", needed_by: &[Test] },
     Tool { program: "haproxy", package: "haproxy", what_for: "another", needed_by: &[Test] },
+    Tool { program: "caddy", package: "caddy", what_for: "one more", needed_by: &[Test] },
     Tool {
         program: "node",
         package: "nodejs",
@@ -59,7 +60,7 @@ pub fn ensure(purposes: &[Purpose], say: &Say) -> Result<()> {
     let why: Vec<String> =
         missing.iter().map(|tool| format!("`{}`: {}", tool.program, tool.what_for)).collect();
     apt::install(&packages, &why.join("; "), say)?;
-    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy")] {
+    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy"), ("caddy", "caddy")] {
         if packages.contains(&package) {
             println!(
                 "note: Debian starts {service} when it is installed; the tests do not need that one running:"
@@ -90,8 +91,11 @@ mod tests {
     fn only_what_a_purpose_needs_is_missed() {
         assert_eq!(programs(&[Purpose::Build], &[]), [""; 0]);
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
-        assert_eq!(programs(&[Test, Bench], &["ip", "nsenter", "curl"]), ["nginx", "haproxy", "node", "wrk"]);
-        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "node", "wrk"];
+        assert_eq!(
+            programs(&[Test, Bench], &["ip", "nsenter", "curl"]),
+            ["nginx", "haproxy", "caddy", "node", "wrk"]
+        );
+        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "wrk"];
         assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);
     }
 }

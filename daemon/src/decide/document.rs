@@ -1,0 +1,50 @@
+//! Decisions about a document of any shape, as AuthZEN asks for them.
+
+use portcullis_common::reason::Reason;
+use serde_json::Value;
+
+use super::{
+    Decider, Ruling,
+    data::take_token,
+    decider::{Hit, add_token},
+};
+use crate::clock::WallTime;
+
+/// Separates these cache keys from the others under the fingerprint key.
+const DOCUMENT_DOMAIN: u64 = 0x646f_6375_6d65_6e74;
+
+impl Decider {
+    /// Decides about the document that `text` is read to. A hit reads nothing: the key covers `text` to the last
+    /// byte. The token at `token_path` is verified and taken out.
+    pub async fn document<E>(
+        &self,
+        text: &[u8],
+        token_path: &[String],
+        read: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Ruling, E> {
+        if !self.is_ready() {
+            let token = take_token(&mut read()?, token_path);
+            return Ok(Ruling::Deny(self.without_decision(token, Reason::NotReady)));
+        }
+        let key = self.parts.key.digest_all(DOCUMENT_DOMAIN, [text]);
+        let hit = self.hit(key);
+        self.parts.metrics.cache(hit.is_some());
+        match hit {
+            Some(Hit::Revoked) => return Ok(Ruling::deny(Reason::TokenRevoked)),
+            Some(Hit::Verdict(verdict)) => return Ok(verdict.ruling.clone()),
+            None => {}
+        }
+        let mut input = read()?;
+        let token = take_token(&mut input, token_path);
+        if self.is_overloaded() {
+            return Ok(Ruling::Deny(self.without_decision(token, Reason::Overloaded)));
+        }
+        let known = self.know(token);
+        let complete = |now: WallTime| {
+            add_token(&mut input, &known, now);
+            input
+        };
+        let (verdict, _) = self.evaluate(&known, None, complete).await;
+        Ok(self.keep(key, verdict).ruling.clone())
+    }
+}

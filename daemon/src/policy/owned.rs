@@ -1,0 +1,99 @@
+//! What a set of policy directories holds, so that nobody else writes there.
+
+use std::path::PathBuf;
+
+use regorus::{Engine, Value};
+
+use super::{
+    LoadError, LoadOptions,
+    files::Files,
+    load::{engine, located},
+};
+
+/// Packages and documents of policy directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// Packages, as `data.portcullis.scopes`.
+    packages: Vec<String>,
+    /// First segments of the data files' paths.
+    roots: Vec<String>,
+}
+
+/// Reads the directories. They parse: they are in force, or would have been refused.
+pub fn owned(dirs: &[PathBuf]) -> Result<Owned, LoadError> {
+    let files = Files::collect(dirs, &LoadOptions::default())?;
+    let engine = engine(&files, false)?;
+    let packages = engine.get_packages().map_err(|e| LoadError::Compile(e.to_string()))?;
+    let roots = match engine.get_data() {
+        Value::Object(members) => {
+            members.keys().filter_map(|k| k.as_string().ok()).map(ToString::to_string).collect()
+        }
+        _ => Vec::new(),
+    };
+    Ok(Owned { packages, roots })
+}
+
+/// The package of a module, as `data.portcullis.scopes`.
+pub fn package_of(id: &str, text: &str) -> Result<String, LoadError> {
+    Engine::new().add_policy(id.to_owned(), text.to_owned()).map_err(|e| located(&e.to_string()))
+}
+
+impl Owned {
+    /// The package that a module of this package would add to, or that would add to it.
+    pub fn package(&self, package: &str) -> Option<&str> {
+        self.packages.iter().map(String::as_str).find(|p| within(p, package) || within(package, p))
+    }
+
+    /// What a document at this path would change.
+    pub fn document(&self, path: &[String]) -> Option<String> {
+        let Some(first) = path.first() else {
+            // The root is above everything.
+            return self
+                .roots
+                .first()
+                .map(|r| format!("data.{r}"))
+                .or_else(|| self.packages.first().cloned());
+        };
+        if self.roots.contains(first) {
+            return Some(format!("data.{first}"));
+        }
+        let asked = format!("data.{}", path.join("."));
+        self.package(&asked).map(str::to_owned)
+    }
+}
+
+/// Whether a path is another or below it.
+fn within(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn packages_above_and_below_and_whole_documents_are_owned() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("scopes")).unwrap();
+        fs::write(dir.path().join("p.rego"), "package a.b\n\nimport rego.v1\n\nx := 1\n").unwrap();
+        fs::write(dir.path().join("scopes/data.json"), r#"{"routes": []}"#).unwrap();
+        let owned = owned(&[dir.path().to_owned()]).unwrap();
+        for package in ["data.a.b", "data.a.b.c", "data.a", "data.a.b[\"c/d\"]"] {
+            assert_eq!(owned.package(package), Some("data.a.b"), "{package}");
+        }
+        for package in ["data.a.bc", "data.b", "data.scopes2"] {
+            assert_eq!(owned.package(package), None, "{package}");
+        }
+        let path = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+        for mine in [vec![], path("scopes"), path("scopes/routes/0"), path("a"), path("a/b/c")] {
+            assert!(owned.document(&mine).is_some(), "{mine:?}");
+        }
+        for free in ["users", "a/c", "scope"] {
+            assert_eq!(owned.document(&path(free)), None, "{free}");
+        }
+        assert_eq!(package_of("x", "package test.deep\n").unwrap(), "data.test.deep");
+        assert!(matches!(package_of("x", "package test\nallow if {"), Err(LoadError::Rego { .. })));
+    }
+}

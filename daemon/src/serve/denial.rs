@@ -1,0 +1,137 @@
+//! A refusal in HTTP's words, as much of it as each kind of gateway understands.
+
+use std::borrow::Cow;
+
+use portcullis_common::reason::Reason;
+
+use crate::decide::Refusal;
+
+/// Why the request was refused, by code.
+pub(super) const REASON: &str = "x-portcullis-reason";
+/// The status that was meant, where the gateway would take it for something else.
+pub(super) const STATUS: &str = "x-portcullis-status";
+/// `sub` of the verified token.
+pub(super) const SUBJECT: &str = "x-portcullis-subject";
+/// When to come again, where the policy names no time.
+const RETRY_AFTER: &str = "1";
+
+/// Which statuses a gateway takes for a denial. All else would be an error to it, and an error may be let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// nginx's `auth_request`: 401 and 403.
+    Nginx,
+    /// Gateways that pass on any answer that is not 2xx.
+    Plain,
+    /// Envoy by HTTP: 5xx is a failure of the authorization service.
+    EnvoyHttp,
+    /// Envoy by gRPC: what its list of status codes has.
+    EnvoyGrpc,
+}
+
+impl Dialect {
+    /// The status that is sent for the one that is meant.
+    const fn status(self, meant: u16) -> u16 {
+        let said = match self {
+            Self::Nginx => meant == 401,
+            Self::Plain => meant >= 400 && meant <= 599,
+            Self::EnvoyHttp => meant >= 400 && meant <= 499,
+            // envoy.type.v3.StatusCode
+            Self::EnvoyGrpc => matches!(
+                meant,
+                400..=417 | 421..=424 | 426 | 428 | 429 | 431 | 500..=508 | 510 | 511
+            ),
+        };
+        if said { meant } else { 403 }
+    }
+}
+
+/// An answer that refuses, whole.
+#[derive(Debug)]
+pub(super) struct Denial<'a> {
+    /// 4xx or 5xx.
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(&'a str, Cow<'a, str>)>,
+    /// For the client.
+    pub body: Cow<'a, str>,
+}
+
+impl<'a> Denial<'a> {
+    /// Says a refusal.
+    pub(super) fn new(refusal: &'a Refusal, dialect: Dialect) -> Self {
+        let (reason, status) = (refusal.reason, dialect.status(refusal.status));
+        let reply = refusal.reply.as_deref();
+        let given: &[(String, String)] = reply.map_or(&[], |r| &r.headers);
+        let names = |name: &str| given.iter().any(|(n, _)| n == name);
+        let mut headers = vec![(REASON, Cow::Borrowed(reason.code()))];
+        if refusal.status != status {
+            headers.push((STATUS, refusal.status.to_string().into()));
+        }
+        if status == 401 && !names("www-authenticate") {
+            // RFC 6750 §3.1: no error code where no credential was given.
+            let challenge =
+                if reason == Reason::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+            headers.push(("www-authenticate", challenge.into()));
+        }
+        if matches!(refusal.status, 429 | 503) && !names("retry-after") {
+            headers.push(("retry-after", RETRY_AFTER.into()));
+        }
+        let body = reply.and_then(|r| r.body.as_deref());
+        if !names("content-type") {
+            let kind = if body.is_some() { "text/plain; charset=utf-8" } else { "application/json" };
+            headers.push(("content-type", kind.into()));
+        }
+        headers.extend(given.iter().map(|(n, v)| (n.as_str(), Cow::Borrowed(v.as_str()))));
+        let body = body.map_or_else(|| own_body(refusal).into(), Cow::Borrowed);
+        Self { status, headers, body }
+    }
+}
+
+fn own_body(refusal: &Refusal) -> String {
+    serde_json::json!({"reason": refusal.reason.code(), "detail": refusal.detail}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gateway_is_told_only_what_it_takes_for_a_denial() {
+        for (dialect, sent) in [
+            (Dialect::Nginx, [401, 403, 403, 403, 403, 403]),
+            (Dialect::Plain, [401, 403, 429, 503, 400, 599]),
+            (Dialect::EnvoyHttp, [401, 403, 429, 403, 400, 403]),
+            (Dialect::EnvoyGrpc, [401, 403, 429, 503, 400, 403]),
+        ] {
+            assert_eq!(
+                [401, 403, 429, 503, 400, 599].map(|meant| dialect.status(meant)),
+                sent,
+                "{dialect:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_meant_is_said_beside_what_is_sent() {
+        let refusal = Refusal { status: 429, ..Refusal::of(Reason::PolicyDenied) };
+        let denial = Denial::new(&refusal, Dialect::Nginx);
+        assert_eq!(denial.status, 403);
+        let says = |name: &str| denial.headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_ref());
+        assert_eq!((says(REASON), says(STATUS)), (Some("policy_denied"), Some("429")));
+        assert_eq!((says("retry-after"), says("www-authenticate")), (Some("1"), None));
+        assert_eq!(denial.body, r#"{"detail":null,"reason":"policy_denied"}"#);
+    }
+
+    #[test]
+    fn every_reason_is_a_whole_denial_in_every_dialect() {
+        for reason in Reason::ALL.iter().filter(|r| **r != Reason::Allowed) {
+            for dialect in [Dialect::Nginx, Dialect::Plain, Dialect::EnvoyHttp, Dialect::EnvoyGrpc] {
+                let refusal = Refusal::of(*reason);
+                let denial = Denial::new(&refusal, dialect);
+                assert!((400..=599).contains(&denial.status), "{reason:?}");
+                assert_eq!(denial.headers[0], (REASON, reason.code().into()));
+                assert!(!denial.body.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Listeners of the front doors: TCP, TLS and Unix sockets, HTTP/1 and HTTP/2 on each, told apart by how a client begins.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    doors::{Doors, READ_TIMEOUT},
+    peer::Peer,
+    tls::Tls,
+};
+
+/// Connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 8192;
+/// Requests at once on one HTTP/2 connection; more wait at the client.
+const STREAMS: u32 = 1024;
+/// How often a silent HTTP/2 connection is asked whether it is still there.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+/// What an HTTP/2 client sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// TLS over TCP.
+    Tls(TcpListener, Arc<Tls>),
+    /// A Unix socket; its file is removed at the end.
+    Unix(super::unix::UnixSocket),
+}
+
+impl Doors {
+    /// Serves connections until `stop`, then lets those in progress finish.
+    pub async fn serve(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+        let (connections, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener) => accepted,
+            };
+            let (doors, stop) = (Arc::clone(&self), stop.clone());
+            match accepted {
+                Ok(Accepted::Tcp(stream, peer)) => connections.spawn(async move {
+                    let peer = Peer::at(peer, &doors.settings.gateways);
+                    doors.connection(stream, peer, stop).await;
+                    drop(permit);
+                }),
+                Ok(Accepted::Tls(stream, peer, tls)) => connections.spawn(async move {
+                    match tokio::time::timeout(READ_TIMEOUT, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let known = tls.asks_for_certificates();
+                            let peer = Peer::at(peer, if known { &[] } else { &doors.settings.gateways });
+                            doors.connection(stream, peer, stop).await;
+                        }
+                        Ok(Err(e)) => tracing::debug!(error = %e, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                    drop(permit);
+                }),
+                Ok(Accepted::Unix(stream)) => connections.spawn(async move {
+                    doors.connection(stream, Peer::unix(), stop).await;
+                    drop(permit);
+                }),
+                // Out of descriptors, or the peer is gone already: neither is mended by giving up.
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+        }
+        drop(listener);
+        connections.close();
+        let _ = tokio::time::timeout(READ_TIMEOUT, connections.wait()).await;
+    }
+
+    async fn connection<S>(self: Arc<Self>, mut stream: S, peer: Peer, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let begun = tokio::select! {
+            () = stop.cancelled() => return,
+            begun = tokio::time::timeout(READ_TIMEOUT, begin(&mut stream)) => begun,
+        };
+        // Nothing came, or not in time: there is nobody to answer.
+        let Ok(Ok(Some(start))) = begun else { return };
+        let is_http2 = start == PREFACE;
+        let io = TokioIo::new(Begun { start, read: 0, stream });
+        let peer = Arc::new(peer);
+        let service = service_fn(move |request| {
+            let (doors, peer) = (Arc::clone(&self), Arc::clone(&peer));
+            async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
+        });
+        if is_http2 {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(64 * 1024)
+                .keep_alive_interval(ASK_EVERY)
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = &mut connection => log_end(ended),
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    log_end(connection.await);
+                }
+            }
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(READ_TIMEOUT)
+                .max_buf_size(64 * 1024)
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = &mut connection => log_end(ended),
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    log_end(connection.await);
+                }
+            }
+        }
+    }
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "a connection ended early");
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream, IpAddr),
+    Tls(TcpStream, IpAddr, Arc<Tls>),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    match listener {
+        Listener::Tcp(l) => tcp(l).await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+        Listener::Tls(l, tls) => {
+            tcp(l).await.map(|(stream, peer)| Accepted::Tls(stream, peer, Arc::clone(tls)))
+        }
+        Listener::Unix(l) => l.accept().await.map(Accepted::Unix),
+    }
+}
+
+async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    let _ = stream.set_nodelay(true);
+    Ok((stream, peer.ip().to_canonical()))
+}
+
+/// Reads as far as it takes to tell HTTP/2 from HTTP/1; `None` where the client ends before that.
+async fn begin(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let mut start = Vec::with_capacity(PREFACE.len());
+    let mut left = PREFACE.len();
+    while left > 0 && PREFACE.starts_with(&start) {
+        let mut piece = [0; PREFACE.len()];
+        let Some(room) = piece.get_mut(..left) else { break };
+        let n = stream.read(room).await?;
+        if n == 0 {
+            return Ok(None);
+        }
+        start.extend_from_slice(room.get(..n).unwrap_or_default());
+        left -= n;
+    }
+    Ok(Some(start))
+}
+
+/// A stream whose first bytes were read already.
+struct Begun<S> {
+    start: Vec<u8>,
+    read: usize,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(rest) = this.start.get(this.read..).filter(|rest| !rest.is_empty()) {
+            let n = rest.len().min(into.remaining());
+            into.put_slice(rest.get(..n).unwrap_or_default());
+            this.read += n;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

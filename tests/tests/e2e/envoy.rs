@@ -1,0 +1,323 @@
+//! The real Envoy, which asks by gRPC and by HTTP, closed and open when nobody answers.
+
+use anyhow::Result;
+use portcullis_tests::{
+    World,
+    client::Answer,
+    dir::repository,
+    gateway::{self, bearer, envoy, is_the_services, start_envoy},
+    is_root,
+    net::SERVER_V4,
+    process::Process,
+};
+
+/// Listeners: gRPC and HTTP, each with `failure_mode_allow` off and on.
+const GRPC: u16 = 8000;
+const GRPC_OPEN: u16 = 8001;
+const HTTP: u16 = 8002;
+const HTTP_OPEN: u16 = 8003;
+/// gRPC with headers joined by name, as Envoy sends them by default.
+const GRPC_JOINED: u16 = 8004;
+/// Straight to the daemon, whose health Envoy asks by gRPC.
+const HEALTH: u16 = 8005;
+
+const LOG: &str = "ACCESS %RESPONSE_CODE% %DYNAMIC_METADATA(envoy.filters.http.ext_authz)%\\n";
+
+fn grpc(open: bool, raw: bool) -> String {
+    format!(
+        "transport_api_version: V3
+                      grpc_service: {{envoy_grpc: {{cluster_name: portcullis}}, timeout: 0.25s}}
+                      failure_mode_allow: {open}
+                      encode_raw_headers: {raw}"
+    )
+}
+
+fn http(open: bool) -> String {
+    format!(
+        "transport_api_version: V3
+                      failure_mode_allow: {open}
+                      http_service:
+                        server_uri: {{uri: 'http://127.0.0.1:8181', cluster: portcullis_http, timeout: 0.25s}}
+                        path_prefix: /ext_authz
+                        authorization_response:
+                          allowed_upstream_headers: {{patterns: [{{prefix: x-}}]}}
+                          allowed_client_headers: {{patterns: [{{prefix: x-}}, {{exact: www-authenticate}}, {{exact: retry-after}}, {{exact: content-type}}]}}
+                          allowed_client_headers_on_success: {{patterns: [{{exact: x-decided}}]}}"
+    )
+}
+
+fn listener(port: u16, authz: &str, cluster: &str) -> String {
+    let filter = if authz.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "
+                  - name: envoy.filters.http.ext_authz
+                    typed_config:
+                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+                      {authz}"
+        )
+    };
+    format!(
+        "
+    - address: {{socket_address: {{address: {SERVER_V4}, port_value: {port}}}}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: p{port}
+                use_remote_address: true
+                access_log:
+                  - name: envoy.access_loggers.stderr
+                    typed_config:
+                      \"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog
+                      log_format: {{text_format_source: {{inline_string: \"{LOG}\"}}}}
+                http_filters:{filter}
+                  - name: envoy.filters.http.router
+                    typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: [\"*\"]
+                      routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]"
+    )
+}
+
+fn cluster(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "
+    - name: {name}
+      type: STATIC
+      connect_timeout: 1s
+      load_assignment:
+        cluster_name: {name}
+        endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]{more}"
+    )
+}
+
+fn config() -> String {
+    let http2 = "
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: {http2_protocol_options: {}}";
+    let healthy = format!(
+        "{http2}
+      common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}
+      health_checks:
+        - {{timeout: 5s, interval: 5s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {{}}}}"
+    );
+    let listeners = [
+        listener(GRPC, &grpc(false, true), "service"),
+        listener(GRPC_OPEN, &grpc(true, true), "service"),
+        listener(GRPC_JOINED, &grpc(false, false), "service"),
+        listener(HTTP, &http(false), "service"),
+        listener(HTTP_OPEN, &http(true), "service"),
+        listener(HEALTH, "", "healthy"),
+    ];
+    let clusters = [
+        cluster("service", 8080, ""),
+        cluster("portcullis", 8181, http2),
+        cluster("portcullis_http", 8181, ""),
+        cluster("healthy", 8181, &healthy),
+    ];
+    format!("static_resources:\n  listeners:{}\n  clusters:{}\n", listeners.concat(), clusters.concat())
+}
+
+struct Scene {
+    envoy: Process,
+    w: World,
+}
+
+impl Scene {
+    fn make(serve: &str) -> Result<Option<Self>> {
+        if !is_root() || !portcullis_tests::has("curl") {
+            return Ok(None);
+        }
+        let Some(binary) = envoy() else { return Ok(None) };
+        let w = gateway::world_with(serve, |config| config.max_body = 4096)?;
+        let envoy = start_envoy(&w.net.server, &w.dir, &binary, &config())?;
+        Ok(Some(Self { envoy, w }))
+    }
+
+    fn ask(&self, port: u16, path: &str, headers: &[&str]) -> Result<Answer> {
+        gateway::ask(&self.w, port, path, headers)
+    }
+
+    /// The head of the last request that reached the service.
+    fn served(&self) -> String {
+        self.w.server.requests().pop().unwrap_or_default()
+    }
+}
+
+#[test]
+fn through_envoy_each_request_gets_what_was_decided_by_grpc_and_by_http() -> Result<()> {
+    let Some(s) = Scene::make("")? else { return Ok(()) };
+    let (good, revoked) = (s.w.mint.hs256()?, s.w.mint.hs256()?);
+    for port in [GRPC, GRPC_JOINED, HTTP] {
+        let allowed = s.ask(port, "/v1/orders?a=b", &[&bearer(&good), "X-Portcullis-Subject: forged"])?;
+        assert!(is_the_services(&allowed), "{port}: {allowed:?}");
+        let head = s.served();
+        assert!(head.contains("x-portcullis-subject: sub-") && !head.contains("forged"), "{port}: {head}");
+        let missing = s.ask(port, "/v1/orders", &[])?;
+        assert_eq!((missing.status, missing.header("www-authenticate")), (401, Some("Bearer")), "{port}");
+        assert_eq!(missing.header("x-portcullis-reason"), Some("token_missing"), "{port}: {missing:?}");
+        assert!(missing.body.contains("token_missing"), "{port}: {missing:?}");
+        let forged = portcullis_tests::tokens::forged(&good)?;
+        for bad in ["Authorization: Bearer", "Authorization: Bearer x", &bearer(&forged)] {
+            assert_eq!(s.ask(port, "/v1/orders", &[bad])?.status, 401, "{port} {bad}");
+        }
+        // Two credentials, of which another would read the other.
+        let two = s.ask(port, "/v1/orders", &[&bearer(&good), &bearer(&revoked)])?;
+        assert_eq!((two.status, two.header("x-portcullis-reason")), (401, Some("token_malformed")), "{port}");
+        assert_eq!(s.ask(port, "/a%2fb", &[&bearer(&good)])?.status, 400, "{port}");
+    }
+    let before = s.w.server.requests().len();
+    for port in [GRPC, GRPC_JOINED, HTTP] {
+        assert_eq!(s.ask(port, "/v1/orders", &[&bearer(&revoked)])?.status, 200);
+    }
+    assert_eq!(s.w.server.requests().len(), before + 3);
+    s.w.daemon.revoke(&revoked)?;
+    for port in [GRPC, GRPC_OPEN, GRPC_JOINED, HTTP, HTTP_OPEN] {
+        let refused = s.ask(port, "/v1/orders", &[&bearer(&revoked)])?;
+        assert_eq!(
+            (refused.status, refused.header("x-portcullis-reason")),
+            (401, Some("token_revoked")),
+            "{port}"
+        );
+    }
+    assert_eq!(s.w.server.requests().len(), before + 3);
+    Ok(())
+}
+
+#[test]
+fn headers_bodies_and_metadata_of_a_decision_reach_whom_they_are_for() -> Result<()> {
+    let Some(s) = Scene::make("")? else { return Ok(()) };
+    let good = s.w.mint.hs256()?;
+    for port in [GRPC, HTTP] {
+        let client = [bearer(&good), "X-Secret: s3cret".into(), "X-User: forged".into()];
+        let client: Vec<&str> = client.iter().map(String::as_str).collect();
+        let rich = s.ask(port, "/rich", &client)?;
+        assert_eq!((rich.status, rich.header("x-decided")), (200, Some("yes")), "{port}: {rich:?}");
+        let head = s.served();
+        assert!(head.contains("x-user: sub-"), "{port}: {head}");
+        assert!(!head.contains("forged") && !head.contains("s3cret"), "{port}: {head}");
+        assert!(head.contains("red") && head.contains("blue"), "{port}: {head}");
+        let limited = s.ask(port, "/limited", &[&bearer(&good)])?;
+        assert_eq!((limited.status, limited.body.as_str()), (429, "slow down"), "{port}: {limited:?}");
+        assert_eq!(
+            (limited.header("x-quota"), limited.header("retry-after")),
+            (Some("0"), Some("1")),
+            "{port}"
+        );
+        assert_eq!(limited.header("content-type"), Some("text/x-test"), "{port}");
+    }
+    s.envoy.await_line(0, |l| l.contains("ACCESS 200") && l.contains("gold") && l.contains("allowed"))?;
+    s.envoy.await_line(0, |l| l.contains("ACCESS 429") && l.contains("policy_denied"))?;
+    // 5xx is a denial by gRPC; by HTTP Envoy would take it for a failure of the daemon, and let it pass where it may.
+    for port in [GRPC, GRPC_OPEN] {
+        assert_eq!(s.ask(port, "/closed", &[&bearer(&good)])?.status, 503, "{port}");
+    }
+    for port in [HTTP, HTTP_OPEN] {
+        let closed = s.ask(port, "/closed", &[&bearer(&good)])?;
+        assert_eq!((closed.status, closed.header("x-portcullis-status")), (403, Some("503")), "{port}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_failed_decision_is_a_denial_even_where_envoy_lets_failures_pass() -> Result<()> {
+    let Some(s) = Scene::make("")? else { return Ok(()) };
+    let good = bearer(&s.w.mint.hs256()?);
+    for (port, status) in [(GRPC, 503), (GRPC_OPEN, 503), (HTTP, 403), (HTTP_OPEN, 403)] {
+        let broken = s.ask(port, "/broken", &[&good])?;
+        assert_eq!(
+            (broken.status, broken.header("x-portcullis-reason")),
+            (status, Some("policy_error")),
+            "{port}"
+        );
+    }
+    // More than the daemon reads, where Envoy would send it.
+    let large = format!("X-Large: {}", "x".repeat(8_000));
+    for port in [GRPC, GRPC_OPEN] {
+        let refused = s.ask(port, "/v1/orders", &[&good, &large])?;
+        assert_eq!((refused.status, refused.header("x-portcullis-reason")), (413, Some("request_too_large")));
+    }
+    assert!(
+        s.w.daemon
+            .metrics()?
+            .contains("portcullis_decisions_total{door=\"ext_authz\",reason=\"policy_error\"} 2")
+    );
+    drop(s);
+    let Some(s) = Scene::make("fail_open = [\"ext_authz\"]")? else { return Ok(()) };
+    let good = bearer(&s.w.mint.hs256()?);
+    let open = s.ask(GRPC, "/broken", &[&good])?;
+    assert!(is_the_services(&open), "{open:?}");
+    assert!(s.served().contains("x-portcullis-reason: policy_error"));
+    assert_eq!(s.ask(HTTP, "/broken", &[&good])?.status, 403, "only the door that is named fails open");
+    assert!(s.w.daemon.metrics()?.contains("portcullis_fail_open_total{door=\"ext_authz\"} 1"));
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_is_gone_hangs_or_comes_back_is_what_failure_mode_allow_is_for() -> Result<()> {
+    let Some(mut s) = Scene::make("")? else { return Ok(()) };
+    let good = bearer(&s.w.mint.hs256()?);
+    let ask =
+        |s: &Scene, port: u16| s.ask(port, "/v1/orders", &[&good]).map(|a| (a.status, is_the_services(&a)));
+    let (passes, refused) = ((200, true), (403, false));
+    let closed_and_open = |s: &Scene, when: &str| -> Result<()> {
+        for port in [GRPC, HTTP] {
+            assert_eq!(ask(s, port)?, refused, "{when} {port}");
+        }
+        for port in [GRPC_OPEN, HTTP_OPEN] {
+            assert_eq!(ask(s, port)?, passes, "{when} {port}");
+        }
+        Ok(())
+    };
+    for port in [GRPC, HTTP] {
+        assert_eq!(ask(&s, port)?, passes);
+    }
+    s.w.daemon.freeze(true)?;
+    closed_and_open(&s, "hangs")?;
+    s.w.daemon.freeze(false)?;
+    for port in [GRPC, HTTP] {
+        assert_eq!(ask(&s, port)?, passes, "goes on");
+    }
+    s.w.daemon.kill9()?;
+    closed_and_open(&s, "gone")?;
+    s.w.daemon.restart()?;
+    for port in [GRPC, GRPC_OPEN, HTTP, HTTP_OPEN] {
+        assert_eq!(ask(&s, port)?, passes, "again");
+        assert_eq!(s.ask(port, "/v1/orders", &[])?.status, 401, "decides again");
+    }
+    // An end that lets requests in progress finish, under a client that asks all the while.
+    s.w.daemon.stop()?;
+    assert_eq!(ask(&s, GRPC)?, refused);
+    Ok(())
+}
+
+#[test]
+fn envoy_finds_the_daemon_healthy_by_grpc() -> Result<()> {
+    let Some(s) = Scene::make("")? else { return Ok(()) };
+    // Envoy's listener opens after its first health check: a daemon that was not found serving has no host here.
+    assert_eq!(s.ask(HEALTH, "/health", &[])?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn the_configuration_that_is_shipped_is_good_and_works() -> Result<()> {
+    let Some(binary) = envoy().filter(|_| is_root() && portcullis_tests::has("curl")) else { return Ok(()) };
+    let w = gateway::world("")?;
+    let shipped = std::fs::read_to_string(repository().join("deploy/envoy/envoy.yaml"))?;
+    let port = "address: 127.0.0.1, port_value: 8000";
+    assert!(shipped.contains(port));
+    let here = shipped.replace(port, &format!("address: {SERVER_V4}, port_value: 8000"));
+    let _envoy = start_envoy(&w.net.server, &w.dir, &binary, &here)?;
+    let good = w.mint.hs256()?;
+    assert_eq!(gateway::ask(&w, GRPC, "/v1/orders", &[&bearer(&good)])?.status, 200);
+    w.daemon.revoke(&good)?;
+    assert_eq!(gateway::ask(&w, GRPC, "/v1/orders", &[&bearer(&good)])?.status, 401);
+    Ok(())
+}
