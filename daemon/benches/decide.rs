@@ -14,7 +14,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use portcullis::{
     clock::{SharedClock, SystemClock},
-    decide::{Decider, DeciderParts, Path, Request, Ruling, Settings},
+    decide::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings},
     policy::{Active, LoadOptions, load},
     revoke::{Index, Limits, Plane, PlaneSettings, Store},
     telemetry::Metrics,
@@ -129,8 +129,9 @@ fn cached(c: &mut Criterion) {
             assert!(matches!(ask(token), Ruling::Allow(_)));
         });
         let ask = |body: &str| {
-            let answer = decider.data(&["p", "decision"], body.as_bytes(), &at);
-            bench.runtime.block_on(answer).unwrap()
+            let (path, body) = (&["p", "decision"], body.as_bytes());
+            let query = DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false };
+            bench.runtime.block_on(decider.data(&query)).unwrap()
         };
         let requests = bodies.iter().map(String::as_str).cycle();
         measure(&mut group, &format!("cached_data_{count}_tokens"), count, requests, |body| {

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod daemon;
 pub mod disk;
+pub mod grpc;
 pub mod load;
 pub mod policy;
 pub mod tokens;
