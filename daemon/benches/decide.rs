@@ -129,13 +129,8 @@ fn cached(c: &mut Criterion) {
             assert!(matches!(ask(token), Ruling::Allow(_)));
         });
         let ask = |body: &str| {
-            let query = DataQuery {
-                path: &["p", "decision"],
-                form: Form::Envelope,
-                body: body.as_bytes(),
-                token_path: &at,
-                strict: false,
-            };
+            let (path, body) = (&["p", "decision"], body.as_bytes());
+            let query = DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false };
             bench.runtime.block_on(decider.data(&query)).unwrap()
         };
         let requests = bodies.iter().map(String::as_str).cycle();

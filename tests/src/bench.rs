@@ -4,6 +4,7 @@ pub mod admin;
 pub mod daemon;
 pub mod disk;
 pub mod flood;
+pub mod grpc;
 pub mod kernel;
 pub mod load;
 pub mod policy;

@@ -87,9 +87,9 @@ pub fn world_with(serve: &str, change: impl FnOnce(&mut Config)) -> Result<World
         fs::create_dir(dir.path("own"))?;
         dir.write("own/gateway.rego", POLICY)?;
         config.policies = dir.path("own");
-        config.policy = "decision = \"gateway/decision\"".to_owned();
-        config.interface = "lo".to_owned();
-        config.serve = serve.to_owned();
+        config.policy = String::from("decision = \"gateway/decision\"");
+        config.interface = String::from("lo");
+        config.serve = String::from(serve);
         change(config);
         Ok(())
     })

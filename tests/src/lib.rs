@@ -19,6 +19,7 @@ pub mod dir;
 pub mod figures;
 pub mod frames;
 pub mod gateway;
+pub mod grpc;
 pub mod guard;
 pub mod net;
 pub mod process;

@@ -39,9 +39,10 @@ pub fn package_of(id: &str, text: &str) -> Result<String, LoadError> {
 }
 
 impl Owned {
-    /// The package that a module of this package would add to, or that would add to it.
-    pub fn package(&self, package: &str) -> Option<&str> {
-        self.packages.iter().map(String::as_str).find(|p| within(p, package) || within(package, p))
+    /// The package or document that a module of this package would add to, or that would add to it.
+    pub fn package(&self, package: &str) -> Option<String> {
+        let roots = self.roots.iter().map(|r| format!("data.{r}"));
+        self.packages.iter().cloned().chain(roots).find(|p| within(p, package) || within(package, p))
     }
 
     /// What a document at this path would change.
@@ -58,7 +59,7 @@ impl Owned {
             return Some(format!("data.{first}"));
         }
         let asked = format!("data.{}", path.join("."));
-        self.package(&asked).map(str::to_owned)
+        self.package(&asked)
     }
 }
 
@@ -81,8 +82,9 @@ mod tests {
         fs::write(dir.path().join("scopes/data.json"), r#"{"routes": []}"#).unwrap();
         let owned = owned(&[dir.path().to_owned()]).unwrap();
         for package in ["data.a.b", "data.a.b.c", "data.a", "data.a.b[\"c/d\"]"] {
-            assert_eq!(owned.package(package), Some("data.a.b"), "{package}");
+            assert_eq!(owned.package(package).as_deref(), Some("data.a.b"), "{package}");
         }
+        assert!(owned.package("data.scopes.more").is_some(), "beside what a data file says");
         for package in ["data.a.bc", "data.b", "data.scopes2"] {
             assert_eq!(owned.package(package), None, "{package}");
         }

@@ -31,7 +31,7 @@ use super::{
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 8192;
 /// Requests at once on one HTTP/2 connection; more wait at the client.
-const STREAMS: u32 = 1024;
+const STREAMS: u32 = 256;
 /// How often a silent HTTP/2 connection is asked whether it is still there.
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).

@@ -11,6 +11,7 @@ use portcullis_tests::{
     bench::{
         Args,
         daemon::{Daemon, Setting, quoted, send},
+        grpc,
         load::{Load, Run},
         policy::{self, DECISION, Route},
         tokens::Issuer,
@@ -26,8 +27,11 @@ const SERVER_CORE: usize = 1;
 /// Requests a second of OPA 1.9.0 on one core: as it comes, and with the best settings found.
 const OPA: [(&str, f64, f64); 3] =
     [("HS256", 6109.0, 8194.0), ("RS256", 4146.0, 6182.0), ("ES256", 3422.0, 5733.0)];
+/// Checks a second of opa-envoy-plugin on one core, by algorithm.
+const PLUGIN: [(&str, f64); 3] = [("HS256", 3519.0), ("RS256", 2742.0), ("ES256", 2575.0)];
 /// What was promised.
 const TIMES_OPA: f64 = 5.0;
+const TIMES_PLUGIN: f64 = 8.0;
 const ALLOWED: &str = r#"{"result":{"allow":true,"ttl":60}}"#;
 
 fn main() -> Result<()> {
@@ -44,6 +48,9 @@ fn main() -> Result<()> {
     let requests = bench.requests("ES256", auth_request)?;
     let run = bench.run(&cached, &requests, "")?;
     bench.against_opa("/auth ES256", run, noop, opa, best);
+    for (algorithm, plugin) in PLUGIN {
+        bench.ext_authz(&cached, algorithm, noop, plugin)?;
+    }
     drop(cached);
     // What a miss costs: the policy each time, and with it the signature each time.
     for (name, decide) in [("policy", "max_ttl = \"0s\""), ("verify, policy", "cache_entries = 0")] {
@@ -134,6 +141,31 @@ impl Bench {
     fn run(&self, daemon: &Daemon, requests: &[String], body: &str) -> Result<Run> {
         let load = Load { requests, body, dir: self.dir.path() };
         load.median(daemon, LOAD_CORE, self.runs, self.seconds)
+    }
+
+    /// Envoy's checks, without Envoy.
+    fn ext_authz(&mut self, daemon: &Daemon, algorithm: &str, noop: Run, plugin: f64) -> Result<()> {
+        let mut checks = Vec::with_capacity(TOKENS);
+        for issuer in self.issuers.iter().filter(|i| i.algorithm == algorithm) {
+            for n in 0..TOKENS {
+                let route = &self.routes[n % self.routes.len()];
+                let token = issuer.token(&format!("t-{n:06}"), &format!("profile {}", route.scope))?;
+                checks.push(grpc::check(route.method, &format!("/{}", route.path.join("/")), &token));
+            }
+        }
+        let run = grpc::median(daemon, &checks, LOAD_CORE, self.runs, self.seconds)?;
+        let (name, rate) = (format!("ext_authz gRPC {algorithm}"), 1e6 / run.cpu);
+        let times = |rate: f64| format!("{:.1} × the plugin's {plugin}", rate / plugin);
+        self.figures.add(
+            &name,
+            run.rate,
+            "/s",
+            &format!("{}; the client's core is the limit", times(run.rate)),
+        );
+        let limit = TIMES_PLUGIN * plugin;
+        self.figures.at_least(&format!("{name}: a second of its core"), rate, "/s", limit, &times(rate));
+        self.details(&name, run, noop);
+        Ok(())
     }
 
     fn noop(&mut self, daemon: &Daemon) -> Result<Run> {

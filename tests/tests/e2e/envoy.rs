@@ -6,7 +6,7 @@ use portcullis_tests::{
     client::Answer,
     dir::repository,
     gateway::{self, bearer, envoy, is_the_services, start_envoy},
-    is_root,
+    grpc, is_root,
     net::SERVER_V4,
     process::Process,
 };
@@ -18,12 +18,15 @@ const HTTP: u16 = 8002;
 const HTTP_OPEN: u16 = 8003;
 /// gRPC with headers joined by name, as Envoy sends them by default.
 const GRPC_JOINED: u16 = 8004;
+/// gRPC's methods.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const HEALTH_CALL: &str = "/grpc.health.v1.Health/Check";
 /// Straight to the daemon, whose health Envoy asks by gRPC.
 const HEALTH: u16 = 8005;
 
 const LOG: &str = "ACCESS %RESPONSE_CODE% %DYNAMIC_METADATA(envoy.filters.http.ext_authz)%\\n";
 
-fn grpc(open: bool, raw: bool) -> String {
+fn by_grpc(open: bool, raw: bool) -> String {
     format!(
         "transport_api_version: V3
                       grpc_service: {{envoy_grpc: {{cluster_name: portcullis}}, timeout: 0.25s}}
@@ -32,7 +35,7 @@ fn grpc(open: bool, raw: bool) -> String {
     )
 }
 
-fn http(open: bool) -> String {
+fn by_http(open: bool) -> String {
     format!(
         "transport_api_version: V3
                       failure_mode_allow: {open}
@@ -109,11 +112,11 @@ fn config() -> String {
         - {{timeout: 5s, interval: 5s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {{}}}}"
     );
     let listeners = [
-        listener(GRPC, &grpc(false, true), "service"),
-        listener(GRPC_OPEN, &grpc(true, true), "service"),
-        listener(GRPC_JOINED, &grpc(false, false), "service"),
-        listener(HTTP, &http(false), "service"),
-        listener(HTTP_OPEN, &http(true), "service"),
+        listener(GRPC, &by_grpc(false, true), "service"),
+        listener(GRPC_OPEN, &by_grpc(true, true), "service"),
+        listener(GRPC_JOINED, &by_grpc(false, false), "service"),
+        listener(HTTP, &by_http(false), "service"),
+        listener(HTTP_OPEN, &by_http(true), "service"),
         listener(HEALTH, "", "healthy"),
     ];
     let clusters = [
@@ -319,5 +322,62 @@ fn the_configuration_that_is_shipped_is_good_and_works() -> Result<()> {
     assert_eq!(gateway::ask(&w, GRPC, "/v1/orders", &[&bearer(&good)])?.status, 200);
     w.daemon.revoke(&good)?;
     assert_eq!(gateway::ask(&w, GRPC, "/v1/orders", &[&bearer(&good)])?.status, 401);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_check_is_a_denial_and_never_an_error() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::with(|config, _| {
+        config.max_body = 2048;
+        Ok(())
+    })?;
+    let whole = portcullis_tests::bench::grpc::check("GET", "/v1/orders", &w.mint.hs256()?).to_vec();
+    let contains = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    let (status, allowed) = grpc::call(&w.net.server, CHECK, whole.clone())?;
+    assert_eq!((status.as_str(), contains(&allowed, "allowed")), ("0", true));
+    let mut compressed = whole.clone();
+    compressed[0] = 1;
+    let mut not_utf8 = whole.clone();
+    let at = not_utf8.windows(6).position(|w| w == b"Bearer").unwrap();
+    not_utf8[at] = 0xff;
+    for (name, body, reason) in [
+        ("nothing", Vec::new(), "request_malformed"),
+        ("an empty message", vec![0; 5], "request_malformed"),
+        ("half a message", whole[..whole.len() / 2].to_vec(), "request_malformed"),
+        ("two messages", [&whole[..], &whole[..]].concat(), "request_malformed"),
+        ("compressed", compressed, "request_malformed"),
+        ("bytes that are no text", not_utf8, "request_malformed"),
+        ("noise", (0..999_u32).map(|n| (n * n % 251) as u8).collect(), "request_malformed"),
+        (
+            "a length of four gigabytes",
+            [&[0, 255, 255, 255, 255][..], &whole[5..]].concat(),
+            "request_malformed",
+        ),
+        ("more than is read", vec![0; 100_000], "request_too_large"),
+    ] {
+        let (status, answer) = grpc::call(&w.net.server, CHECK, body)?;
+        assert_eq!(status, "0", "{name}");
+        assert!(contains(&answer, reason) && !contains(&answer, "allowed"), "{name}: {answer:?}");
+        // The status has a code of its own (field 1 of field 1): Envoy goes by that alone.
+        assert_eq!((answer[5], answer[7]), (0x0a, 0x08), "{name}: {answer:?}");
+        assert_ne!(answer[8], 0, "{name}");
+    }
+    // Each message with one byte changed: none is an error, and none passes with another token.
+    for at in 5..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 0x11;
+        let (status, answer) = grpc::call(&w.net.server, CHECK, changed)?;
+        assert_eq!(status, "0", "byte {at}");
+        assert!(!answer.is_empty(), "byte {at}");
+    }
+    assert_eq!(grpc::call(&w.net.server, "/envoy.service.auth.v3.Authorization/Other", whole)?.0, "12");
+    assert_eq!(
+        grpc::call(&w.net.server, HEALTH_CALL, vec![0; 5])?,
+        ("0".to_owned(), vec![0, 0, 0, 0, 2, 8, 1].into())
+    );
+    assert_eq!(grpc::call(&w.net.server, HEALTH_CALL, b"\0\0\0\0\x03\x0a\x01x".to_vec())?.0, "5");
     Ok(())
 }

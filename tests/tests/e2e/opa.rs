@@ -34,7 +34,7 @@ fn write(dir: &Dir, name: &str, text: &str) -> Result<()> {
 fn ask(w: &World, method: &str, path: &str, headers: &[(String, String)], body: &[u8]) -> Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1");
     for (name, value) in headers {
-        head.push_str(&format!("\r\n{name}: {value}"));
+        head.extend(["\r\n", name, ": ", value]);
     }
     let mut client = Client::connect(&w.net.server, DOORS.parse()?)?;
     let head = format!("{head}\r\nHost: opa\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -253,7 +253,11 @@ fn run(case: &Value) -> Result<()> {
     let mut w = World::with(|config, dir| {
         config.mode = "off";
         config.policies = dir.path("policies");
-        config.serve = if writes { format!("opa_writes = {:?}", dir.path("written")) } else { String::new() };
+        config.serve = if writes {
+            format!("opa_writes = \"{}\"", dir.path("written").display())
+        } else {
+            String::new()
+        };
         config.max_body = if needs.contains("limits") { 1024 } else { 262_144 };
         write(dir, "portcullis.rego", "package portcullis\n\nimport rego.v1\n\ndefault decision := false\n")?;
         if !writes {

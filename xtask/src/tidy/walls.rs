@@ -14,7 +14,7 @@ const FENCES: &[Fence] = &[
     Fence { crates: &["regorus"],           only_in: &["daemon/src/policy"] },
     Fence { crates: &["jsonwebtoken"],      only_in: &["daemon/src/token"] },
     Fence { crates: &["prometheus"],        only_in: &["daemon/src/telemetry"] },
-    Fence { crates: &["axum", "tonic"],     only_in: &["daemon/src/serve"] },
+    Fence { crates: &["axum", "tonic", "prost"],     only_in: &["daemon/src/serve"] },
     Fence { crates: &["async_nats"],        only_in: &["daemon/src/revoke/feed"] },
     Fence { crates: &["aya_ebpf"],          only_in: &["ebpf"] },
 ];
