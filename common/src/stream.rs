@@ -154,14 +154,15 @@ pub const fn pop_kind(kinds: u64) -> u64 {
 /// The traits of the request that was asked `back` requests before the latest, at most [`KINDS`].
 #[inline(always)]
 pub const fn kind(kinds: u64, back: u32) -> u32 {
-    let kind = (kinds >> (back * KIND_BITS & 63)) as u32 & 7;
+    #[allow(clippy::cast_possible_truncation, reason = "three bits")]
+    let kind = ((kinds >> ((back * KIND_BITS) & 63)) & 7) as u32;
     let upgrade = match kind / 3 {
         0 => 0,
         1 if kind == 5 => UPGRADE | H2C,
         1 => UPGRADE,
         _ => UPGRADE | H2C,
     };
-    kind % 3 | upgrade
+    (kind % 3) | upgrade
 }
 
 /// The kinds with the number of requests that they belong to.

@@ -168,7 +168,7 @@ fn by_syn_cookie_no_connection_goes_on_from_anothers_state() -> Result<()> {
 /// A world in hold mode with one policy, whose text is this rule's.
 fn holding(rule: &str) -> Result<World> {
     World::with(|config, dir| {
-        config.kernel = "unknown = \"hold\"".to_owned();
+        config.kernel.push_str("unknown = \"hold\"");
         config.policies = dir.path("policies");
         fs::create_dir(&config.policies)?;
         dir.write("policies/rule.rego", &format!("package portcullis\n\nimport rego.v1\n\n{rule}\n"))?;
