@@ -194,8 +194,8 @@ pub trait Sink {
     /// Takes a token's deny fingerprint; `true` refuses the request.
     fn token(&mut self, fingerprint: DenyFingerprint) -> bool;
 
-    /// Takes note that a head ended: a request's traits, or a response's status; says of a response whether it
-    /// answers a HEAD, and so has no body whatever its headers say.
+    /// Takes note that a head ended: a request's traits; or a response's framing (0 where it has none) and status. Says
+    /// of a response whether it answers a HEAD, and so has no body whatever its headers say.
     #[inline(always)]
     fn head(&mut self, _traits: u32, _status: u32) -> bool {
         false

@@ -149,7 +149,7 @@ numbered! {
         Busy = 27 => "busy",
         /// Segments with the urgent flag or without the ACK flag, dropped.
         BadFlags = 28 => "bad_flags",
-        /// SYN segments with data, dropped: the client sends the SYN again without.
+        /// Data in SYN segments, or before a handshake by SYN cookie has ended, dropped: the client sends it again.
         SynData = 29 => "syn_data",
         /// Offers of MPTCP taken out of a SYN.
         MptcpStripped = 30 => "mptcp_stripped",

@@ -11,7 +11,10 @@
 //! Hence the bytes that the server reads as heads are the bytes that the scanner read, whatever TCP thinks of a
 //! segment's checksum, window or timestamp (Ptacek & Newsham 1998; Handley, Paxson & Kreibich 2001).
 
-use crate::{fingerprint::DenyFingerprint, head::Scan};
+use crate::{
+    fingerprint::DenyFingerprint,
+    head::{CONNECT, H2C, HEAD, Scan, UPGRADE},
+};
 
 /// Tokens remembered of a connection's unanswered requests.
 pub const TOKENS: usize = 4;
@@ -61,8 +64,8 @@ pub struct Stream {
     pub id: u64,
     /// The revocation epoch that its tokens were last checked at.
     pub epoch: u64,
-    /// Four bits a request, the latest lowest: its traits ([`crate::head::HEAD`] and its like), which say what its
-    /// answer means.
+    /// What the requests are, which says what their answers mean: [`KIND_BITS`] a request, the latest lowest, and
+    /// above them the low half of `asked`. One word, so that the egress program never sees one without the other.
     pub kinds: u64,
     /// Tokens of the requests that are not answered, or of the tunnel.
     pub tokens: [DenyFingerprint; TOKENS],
@@ -80,7 +83,8 @@ pub struct Stream {
     pub carried: u32,
     /// Times that segments were dropped since R last moved.
     pub tries: u32,
-    /// R when the last one was dropped.
+    /// R when the last one was dropped; before that, and for as long as the connection has no socket, where its
+    /// stream began.
     pub tried_at: u32,
     /// Ranges put into `free` so far.
     pub ranges: u32,
@@ -126,6 +130,54 @@ pub const ANSWERS_H2C: u32 = 4;
 
 /// Requests whose kind is remembered.
 pub const KINDS: u32 = 16;
+/// Bits of a request's kind.
+pub const KIND_BITS: u32 = 3;
+/// Where the low half of [`Stream::asked`] stands above the kinds.
+const ASKED: u32 = KINDS * KIND_BITS;
+
+/// Puts a request of these traits ([`crate::head::HEAD`] and its like) before the others.
+#[inline(always)]
+pub const fn push_kind(kinds: u64, traits: u32) -> u64 {
+    let upgrade = if traits & H2C != 0 { 2 } else { (traits & UPGRADE) / UPGRADE };
+    // CONNECT with an upgrade is one kind, whatever the protocol.
+    let kind =
+        if traits & CONNECT != 0 && upgrade != 0 { 5 } else { upgrade * 3 + (traits & (HEAD | CONNECT)) };
+    (kinds << KIND_BITS | kind as u64) & ((1 << ASKED) - 1)
+}
+
+/// Takes the latest away.
+#[inline(always)]
+pub const fn pop_kind(kinds: u64) -> u64 {
+    (kinds & ((1 << ASKED) - 1)) >> KIND_BITS
+}
+
+/// The traits of the request that was asked `back` requests before the latest, at most [`KINDS`].
+#[inline(always)]
+pub const fn kind(kinds: u64, back: u32) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "three bits")]
+    let kind = ((kinds >> ((back * KIND_BITS) & 63)) & 7) as u32;
+    let upgrade = match kind / 3 {
+        0 => 0,
+        1 if kind == 5 => UPGRADE | H2C,
+        1 => UPGRADE,
+        _ => UPGRADE | H2C,
+    };
+    (kind % 3) | upgrade
+}
+
+/// The kinds with the number of requests that they belong to.
+#[inline(always)]
+pub const fn stamp(kinds: u64, asked: u32) -> u64 {
+    (kinds & ((1 << ASKED) - 1)) | (asked as u64) << ASKED
+}
+
+/// How many requests stamped kinds belong to, `near` being about as many.
+#[inline(always)]
+pub const fn stamped(kinds: u64, near: u32) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    let off = ((kinds >> ASKED) as u16).wrapping_sub(near as u16).cast_signed();
+    near.wrapping_add_signed(off as i32)
+}
 
 /// Where a segment lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +228,7 @@ impl Stream {
     /// out of order, P follows.
     #[inline(always)]
     pub fn place(&mut self, taken: u32, seq: u32, end: u32) -> Place {
+        self.settle(taken);
         let beyond = ahead(taken, self.parsed);
         if beyond > 0 {
             if beyond.cast_unsigned() > self.body() {
@@ -201,6 +254,39 @@ impl Stream {
             return Place::Repeat;
         }
         Place::Fresh
+    }
+
+    /// Makes a stream that another connection has left the beginning of this one's; its lock stays.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        self.scan.restart();
+        self.kinds = 0;
+        self.free = [Range { from: 0, to: 0 }; RANGES];
+        self.phase = PHASE_NEW;
+        self.carried = 0;
+        self.tries = 0;
+        self.ranges = 0;
+        self.asked = 0;
+        self.token_count = 0;
+    }
+
+    /// Forgets what of the ranges was taken: once sequence numbers have gone round, a range that is left would free
+    /// the bytes of a head.
+    #[inline(always)]
+    fn settle(&mut self, taken: u32) {
+        if self.ranges == 0 {
+            return;
+        }
+        let mut left = 0;
+        for r in &mut self.free {
+            if ahead(taken, r.from) > 0 {
+                r.from = if ahead(taken, r.to) >= 0 { r.to } else { taken };
+            }
+            left |= r.from ^ r.to;
+        }
+        if left == 0 {
+            self.ranges = 0;
+        }
     }
 
     /// Moves P over `n` bytes of body.
@@ -308,3 +394,63 @@ const _: () = {
     assert!(size_of::<Stream>() == 136 + 64 + 24 + 64 + 16 + 32 + 40);
     assert!(size_of::<Answers>() == 136 + 64 + 24);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_keeps_its_kind_among_others() {
+        for traits in [0, HEAD, CONNECT, UPGRADE, UPGRADE | H2C, HEAD | UPGRADE, HEAD | UPGRADE | H2C] {
+            let mut kinds = push_kind(stamp(u64::MAX, 77), traits);
+            for _ in 1..KINDS {
+                kinds = push_kind(kinds, HEAD);
+            }
+            assert_eq!(kind(kinds, KINDS - 1), traits);
+            assert_eq!(kind(pop_kind(kinds), KINDS - 2), traits);
+        }
+        assert_eq!(kind(push_kind(0, CONNECT | UPGRADE), 0), CONNECT | UPGRADE | H2C);
+    }
+
+    #[test]
+    fn kinds_say_how_many_requests_they_are_of() {
+        for asked in [0, 1, 0xffff, 0x1_0000, 0x1_0003, u32::MAX] {
+            for near in [asked, asked.wrapping_sub(9), asked.wrapping_add(9)] {
+                assert_eq!(stamped(stamp(0, asked), near), asked);
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_was_taken_frees_no_byte_when_sequence_numbers_have_gone_round() {
+        const LINE: u32 = 100;
+        let mut s = Stream::EMPTY;
+        s.phase = PHASE_HTTP;
+        let begin = 0xffff_f000_u32;
+        s.parsed = begin;
+        // A body, and much more of requests without one, all taken in turn.
+        s.free(begin, begin.wrapping_add(50_000));
+        s.parsed = begin.wrapping_add(50_000);
+        let mut passed = 0_u64;
+        while passed < (1 << 32) - 60_000 {
+            let at = s.parsed;
+            assert_eq!(s.place(at, at, at.wrapping_add(LINE)), Place::Fresh);
+            let step = 1 << 20;
+            s.parsed = at.wrapping_add(step);
+            passed += u64::from(step);
+        }
+        let at = begin.wrapping_add(20_000);
+        assert_eq!(s.free_at(at), 0, "{:?}", s.free);
+    }
+
+    #[test]
+    fn what_was_taken_of_a_long_body_is_forgotten_and_the_rest_is_free() {
+        let mut s = Stream::EMPTY;
+        s.free(1000, 9000);
+        s.parsed = 9000;
+        assert_eq!(s.place(4000, 4000, 5000), Place::Repeat);
+        assert_eq!((s.free_at(3999), s.free_at(4000), s.free_at(8999), s.free_at(9000)), (0, 5000, 1, 0));
+        assert_eq!(s.place(9000, 9000, 9001), Place::Fresh);
+        assert_eq!((s.free_at(8999), s.ranges), (0, 0));
+    }
+}

@@ -9,8 +9,8 @@ use portcullis_common::{
     head::{FRONT, MAX_UNREAD, Step},
     reason::Outcome,
     stream::{
-        ANSWERS_H2C, ANSWERS_LOST, ANSWERS_NEW, ANSWERS_READ, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, Stream,
-        TOKENS, ahead,
+        self, ANSWERS_H2C, ANSWERS_LOST, ANSWERS_NEW, ANSWERS_READ, Answers, CARRY, PHASE_DEAD, PHASE_HTTP,
+        Stream, TOKENS, ahead,
     },
 };
 
@@ -140,9 +140,10 @@ fn follow(
     unsafe {
         scan::begin(scratch, at, p.payload + p.len);
         let run = &mut (*scratch).run;
-        run.asked = stream.asked;
+        // The ingress program may be writing both: the kinds alone say how many they are of.
+        run.kinds = (&raw const stream.kinds).read_volatile();
+        run.asked = stream::stamped(run.kinds, stream.asked);
         run.answered = answers.answered;
-        run.kinds = stream.kinds;
         run.carried = answers.carried;
         (*scratch).scan = answers.scan;
         if answers.carried != 0 {

@@ -88,6 +88,8 @@ fn keep_one(skb: *mut __sk_buff, blocks: *mut Blocks, id: u64, seq: u32, at: u32
     // SAFETY: a map's value, under its lock.
     unsafe {
         if !lock(&raw mut (*tag).busy) {
+            // What it holds may be an earlier copy that did not pass: nothing is compared with that.
+            (&raw mut (*tag).id).write_volatile(0);
             return;
         }
         let mine = (*tag).id == id && (*tag).start == start;

@@ -18,8 +18,8 @@ use portcullis_common::{
     fingerprint::Sip,
     head::Step,
     layout::{
-        ANSWER_TOKEN, FEATURE_REQUESTS, INQUIRY_HEADER, INQUIRY_MAX, INQUIRY_SLOTS, Inquiry, RequestValue,
-        UNKNOWN_HOLD, UNKNOWN_PASS, VERDICT_DENY, VERDICT_ONCE,
+        ANSWER_TOKEN, FEATURE_LIMITS, FEATURE_REQUESTS, INQUIRY_HEADER, INQUIRY_MAX, INQUIRY_SLOTS, Inquiry,
+        RequestValue, UNKNOWN_HOLD, UNKNOWN_PASS, VERDICT_DENY, VERDICT_ONCE,
     },
     reason::Outcome,
     word,
@@ -28,6 +28,7 @@ use portcullis_common::{
 use crate::{
     blocks,
     count::count,
+    limit,
     maps::{
         self, ACTIVE, ASKED, DENIED, INQUIRIES, INQUIRY, INQUIRY_RING, INQUIRY_STATES, Scratch, VERDICTS,
     },
@@ -92,6 +93,11 @@ pub extern "C" fn inquire(skb: *mut __sk_buff) -> i32 {
             // SAFETY: this CPU's own.
             unsafe { (*q).len = len };
             show(skb, scratch, q);
+            if hold && active.features & FEATURE_LIMITS != 0 && named != 0 {
+                // It takes its share when it comes again.
+                // SAFETY: this CPU's scratch; no other reference to it is alive.
+                limit::give_back(unsafe { &(*scratch).run }, generation);
+            }
             answer = if hold { answer } else { GO };
         } else if answer == ALLOWED {
             answer = GO;
@@ -273,16 +279,18 @@ fn show(skb: *mut __sk_buff, scratch: *mut Scratch, q: *mut Inquiry) {
             let pad = &raw mut (*scratch).run.pad;
             pad.write_volatile(len + INQUIRY_HEADER as u32);
             let n = pad.read_volatile();
+            // Before the daemon hears of it, which takes the note away again.
+            let _ = ASKED.insert(&(*q).key, &now, 0);
             if n == 0
                 || n > (INQUIRY_MAX + INQUIRY_HEADER) as u32
                 || bpf_probe_read_kernel(to.cast(), n, q.cast_const().cast()) != 0
                 || INQUIRY_RING.output::<u32>(&slot, 0).is_err()
             {
+                let _ = ASKED.remove(&(*q).key);
                 core::ptr::write_volatile(state, 0);
                 count(Outcome::InquiryLost);
                 return;
             }
-            let _ = ASKED.insert(&(*q).key, &now, 0);
         }
         count(Outcome::Inquiry);
         return;

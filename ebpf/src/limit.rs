@@ -65,3 +65,22 @@ fn take(limit: *mut Limit, now: u64, interval: u64, tolerance: u64) -> u32 {
         if done { TAKEN } else { RACED }
     }
 }
+
+/// Gives back the share that a request of the token in `run.fingerprint` has taken: it did not pass. Where another CPU is
+/// at it the share is lost.
+#[inline(always)]
+pub fn give_back(run: &Run, generation: u32) {
+    let Some(limit) = LIMITS.get_ptr_mut(&run.fingerprint) else { return };
+    // SAFETY: a value of a map, as above.
+    unsafe {
+        let word = &raw mut (*limit).arrival;
+        let (arrival, interval) = (word.read_volatile(), (*limit).interval);
+        if (*limit).generation == generation && arrival >= interval {
+            core::intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                word,
+                arrival,
+                arrival - interval,
+            );
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub fn find(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> *mut Stre
     let Some(last) = PENDING_FILTER.get(slot(p)) else { return core::ptr::null_mut() };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if *last == 0 || now - *last > LIFE {
+    if *last == 0 || now.saturating_sub(*last) > LIFE {
         return core::ptr::null_mut();
     }
     PENDING.get_ptr_mut(&packet::flow(skb, scratch, p)).unwrap_or(core::ptr::null_mut())
@@ -46,7 +46,8 @@ pub fn make(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> *mut Stre
     PENDING.get_ptr_mut(&flow).unwrap_or(core::ptr::null_mut())
 }
 
-/// Drops the pending state of a connection: it was taken over, or another begins under its name.
+/// Drops the pending state of a connection: it was taken over. A SYN does not drop it, for data that it saw pass may be
+/// behind guard and before TCP; [`Stream::tried_at`] tells another connection of the same name.
 #[inline(always)]
 pub fn forget(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) {
     let _ = PENDING.remove(&packet::flow(skb, scratch, p));

@@ -16,7 +16,10 @@ use portcullis_common::{
         ANSWER_TOKEN, FEATURE_LIMITS, FEATURE_REQUESTS, GuardConfig, REACT_OBSERVE, ScanConfig, UNKNOWN_PASS,
     },
     reason::{Outcome, Reason, Sight},
-    stream::{ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS},
+    stream::{
+        self, ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS,
+        pop_kind, push_kind,
+    },
 };
 
 use crate::{
@@ -147,7 +150,7 @@ impl Sink for Requests<'_> {
     fn head(&mut self, traits: u32, _: u32) -> bool {
         self.run.asked += 1;
         self.run.ended = 1;
-        self.run.kinds = self.run.kinds << 4 | u64::from(traits & 15);
+        self.run.kinds = push_kind(self.run.kinds, traits);
         false
     }
 }
@@ -165,7 +168,7 @@ impl Sink for Responses<'_> {
     }
 
     #[inline(always)]
-    fn head(&mut self, _: u32, status: u32) -> bool {
+    fn head(&mut self, framing: u32, status: u32) -> bool {
         if status < 200 && status != 101 {
             return false;
         }
@@ -175,7 +178,7 @@ impl Sink for Responses<'_> {
         run.answered += 1;
         // To what it is the answer: requests beyond the memory are as good as unknown.
         let known = open != 0 && open <= KINDS;
-        let kind = if known { (run.kinds >> (open.wrapping_sub(1) * 4 & 63)) as u32 & 15 } else { 0 };
+        let kind = if known { stream::kind(run.kinds, open.wrapping_sub(1)) } else { 0 };
         if status == 101 {
             run.turn = if kind & head::H2C != 0 {
                 ANSWERS_H2C
@@ -184,7 +187,10 @@ impl Sink for Responses<'_> {
             } else {
                 ANSWERS_LOST
             };
-        } else if kind & head::CONNECT != 0 && status < 300 {
+        } else if kind & head::CONNECT != 0 && status < 300 && framing == 0 && status != 204 && status != 205
+        {
+            // A tunnel has no body (RFC 9110 §9.3.6). A server that sends one, or says that it has none, has answered
+            // CONNECT as it would any method, and reads on.
             run.turn = ANSWERS_TUNNEL;
         } else if !known {
             run.turn = ANSWERS_LOST;
@@ -511,7 +517,7 @@ unsafe extern "C" fn step<const OUT: bool>(_: u64, env: *mut Env) -> i64 {
 fn take_back(run: &mut Run, step: i32) {
     run.step = step as u32;
     run.asked = run.asked.wrapping_sub(1);
-    run.kinds >>= 4;
+    run.kinds = pop_kind(run.kinds);
     let last = run.token_count.wrapping_sub(1);
     if run.token_count != 0 && run.token_of[last as usize & (TOKENS - 1)] == run.asked {
         run.token_count = last;

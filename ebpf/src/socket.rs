@@ -23,10 +23,13 @@ use crate::{
 
 /// `BPF_F_CURRENT_NETNS`.
 const CURRENT_NETNS: u64 = u64::MAX;
-/// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_LISTEN`, `TCP_NEW_SYN_RECV`.
+/// States of a socket, as `include/net/tcp_states.h` numbers them.
 const TIME_WAIT: u32 = 6;
 const CLOSE: u32 = 7;
+const CLOSE_WAIT: u32 = 8;
+const LAST_ACK: u32 = 9;
 const LISTEN: u32 = 10;
+const CLOSING: u32 = 11;
 const NEW_SYN_RECV: u32 = 12;
 
 /// What a packet is for.
@@ -41,6 +44,9 @@ pub enum Kind {
     Connected = 2,
     /// A connection that takes no data any more, or a listener that was not asked properly.
     Over = 3,
+    /// A connection by SYN cookie, whose socket this very packet makes. Nothing holds two of them apart whose packets
+    /// come at once, so its data is to come again, to the socket.
+    Early = 4,
 }
 
 /// How far the server's side of a connection is. All fields are set in every kind: the compiler would spill
@@ -118,7 +124,9 @@ pub fn find<const STATE: bool, const WAY: u32>(
             if !full.is_null() {
                 connected(full, socket);
                 if STATE {
-                    kept = Kept { stream: own_stream(skb, scratch, p, full), answers: answers_of(full, 0) };
+                    let closed = matches!(state, CLOSE_WAIT | LAST_ACK | CLOSING);
+                    let stream = own_stream(skb, scratch, p, full, u32::from(closed));
+                    kept = Kept { stream, answers: answers_of(full, 0) };
                 }
             }
         }
@@ -127,13 +135,15 @@ pub fn find<const STATE: bool, const WAY: u32>(
     kept
 }
 
-/// The stream of a connection. Where its first data came before the socket was there, it goes on from that.
+/// The stream of a connection. Where its first data came before the socket was there, it goes on from that. `fin` is 1
+/// where the client has closed, for that counts as a byte.
 #[inline(always)]
 unsafe fn own_stream(
     skb: *mut __sk_buff,
     scratch: *mut Scratch,
     p: &Packet,
     full: *mut bpf_sock,
+    fin: u32,
 ) -> *mut Stream {
     // SAFETY: the caller's reference to the socket.
     unsafe {
@@ -149,6 +159,10 @@ unsafe fn own_stream(
             // Another CPU still reads its first data.
             return core::ptr::null_mut();
         }
+        // One that another connection of the same name left is none of this one's.
+        let s = &(*scratch).socket;
+        let own = (*initial).tried_at == s.rcv_nxt.wrapping_sub(s.received as u32).wrapping_sub(fin);
+        let initial = if own { initial } else { core::ptr::null_mut() };
         let stream = stream_of(full, initial, CREATE);
         pending::forget(skb, scratch, p);
         stream
@@ -245,7 +259,7 @@ unsafe fn listener(sk: *mut bpf_sock, scratch: *mut Scratch, p: &Packet) {
     unsafe {
         let good =
             bpf_tcp_check_syncookie(sk.cast(), ip.as_mut_ptr().cast(), len, tcp.as_mut_ptr().cast(), 20);
-        (*scratch).socket.kind = if good == 0 { Kind::Young as u32 } else { Kind::Over as u32 };
+        (*scratch).socket.kind = if good == 0 { Kind::Early as u32 } else { Kind::Over as u32 };
     }
 }
 

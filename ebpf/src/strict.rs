@@ -10,7 +10,7 @@ use portcullis_common::{
     layout::{ANSWER_MALFORMED, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
-        ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
+        self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
         PHASE_OPAQUE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
 };
@@ -127,6 +127,10 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
     if s.is(Kind::Over) {
         return Next::Pass as i32;
     }
+    if s.is(Kind::Early) {
+        count(Outcome::SynData);
+        return Next::Wait as i32;
+    }
     if s.is(Kind::Nothing) {
         if WAY == GATE {
             return Next::Drop as i32;
@@ -193,6 +197,10 @@ fn locked<const WAY: u32>(
     let s = unsafe { &(*scratch).socket };
     let taken = s.rcv_nxt;
     let epoch = ACTIVE.get(0).map_or(0, |a| a.epoch);
+    if s.is(Kind::Young) && stream.phase != PHASE_NEW && stream.tried_at != taken {
+        // Left by another connection of the same name that came to nothing.
+        stream.forget();
+    }
     if stream.phase == PHASE_NEW {
         begin(skb, scratch, p, stream, taken, s.received != 0 && s.is(Kind::Connected));
         stream.epoch = epoch;
@@ -223,7 +231,9 @@ fn locked<const WAY: u32>(
             }
         };
     }
-    if stream.kinds as u32 & (UPGRADE | CONNECT) != 0 && answers.is_some_and(|a| a.phase == ANSWERS_TUNNEL) {
+    if stream::kind(stream.kinds, 0) & (UPGRADE | CONNECT) != 0
+        && answers.is_some_and(|a| a.phase == ANSWERS_TUNNEL)
+    {
         stream.phase = PHASE_TUNNEL;
         count(Outcome::Tunnelled);
         return Next::Pass;
@@ -369,21 +379,37 @@ fn read<const WAY: u32>(
     if step == Step::More as u32 {
         if run.finished != 0 && run.left <= MAX_UNREAD as u32 {
             commit(scratch, stream, end);
+            // A token may have been condemned since it was looked up, and the egress program may have checked the
+            // others already. When the segment comes again, all are checked first.
+            if run.token_count != 0 && ACTIVE.get(0).map_or(0, |a| a.epoch) != stream.epoch {
+                count(Outcome::Busy);
+                return Next::Drop;
+            }
             return Next::Pass;
         }
         step = Step::TooLong as u32;
     } else if step == Step::Again as u32 {
         step = Step::TooLong as u32;
     }
-    if step == Step::Wait as u32 && (WAY == GATE || run.head <= at || run.asked == 0) {
+    // Good requests came before it in this very segment, or the rest of one's body: more than empty lines.
+    let behind = WAY != GATE && run.head > at && (run.asked != 0 || !stream.scan.at_boundary());
+    if step == Step::Wait as u32 && !behind {
         count(Outcome::Waiting);
         return if WAY == GATE { Next::Drop } else { Next::Wait };
     }
-    let asked = stream.asked.wrapping_add(run.asked);
-    if step == Step::Opaque as u32 && asked == 0 && config.opaque == OPAQUE_PASS {
+    if step == Step::Opaque as u32 && stream.asked | run.asked == 0 && config.opaque == OPAQUE_PASS {
         stream.phase = PHASE_OPAQUE;
         return Next::Pass;
     }
+    if behind {
+        stream.scan.restart();
+        stream.carried = 0;
+        commit_requests(scratch, stream);
+        stream.parsed = run.base.wrapping_add(run.head);
+        return Next::Cut;
+    }
+    // What ended in this segment is refused with it.
+    let asked = stream.asked;
     if config.reaction == REACT_DROP {
         if step == Step::Refused as u32 {
             scan::count_refusal(scratch);
@@ -398,14 +424,6 @@ fn read<const WAY: u32>(
         refused(step);
         return dead(scratch, stream, step);
     }
-    if run.asked != 0 && run.head > at {
-        // Good requests came before it in this very segment.
-        stream.scan.restart();
-        stream.carried = 0;
-        commit_requests(scratch, stream);
-        stream.parsed = run.base.wrapping_add(run.head);
-        return Next::Cut;
-    }
     let s = unsafe { &(*scratch).socket };
     let current = s.rcv_nxt == stream.parsed;
     let idle = match answers {
@@ -416,7 +434,8 @@ fn read<const WAY: u32>(
         // What follows an upgrade is read as a request until the server has agreed.
         stream.kinds as u32 & (UPGRADE | CONNECT) != 0 && !idle && stream.scan.at_boundary()
     } else {
-        asked != 0 && !idle
+        // Within a body there is nothing to wait for: its request will not be answered.
+        asked != 0 && !idle && (stream.scan.at_boundary() || stream.scan.in_head())
     };
     // Where responses are followed, the time to tell the client will come.
     let patient = waits && current && answers.is_none_or(|a| a.phase <= ANSWERS_READ);
@@ -515,5 +534,5 @@ fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
         }
     }
     stream.asked = stream.asked.wrapping_add(run.asked);
-    stream.kinds = run.kinds;
+    stream.kinds = stream::stamp(run.kinds, stream.asked);
 }

@@ -17,7 +17,7 @@ use crate::{
     count::count,
     maps::{OLDER, Scratch},
     packet::{self, Headers, Packet},
-    pending, react,
+    react,
 };
 
 /// Most bytes of TCP options.
@@ -51,9 +51,6 @@ pub fn steps(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     }
     if p.copied == 0 && !packet::copy(skb, scratch) {
         return DROP;
-    }
-    if !pending::find(skb, scratch, p).is_null() {
-        pending::forget(skb, scratch, p);
     }
     let mut flow = packet::flow(skb, scratch, p);
     flow.interface = 0;

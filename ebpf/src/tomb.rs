@@ -61,7 +61,7 @@ pub fn check(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Tomb {
     }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if now - last > LIFE {
+    if now.saturating_sub(last) > LIFE {
         return Tomb::None;
     }
     if p.copied == 0 && !packet::copy(skb, scratch) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod e2e {
+    mod adversary;
     mod asking;
     mod attach;
     mod authzen;

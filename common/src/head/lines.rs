@@ -504,7 +504,8 @@ fn head_end<S: Sink>(
             return Step::Odd;
         }
     }
-    let bodiless = sink.head(s.traits, s.status) || s.status < 200 || s.status == 204 || s.status == 304;
+    let traits = if S::ANSWERS { u32::from(s.framing) } else { s.traits };
+    let bodiless = sink.head(traits, s.status) || s.status < 200 || s.status == 204 || s.status == 304;
     s.body = s.number;
     if S::ANSWERS && (bodiless || s.framing == 0) {
         // Without a length a response ends with its connection (RFC 9112 §6.3).

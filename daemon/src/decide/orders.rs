@@ -69,7 +69,8 @@ impl Decider {
         let mut key = asked.key;
         let mut kind = 0;
         let least = if reason == Reason::Allowed {
-            if grant == Grant::Token {
+            // Requests without a token have no token to be granted anything.
+            if grant == Grant::Token && key.token != [0; 2] {
                 key.request = [0; 2];
             }
             if asked.held && until <= now {
