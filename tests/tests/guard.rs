@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 
 use portcullis::kernel::{
-    Enforcement, GuardedPort, Kernel, KernelError, Reaction, Settings,
+    GuardedPort, Kernel, KernelError, Reaction,
     test_support::{Ran, Which},
 };
 use portcullis_common::{
@@ -374,12 +374,17 @@ fn the_verifier_walks_each_program_with_room_to_spare() {
     if !is_root() {
         return;
     }
-    for (enforcement, most) in [(Enforcement::Fast, 130_000), (Enforcement::Strict, 190_000)] {
-        let bpffs = Bpffs::mount().unwrap();
-        let kernel = Kernel::load(Settings { enforcement, ..settings(&bpffs) }).unwrap();
-        let n = kernel.verified_instructions().unwrap_or(0);
-        println!("{enforcement:?}: {n} instructions");
-        assert!((1..most).contains(&n), "{enforcement:?}: {n} instructions");
+    let bpffs = Bpffs::mount().unwrap();
+    let each = Kernel::load(settings(&bpffs)).unwrap().load_each().unwrap();
+    let names: Vec<&str> = each.iter().map(|(name, ..)| name.as_str()).collect();
+    for name in ["gate", "gate_reads", "guard", "guard_egress", "guard_fast", "shed", "shed_generic"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for (name, instructions, took) in each {
+        // How long it takes is the benchmark's to judge: here others run beside.
+        println!("{name}: {instructions} instructions, {took:?}");
+        let most = if name == "guard_fast" { 130_000 } else { 190_000 };
+        assert!((1..most).contains(&instructions), "{name}: {instructions} instructions");
     }
 }
 

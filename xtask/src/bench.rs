@@ -5,6 +5,7 @@
 //! `{"name", "value", "unit", "note", "limit"?, "holds"?}`. All end in one table and one file.
 
 mod criterion;
+mod envoy;
 
 use std::{
     fs,
@@ -76,6 +77,9 @@ pub fn run(args: &Args) -> Result<()> {
     let targets = bench.targets()?;
     let mut results = Vec::new();
     for part in parts {
+        if *part == Part::Flood {
+            envoy::ensure(&dir);
+        }
         results.extend(match part.program() {
             Some((program, _)) if !has(&targets, "bin", program) => not_there(program),
             Some((program, as_root)) => bench.program(program, as_root, &dir)?,

@@ -53,7 +53,7 @@ const fn dots_alone(a: u64, b: u64, c: u64, d: u64) -> u32 {
     /// Makes a letter of a dot.
     const LETTER: u64 = (b'.' ^ b'A') as u64;
     let (p, q, r, s) = (dots(a), dots(b), dots(c), dots(d));
-    if !plain(a ^ p * LETTER, b ^ q * LETTER, c ^ r * LETTER, d ^ s * LETTER) {
+    if !plain(a ^ (p * LETTER), b ^ (q * LETTER), c ^ (r * LETTER), d ^ (s * LETTER)) {
         return 64;
     }
     ((p + q + r + s).wrapping_mul(ONES) >> 56) as u32

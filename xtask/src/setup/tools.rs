@@ -29,7 +29,12 @@ const TOOLS: &[Tool] = &[
         needed_by: &[Demo, Test, Bench],
     },
     Tool { program: "curl", package: "curl", what_for: "a client people know", needed_by: &[Demo, Test] },
-    Tool { program: "nginx", package: "nginx-light", what_for: "a proxy people run", needed_by: &[Test] },
+    Tool {
+        program: "nginx",
+        package: "nginx-light",
+        what_for: "a proxy people run",
+        needed_by: &[Test, Bench],
+    },
     Tool { program: "haproxy", package: "haproxy", what_for: "another", needed_by: &[Test] },
     Tool { program: "caddy", package: "caddy", what_for: "one more", needed_by: &[Test] },
     Tool {
