@@ -15,7 +15,7 @@ mod body;
 mod lines;
 mod token;
 mod values;
-mod window;
+pub(crate) mod window;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +72,8 @@ pub enum Step {
     TooLong = 6,
     /// The head, or the framing of its body, has an oddity that the configuration refuses.
     Odd = 7,
+    /// HTTP/2 frames or header blocks that are malformed, or that cannot be followed.
+    Broken = 8,
 }
 
 /// Two credentials, or one not shaped as `scheme token`.
