@@ -26,7 +26,7 @@ mod peer;
 mod tests;
 
 pub use names::Names;
-pub use streams::{OLDER, Open, SLOTS};
+pub use streams::{OLDER, Open, SLOTS, slot};
 pub use table::Entry;
 
 use self::{
@@ -218,16 +218,16 @@ impl H2 {
         h
     }
 
-    /// Begins anew on memory that may hold anything but open streams.
+    /// Begins anew on memory that may hold anything but open streams, `before` bytes before the first frame.
     #[inline(always)]
-    pub const fn restart(&mut self) {
-        self.mode = FRAME;
+    pub const fn restart(&mut self, before: u32) {
+        self.mode = if before == 0 { FRAME } else { SKIP };
         self.inner = FIELD;
         self.open = 0;
         self.settled = 0;
         self.got = 0;
         self.header = 0;
-        self.skip = 0;
+        self.skip = before;
         self.last = 0;
         self.table_size = 0;
         self.table_max = TABLE_MAX;

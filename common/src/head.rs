@@ -304,6 +304,13 @@ impl Scan {
         if self.mode == BODY || self.mode == CHUNK_DATA { self.body } else { 0 }
     }
 
+    /// Stands before `n` bytes that may be stepped over, whatever they belong to.
+    #[inline(always)]
+    pub const fn await_body(&mut self, n: u64) {
+        self.body = n;
+        self.mode = if n == 0 { START } else { BODY };
+    }
+
     /// Steps over `n` bytes of body, at most [`Self::skippable`].
     #[inline(always)]
     pub fn skip(&mut self, n: u64) {

@@ -181,6 +181,12 @@ numbered! {
         GatePassed = 47 => "gate_passed",
         /// Connections that gate let nothing more through of, for a request was refused there.
         GateRefused = 48 => "gate_refused",
+        /// Connections whose HTTP/2 frames are read.
+        H2c = 49 => "h2c",
+        /// Connections refused because their HTTP/2 frames or header blocks are malformed, or cannot be followed.
+        RefusedFrames = 50 => "refused_frames",
+        /// HTTP/2 streams that were open beside a refused one and ended with its connection.
+        StreamsLost = 51 => "streams_lost",
     }
 }
 

@@ -69,6 +69,15 @@ pub fn sight(scratch: *mut Scratch, what: Sight) {
 #[inline(never)]
 pub fn arrive(skb: *mut __sk_buff, scratch: *mut Scratch) {
     locate(skb, scratch);
+    // SAFETY: this CPU's scratch.
+    unsafe {
+        if (*scratch).returned != 0 {
+            // Counted before, and not to be passed on again.
+            (*scratch).returned = 0;
+            (*scratch).packet.h2c = 0;
+            return;
+        }
+    }
     sight(scratch, Sight::Packets);
 }
 

@@ -18,6 +18,8 @@ mod count;
 mod cut;
 mod fast;
 mod gate;
+mod h2;
+mod h2_answers;
 mod maps;
 mod packet;
 mod pending;
@@ -33,7 +35,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext},
 };
-use strict::WIRE;
+use strict::{FRAMES, WIRE};
 
 /// Leave the packet to the next program, or to the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const PASS: i32 = -1;
@@ -44,6 +46,12 @@ const DROP: i32 = 2;
 #[classifier]
 pub fn guard(ctx: TcContext) -> i32 {
     strict::steps::<WIRE>(ctx.skb.skb)
+}
+
+/// Strict mode on ports where HTTP/2 is enabled: guard passes on what comes in there.
+#[classifier]
+pub fn guard_frames(ctx: TcContext) -> i32 {
+    strict::frames::<FRAMES>(ctx.skb.skb)
 }
 
 /// Fast mode: reads what comes in, segment by segment.
@@ -62,6 +70,12 @@ pub fn gate(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb]
 pub fn gate_reads(ctx: SkBuffContext) -> i32 {
     gate::reads(ctx.skb.skb)
+}
+
+/// Likewise on ports where HTTP/2 is enabled: the program above passes on what comes there.
+#[cgroup_skb]
+pub fn gate_frames(ctx: SkBuffContext) -> i32 {
+    gate::frames(ctx.skb.skb)
 }
 
 /// Follows what those answer.

@@ -10,7 +10,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_skb_load_bytes},
 };
 use portcullis_common::{
-    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_HOW, PORT_OPEN, PORT_PROXY, PORT_SLOT},
+    layout::{
+        AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_H2C, PORT_HOW, PORT_OPEN, PORT_PROXY, PORT_SLOT,
+    },
     word,
 };
 
@@ -69,6 +71,8 @@ pub struct Packet {
     pub copied: u32,
     /// 1 where the port's connections begin with a PROXY protocol header.
     pub proxy: u32,
+    /// 1 where they may speak HTTP/2.
+    pub h2c: u32,
     /// Where this interface and port are counted.
     pub place: u32,
 }
@@ -282,6 +286,7 @@ fn quick_look<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> Lo
         ports: u32::from_be(ports),
         copied: 0,
         proxy: u32::from(how & PORT_PROXY != 0),
+        h2c: u32::from(how & PORT_H2C != 0),
         place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
@@ -484,6 +489,7 @@ fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, how: u64
         ports: h.u32(l4),
         copied: 1,
         proxy: u32::from(how & PORT_PROXY != 0),
+        h2c: u32::from(how & PORT_H2C != 0),
         place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.

@@ -10,20 +10,20 @@ use portcullis_common::{
     layout::{ANSWER_MALFORMED, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
-        ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
-        PHASE_OPAQUE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
+        ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_FRAMES, PHASE_HTTP, PHASE_NEW,
+        PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
 };
 
 use crate::{
     DROP, PASS, blocks,
-    count::{arrive, count},
-    cut,
+    count::{arrive, count, locate},
+    cut, h2,
     maps::{self, ACTIVE, OLDER, Scratch},
     packet::{self, ACK, Packet, Port, RST, SYN, URG},
     pending, react, scan,
     scan::{TELL_HTTP, TELL_RESET, scan_stream},
-    socket::{self, Kind},
+    socket::{self, Kept, Kind},
     syn,
     tomb::{self, Tomb},
     verdict,
@@ -35,6 +35,25 @@ pub const WIRE: u32 = 0;
 pub const BENCH: u32 = 1;
 /// A packet on its last step to a socket, where it can be dropped and not changed.
 pub const GATE: u32 = 2;
+/// The same three of connections that may speak HTTP/2, in programs of their own: all in one would be more than is good
+/// for the verifier. Guard passes such packets on, and gets back what speaks HTTP/1.
+pub const FRAMES: u32 = 3;
+/// As above.
+pub const BENCH_FRAMES: u32 = 4;
+/// As above.
+pub const GATE_FRAMES: u32 = 5;
+
+/// Whether packets can only be dropped on a way.
+#[inline(always)]
+pub const fn is_gate(way: u32) -> bool {
+    way == GATE || way == GATE_FRAMES
+}
+
+/// Whether it is one of those for HTTP/2.
+#[inline(always)]
+pub const fn is_frames(way: u32) -> bool {
+    way >= FRAMES
+}
 
 /// Reads a packet on one of these ways.
 #[inline(always)]
@@ -71,7 +90,38 @@ pub fn steps<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
         count(Outcome::BadFlags);
         return DROP;
     }
+    if p.h2c != 0 {
+        maps::pass_on(skb, if WAY == BENCH { maps::TO_BENCH_FRAMES } else { maps::TO_FRAMES });
+        return DROP;
+    }
     let next = segment::<WAY>(skb, scratch);
+    settle(skb, scratch, next)
+}
+
+/// Reads a packet that guard passed on.
+#[inline(always)]
+pub fn frames<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = maps::scratch() else { return DROP };
+    // Anew: between two programs may be the exchange of one for another, with scratch of its own.
+    if packet::read(skb, scratch) != Port::Guarded {
+        return DROP;
+    }
+    locate(skb, scratch);
+    let next = segment::<WAY>(skb, scratch);
+    if next == Next::Return as i32 {
+        // SAFETY: this CPU's scratch.
+        unsafe { (*scratch).returned = 1 };
+        maps::pass_on(skb, maps::TO_GUARD);
+        return DROP;
+    }
+    settle(skb, scratch, next)
+}
+
+/// Does what is to be done with a segment.
+#[inline(always)]
+fn settle(skb: *mut __sk_buff, scratch: *mut Scratch, next: i32) -> i32 {
+    // SAFETY: `packet::read` has set it, and nothing writes it but the copy's mark.
+    let p = unsafe { &(*scratch).packet };
     if next == Next::Pass as i32 {
         PASS
     } else if next == Next::Drop as i32 {
@@ -106,6 +156,20 @@ pub enum Next {
     Hold = 3,
     /// It ends where the last head begins.
     Cut = 4,
+    /// Its connection speaks HTTP/1: it is for the other program.
+    Return = 5,
+}
+
+impl From<i32> for Next {
+    #[inline(always)]
+    fn from(n: i32) -> Self {
+        match n {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            3 => Self::Hold,
+            _ => Self::Refuse,
+        }
+    }
 }
 
 /// Reads a segment with payload. A function of its own, as [`react::refuse`] is, for the stack's sake.
@@ -124,6 +188,9 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         return Next::Pass as i32;
     }
     if s.is(Kind::Nothing) {
+        if is_frames(WAY) {
+            return Next::Return as i32;
+        }
         if WAY == GATE {
             return Next::Drop as i32;
         }
@@ -139,7 +206,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         count(Outcome::Busy);
         return Next::Drop as i32;
     }
-    if WAY == BENCH {
+    if WAY == BENCH || WAY == BENCH_FRAMES {
         // SAFETY: under its lock.
         unsafe {
             (*stream).phase = PHASE_NEW;
@@ -148,7 +215,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         }
     }
     // SAFETY: under its lock.
-    let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, kept.answers) };
+    let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, &kept) };
     // SAFETY: as above.
     blocks::unlock(unsafe { &raw mut (*stream).busy });
     next as i32
@@ -181,7 +248,7 @@ fn locked<const WAY: u32>(
     p: &Packet,
     config: &GuardConfig,
     stream: &mut Stream,
-    answers: *const Answers,
+    kept: &Kept,
 ) -> Next {
     // SAFETY: this CPU's scratch; nothing writes it from here on.
     let s = unsafe { &(*scratch).socket };
@@ -192,7 +259,20 @@ fn locked<const WAY: u32>(
         stream.epoch = epoch;
     }
     // SAFETY: a map's value or null; the egress program writes it at the same time, each field whole.
-    let answers = unsafe { answers.as_ref() };
+    let answers = unsafe { kept.answers.cast_const().as_ref() };
+    if is_frames(WAY) {
+        if !stream.is_framed() {
+            return Next::Return;
+        }
+        if stream.epoch != epoch && stream.phase == PHASE_FRAMES && !kept.h2.is_null() {
+            if h2::condemned(scratch, kept.h2) {
+                count(Outcome::Severed);
+                return h2::sever::<WAY>(scratch, stream, kept.h2, answers);
+            }
+        }
+        stream.epoch = epoch;
+        return placed::<WAY>(skb, scratch, p, config, stream, kept, taken);
+    }
     if stream.epoch != epoch {
         if condemned(scratch, stream, answers) {
             count(Outcome::Severed);
@@ -211,9 +291,14 @@ fn locked<const WAY: u32>(
                 count(Outcome::Lost);
                 dead(scratch, stream, LOST)
             }
-            _ => {
+            PHASE_DEAD => {
                 count(Outcome::TombstoneDropped);
                 Next::Drop
+            }
+            _ => {
+                // HTTP/2 is not read at this port any more.
+                count(Outcome::Lost);
+                dead(scratch, stream, LOST)
             }
         };
     }
@@ -222,6 +307,20 @@ fn locked<const WAY: u32>(
         count(Outcome::Tunnelled);
         return Next::Pass;
     }
+    placed::<WAY>(skb, scratch, p, config, stream, kept, taken)
+}
+
+/// Reads the segment from P on, where it may pass at all.
+#[inline(always)]
+fn placed<const WAY: u32>(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    p: &Packet,
+    config: &GuardConfig,
+    stream: &mut Stream,
+    kept: &Kept,
+    taken: u32,
+) -> Next {
     let end = p.seq.wrapping_add(p.len);
     let before = stream.parsed;
     match stream.place(taken, p.seq, end) {
@@ -256,7 +355,25 @@ fn locked<const WAY: u32>(
         }
         Place::Fresh => {}
     }
-    read::<WAY>(skb, scratch, p, config, stream, answers, end)
+    if !is_frames(WAY) {
+        // SAFETY: a map's value or null; the egress program writes it at the same time, each field whole.
+        let answers = unsafe { kept.answers.cast_const().as_ref() };
+        return read::<WAY>(skb, scratch, p, config, stream, answers, end);
+    }
+    if stream.phase == PHASE_PREFACE {
+        match h2::preface(skb, scratch, stream, kept.h2) {
+            h2::Preface::Http => return Next::Return,
+            h2::Preface::Part => return Next::Pass,
+            h2::Preface::Cut => return Next::Cut,
+            h2::Preface::Again => return Next::Drop,
+            h2::Preface::Whole => stream.phase = PHASE_FRAMES,
+        }
+    }
+    if kept.h2.is_null() {
+        count(Outcome::Lost);
+        return dead(scratch, stream, LOST);
+    }
+    h2::read::<WAY>(skb, scratch, stream, kept.h2, kept.answers).into()
 }
 
 /// What a connection begins with; its phase stays new where that is not known.
@@ -283,7 +400,7 @@ fn begin(
     stream.parsed = taken;
     stream.tried_at = taken;
     stream.scan.preamble = p.proxy;
-    stream.phase = PHASE_HTTP;
+    stream.phase = if p.h2c != 0 && p.proxy == 0 { PHASE_PREFACE } else { PHASE_HTTP };
 }
 
 /// A connection whose beginning is not known.
@@ -381,7 +498,7 @@ fn read<const WAY: u32>(
         cause(scratch, step);
         return Next::Refuse;
     }
-    if WAY == GATE {
+    if is_gate(WAY) {
         if step == Step::Refused as u32 {
             scan::count_refusal(scratch);
         }
@@ -428,14 +545,14 @@ fn read<const WAY: u32>(
 
 /// The time, as [`Stream::tried`] wants it.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: a helper without arguments.
     (unsafe { bpf_ktime_get_boot_ns() } >> 20) as u32
 }
 
 /// Counts a refusal that no token is the cause of.
 #[inline(always)]
-fn refused(step: u32) {
+pub fn refused(step: u32) {
     if step == Step::Odd as u32 {
         count(Outcome::RefusedAmbiguous);
     } else if step == Step::TooLong as u32 {
@@ -446,12 +563,14 @@ fn refused(step: u32) {
         count(Outcome::RefusedOpaque);
     } else if step == Step::NotHttp as u32 {
         count(Outcome::RefusedNotHttp);
+    } else if step == Step::Broken as u32 {
+        count(Outcome::RefusedFrames);
     }
 }
 
 /// Says in `Run` why a request is refused and what its client is told.
 #[inline(always)]
-fn cause(scratch: *mut Scratch, step: u32) {
+pub fn cause(scratch: *mut Scratch, step: u32) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let run = unsafe { &mut (*scratch).run };
     if step == Step::Refused as u32 {

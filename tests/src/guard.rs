@@ -47,6 +47,7 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
         opaque: Opaque::Pass,
         max_head: 16 * 1024,
         proxy_ports: Vec::new(),
+        h2c_ports: Vec::new(),
         max_entries: 1024,
         key: KEY,
         key_id: 7,

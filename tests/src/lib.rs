@@ -19,6 +19,7 @@ pub mod dir;
 pub mod figures;
 pub mod frames;
 pub mod guard;
+pub mod h2;
 pub mod net;
 pub mod process;
 pub mod server;

@@ -12,6 +12,7 @@ mod e2e {
     mod edges;
     mod errors;
     mod gate;
+    mod h2c;
     mod interfaces;
     mod lasting;
     mod living;

@@ -73,6 +73,11 @@ pub fn expected(stream: &TcpStream) -> io::Result<u32> {
 }
 
 impl Kernel {
+    /// Instructions the verifier walked, by program.
+    pub fn verified(&self) -> Vec<(&'static str, u32)> {
+        self.verified.iter().map(|(name, n)| (*name, *n)).collect()
+    }
+
     /// Loads the yardsticks of the benchmark beside guard.
     pub fn load_yardsticks(&mut self) -> Result<(), KernelError> {
         for which in [Which::Empty, Which::Hash, Which::Strict, Which::Fast] {

@@ -37,6 +37,13 @@ const TOOLS: &[Tool] = &[
         what_for: "a server and a client in JavaScript",
         needed_by: &[Test],
     },
+    Tool {
+        program: "nghttpd",
+        package: "nghttp2-server",
+        what_for: "a server that speaks HTTP/2 in the clear",
+        needed_by: &[Test],
+    },
+    Tool { program: "h2load", package: "nghttp2-client", what_for: "load that does", needed_by: &[Test] },
     Tool { program: "wrk", package: "wrk", what_for: "load on the front doors", needed_by: &[Bench] },
 ];
 
@@ -90,8 +97,11 @@ mod tests {
     fn only_what_a_purpose_needs_is_missed() {
         assert_eq!(programs(&[Purpose::Build], &[]), [""; 0]);
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
-        assert_eq!(programs(&[Test, Bench], &["ip", "nsenter", "curl"]), ["nginx", "haproxy", "node", "wrk"]);
-        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "node", "wrk"];
+        assert_eq!(
+            programs(&[Test, Bench], &["ip", "nsenter", "curl"]),
+            ["nginx", "haproxy", "node", "nghttpd", "h2load", "wrk"]
+        );
+        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "node", "nghttpd", "h2load", "wrk"];
         assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);
     }
 }
