@@ -8,7 +8,7 @@ use portcullis_common::{
 
 use crate::{
     maps::{COUNTERS, INTERFACES, PLACES, Scratch},
-    packet::Packet,
+    packet::{H2C_RETURNED, Packet},
 };
 
 /// This CPU's counters.
@@ -74,7 +74,7 @@ pub fn arrive(skb: *mut __sk_buff, scratch: *mut Scratch) {
         if (*scratch).returned != 0 {
             // Counted before, and not to be passed on again.
             (*scratch).returned = 0;
-            (*scratch).packet.h2c = 0;
+            (*scratch).packet.h2c = H2C_RETURNED;
             return;
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     answers,
     count::{arrive, count, locate},
     maps::{self, Scratch},
-    packet::{self, ACK, Packet, Port, RST, SYN, URG},
+    packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, socket,
     strict::{self, GATE, GATE_FRAMES, Next},
 };
@@ -115,7 +115,7 @@ pub fn reads(skb: *mut __sk_buff) -> i32 {
         return answer;
     }
     // SAFETY: this CPU's scratch, and `look` has read the packet.
-    if unsafe { (*scratch).packet.h2c } != 0 {
+    if unsafe { (*scratch).packet.h2c } == H2C {
         maps::pass_on_at_gate(skb, maps::TO_FRAMES);
         return STOP;
     }
@@ -136,6 +136,8 @@ pub fn frames(skb: *mut __sk_buff) -> i32 {
         // SAFETY: this CPU's scratch.
         unsafe { (*scratch).returned = 1 };
         maps::pass_on_at_gate(skb, maps::TO_GUARD);
+        // SAFETY: as above.
+        unsafe { (*scratch).returned = 0 };
         return STOP;
     }
     settle(skb, scratch, next)

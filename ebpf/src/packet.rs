@@ -45,6 +45,11 @@ pub const ACK: u32 = 0x10;
 /// URG.
 pub const URG: u32 = 0x20;
 
+/// `Packet::h2c`: the port's connections may speak HTTP/2.
+pub const H2C: u32 = 1;
+/// The same, and the program that reads that has passed this one back.
+pub const H2C_RETURNED: u32 = 2;
+
 /// A TCP segment to a guarded port. Offsets are from the skb's start. It lies in scratch, not on the stack, so
 /// that the verifier forgets the ways that led to it and walks what follows once.
 #[repr(C)]
@@ -71,7 +76,7 @@ pub struct Packet {
     pub copied: u32,
     /// 1 where the port's connections begin with a PROXY protocol header.
     pub proxy: u32,
-    /// 1 where they may speak HTTP/2.
+    /// [`H2C`] where they may speak HTTP/2.
     pub h2c: u32,
     /// Where this interface and port are counted.
     pub place: u32,

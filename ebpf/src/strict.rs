@@ -20,7 +20,7 @@ use crate::{
     count::{arrive, count, locate},
     cut, h2,
     maps::{self, ACTIVE, OLDER, Scratch},
-    packet::{self, ACK, Packet, Port, RST, SYN, URG},
+    packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, scan,
     scan::{TELL_HTTP, TELL_RESET, scan_stream},
     socket::{self, Kept, Kind},
@@ -90,7 +90,7 @@ pub fn steps<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
         count(Outcome::BadFlags);
         return DROP;
     }
-    if p.h2c != 0 {
+    if p.h2c == H2C {
         maps::pass_on(skb, if WAY == BENCH { maps::TO_BENCH_FRAMES } else { maps::TO_FRAMES });
         return DROP;
     }
@@ -112,6 +112,8 @@ pub fn frames<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
         // SAFETY: this CPU's scratch.
         unsafe { (*scratch).returned = 1 };
         maps::pass_on(skb, maps::TO_GUARD);
+        // SAFETY: as above.
+        unsafe { (*scratch).returned = 0 };
         return DROP;
     }
     settle(skb, scratch, next)
@@ -293,6 +295,11 @@ fn locked<const WAY: u32>(
             }
             PHASE_DEAD => {
                 count(Outcome::TombstoneDropped);
+                Next::Drop
+            }
+            _ if p.h2c != 0 => {
+                // The programs are being exchanged, and this one was asked out of turn.
+                count(Outcome::Busy);
                 Next::Drop
             }
             _ => {

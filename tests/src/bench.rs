@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod daemon;
 pub mod disk;
+pub mod h2c;
 pub mod load;
 pub mod policy;
 pub mod tokens;

@@ -220,6 +220,18 @@ impl Nghttpd {
         self.0.lines().iter().filter(|line| line.contains(text)).count()
     }
 
+    /// How many header blocks it has read whole, once it has read as many as are said.
+    pub fn blocks(&self, at_least: usize) -> Result<usize> {
+        const BLOCK: &str = "recv HEADERS frame";
+        let read = |lines: &[String]| lines.iter().filter(|line| line.contains(BLOCK)).count();
+        anyhow::ensure!(
+            self.0.await_lines(|lines| read(lines) >= at_least),
+            "too few: {}",
+            read(&self.0.lines())
+        );
+        Ok(read(&self.0.lines()))
+    }
+
     /// Waits until it has read that.
     pub fn await_read(&self, text: &str) -> Result<String> {
         self.0.await_line(0, |line| line.contains(text))

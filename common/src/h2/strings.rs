@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Half bytes, or bytes of plain text, that one step reads.
-const PIECES: u32 = 4;
+const PIECES: u32 = 8;
 
 /// Reads on in the present string, as far as the frame and the window go.
 #[inline(always)]

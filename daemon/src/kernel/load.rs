@@ -21,8 +21,8 @@ use portcullis_common::{
 };
 
 use super::{
-    Connections, CounterReader, DenyMap, Enforcement, EventSource, GuardedView, KernelError, Older, Reaction,
-    Settings,
+    Connections, CounterReader, DenyMap, Enforcement, EventSource, Gate, GuardedView, KernelError, Older,
+    Reaction, Settings,
     connections::{OlderFlows, Reaper, Storage, Stored},
     diag::Diag,
     guard_config::guard_config,
@@ -147,6 +147,24 @@ impl Kernel {
         self.load_program("guard_frames")?;
         self.join("PROGRAMS", 1, "guard")?;
         self.join("PROGRAMS", 0, "guard_frames")
+    }
+
+    /// Lets go of an earlier daemon's programs where HTTP/2 is not enabled any more. To be called once this daemon's are in
+    /// force.
+    pub(super) fn part_programs(&mut self) -> Result<(), KernelError> {
+        let frames = self.is_strict() && !self.settings.h2c_ports.is_empty();
+        let gate = frames && self.settings.gate == Gate::Read;
+        for (map, used) in [("PROGRAMS", frames), ("GATE_PROGRAMS", gate)] {
+            if used {
+                continue;
+            }
+            let mut programs = ProgramArray::try_from(self.map_mut(map)?).map_err(map_error)?;
+            for slot in 0..2 {
+                // Usually there is none.
+                let _ = programs.clear_index(&slot);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a program that is loaded into a slot of a map of programs.

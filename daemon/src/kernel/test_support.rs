@@ -88,6 +88,11 @@ impl Kernel {
             let what = || format!("load {name}");
             self.program(name)?.load().map_err(|e| KernelError::program(what(), &e))?;
         }
+        if !self.settings.h2c_ports.is_empty() {
+            let what = || "load bench_frames".to_owned();
+            self.program("bench_frames")?.load().map_err(|e| KernelError::program(what(), &e))?;
+            self.join("PROGRAMS", 2, "bench_frames")?;
+        }
         Ok(())
     }
 

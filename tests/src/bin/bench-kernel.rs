@@ -70,6 +70,7 @@ fn measure(figures: &mut Figures, quick: bool) -> Result<()> {
         }
     }
     strict(figures, rounds, repeat)?;
+    portcullis_tests::bench::h2c::measure(figures, rounds, repeat)?;
     scale(figures, if quick { 200_000 } else { 10_000_000 }, rounds, repeat)
 }
 
