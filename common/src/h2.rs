@@ -63,6 +63,8 @@ pub struct H2 {
     name: [u64; 4],
     /// The present scheme, likewise.
     scheme: [u64; 2],
+    /// Bytes of the present string, decoded: those from `out_at` to `out_len` are not read yet.
+    out: [u64; 5],
     /// Bytes of a frame header that is cut.
     header: u64,
     /// Why nothing more passes, once that is so.
@@ -102,6 +104,8 @@ pub struct H2 {
     pub requests: u32,
     /// Tokens looked up, likewise.
     pub tokens: u32,
+    out_at: u32,
+    out_len: u32,
     /// Next slot of `older` to take.
     older_next: u32,
     mode: u8,
@@ -131,8 +135,6 @@ pub struct H2 {
     state: u8,
     /// Whether the string may end in that state.
     accept: u8,
-    /// The high half of the next byte was decoded.
-    half: u8,
     /// What the present value means: a `KIND_` constant.
     kind: u8,
     /// Where the present value stands.
@@ -148,7 +150,8 @@ pub struct H2 {
     /// The present block has a field.
     fields: u8,
     pad1: u8,
-    pad2: u32,
+    pad2: u8,
+    pad3: u32,
     /// The token of the present field.
     found: [u64; 2],
     /// Streams that are not known to be finished.
@@ -233,12 +236,14 @@ impl H2 {
         self.table_max = TABLE_MAX;
         self.table_count = 0;
         self.table_newest = 0;
+        self.out_at = 0;
+        self.out_len = 0;
     }
 
     /// Whether the next step is one for [`string_step`], which most are.
     #[inline(always)]
     pub const fn in_string(&self) -> bool {
-        self.mode == BLOCK && self.inner == STRING && self.left != 0
+        self.mode == BLOCK && self.inner == STRING && (self.left != 0 || self.out_at < self.out_len)
     }
 
     /// Whether the next step looks a token up.
@@ -303,9 +308,6 @@ pub unsafe fn step<S: Sink>(
 pub unsafe fn string_step(h: &mut H2, c: &mut Cursor, buffer: *const u8, config: &ScanConfig) -> Step {
     // SAFETY: the caller vouches for the buffer, which outlives this call.
     let w = unsafe { Window::new(buffer) };
-    if c.at >= c.end {
-        return Step::More;
-    }
     string(h, c, w, config)
 }
 
@@ -388,7 +390,7 @@ const _: () = {
     assert!(size_of::<Entry>() == 24);
     assert!(
         size_of::<H2>()
-            == 32 + 16 + 8 + 32 + 16 + 8 + 40 + 19 * 4 + 24 + 4 + 16 + 24 * (SLOTS + OLDER + ENTRIES)
+            == 32 + 16 + 8 + 32 + 16 + 40 + 8 + 40 + 21 * 4 + 24 + 4 + 16 + 24 * (SLOTS + OLDER + ENTRIES)
     );
     assert!(ENTRIES as u32 * 32 == TABLE_MAX && ENTRIES.is_power_of_two());
 };

@@ -162,7 +162,8 @@ fn begin_string(h: &mut H2, config: &ScanConfig, n: u32) -> Step {
     h.string = n;
     h.decoded = 0;
     h.state = 0;
-    h.half = 0;
+    h.out_at = 0;
+    h.out_len = 0;
     h.accept = 1;
     if h.naming != 0 {
         h.name = [0; 4];

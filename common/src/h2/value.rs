@@ -6,6 +6,7 @@ use crate::{
     fingerprint::Sip,
     head::window::is_space,
     layout::{KIND_AUTHORIZATION, ScanConfig},
+    word,
 };
 
 /// Nothing more of interest follows.
@@ -34,6 +35,45 @@ pub(super) fn begin_value(h: &mut H2) {
     h.value = if u32::from(h.kind) == KIND_AUTHORIZATION { SCHEME } else { BEFORE };
     h.seen = 0;
     h.scheme = [0; 2];
+}
+
+/// Takes what it can of `n` bytes, zeros behind them, in one go: bytes in a token that neither end it nor mean anything in
+/// it, or the rest of a value. Tells how many; 0 where [`value_byte`] must look at the first.
+#[inline(always)]
+pub(super) fn value_bytes(h: &mut H2, x: u64, n: u32) -> u32 {
+    if h.value == REST {
+        return n;
+    }
+    if h.value != TOKEN {
+        return 0;
+    }
+    let special = word::blank(x) | word::eq(x, b'.') | word::eq(x, b',') | (x & word::HIGH);
+    let mut k = n;
+    if special != 0 && word::first(special) < n {
+        k = word::first(special);
+    }
+    if k == 0 {
+        return 0;
+    }
+    let (x, had) = (word::keep_to(x, k), h.token_len & 7);
+    let first = h.tail | x << (had * 8);
+    if h.token_len < 2 {
+        h.jws = u8::from(is_jws(first));
+    }
+    h.tail = first;
+    if had + k >= 8 {
+        h.sip.word(first);
+        h.tail = if had == 0 { 0 } else { x >> ((8 - had) * 8) };
+    }
+    h.token_len += k;
+    k
+}
+
+/// Whether a token with these first two bytes may be a JWS.
+#[inline(always)]
+const fn is_jws(start: u64) -> bool {
+    let start = start & 0xffff;
+    start == u16::from_le_bytes(*b"ey") as u64 || start == u16::from_le_bytes(*b"ew") as u64
 }
 
 /// Takes a byte of the value.
@@ -108,10 +148,7 @@ fn token_byte(h: &mut H2, b: u8, blank: bool) -> Byte {
     h.tail |= u64::from(b) << ((h.token_len & 7) * 8);
     h.token_len += 1;
     if h.token_len == 2 {
-        let start = h.tail & 0xffff;
-        let ey = u64::from(u16::from_le_bytes(*b"ey"));
-        let ew = u64::from(u16::from_le_bytes(*b"ew"));
-        h.jws = u8::from(start == ey || start == ew);
+        h.jws = u8::from(is_jws(h.tail));
     }
     if h.token_len & 7 == 0 {
         h.sip.word(h.tail);
