@@ -17,7 +17,7 @@ use portcullis_common::{
     head::{FRONT, MAX_STEPS, Sink, Step},
     layout::{ANSWER_TOKEN, GuardConfig, REACT_DROP},
     reason::{Outcome, Sight},
-    stream::{Answers, PHASE_DEAD, PHASE_DOOMED, PHASE_HTTP, RANGES, Range, Stream},
+    stream::{Answers, PHASE_DEAD, PHASE_DOOMED, PHASE_HTTP, RANGES, Range, Stream, ahead},
 };
 
 use crate::{
@@ -32,8 +32,8 @@ use crate::{
 
 /// Bytes of stream in a window: most frames of a client are small, and `DATA` is stepped over.
 const WINDOW: u32 = 1024;
-/// Windows of a segment: a 64 KiB super-packet's.
-const MAX_WINDOWS: u32 = 72;
+/// Windows of a segment: a 64 KiB super-packet has 64.
+const MAX_WINDOWS: u32 = 512;
 /// Bytes of the preface.
 const WHOLE: u32 = PREFACE.len() as u32;
 
@@ -227,7 +227,7 @@ pub extern "C" fn scan_frames(skb: *mut __sk_buff, h2: *mut H2) -> i32 {
 #[inline(always)]
 fn set_up(scratch: *mut Scratch, stream: &mut Stream, h2: &mut H2) {
     // SAFETY: this CPU's scratch; nothing else refers to it.
-    let (p, run) = unsafe { (&(*scratch).packet, &mut (*scratch).run) };
+    let (p, s, run) = unsafe { (&(*scratch).packet, &(*scratch).socket, &mut (*scratch).run) };
     let from = stream.parsed;
     let at = p.payload + from.wrapping_sub(p.seq);
     scan::begin(scratch, at, p.payload + p.len);
@@ -235,13 +235,22 @@ fn set_up(scratch: *mut Scratch, stream: &mut Stream, h2: &mut H2) {
     run.keep = stream.id;
     h2.requests = 0;
     h2.tokens = 0;
+    // A range that the server has not taken yet must not be forgotten: where all are in use, payload is kept instead.
+    run.room = RANGES as u32;
+    for (i, r) in stream.free.iter().enumerate() {
+        if (i as u32) < stream.ranges && ahead(r.to, s.rcv_nxt) > 0 {
+            run.room -= 1;
+        }
+    }
     let body = stream.scan.skippable() as u32;
     if body != 0 {
         let left = p.payload + p.len - at;
         let n = if body < left { body } else { left };
         stream.scan.skip(u64::from(n));
         run.free[0] = Range { from, to: from.wrapping_add(n) };
+        // It goes on with the last one.
         run.ranges = 1;
+        run.room += 1;
         run.at = at + n;
     }
 }
@@ -398,7 +407,7 @@ unsafe extern "C" fn window(_: u64, env: *mut Env) -> i64 {
     }
     let mut next = at + n;
     let skip = h2.skippable();
-    if skip != 0 && next < end {
+    if skip != 0 && next < end && s.run.ranges < s.run.room {
         let left = end - next;
         let n = if skip < left { skip } else { left };
         h2.step_over(n);

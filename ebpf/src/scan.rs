@@ -84,8 +84,8 @@ pub struct Run {
     pub tell: u32,
     /// On HTTP/2: the last stream that the client is told of, with [`GOAWAY`]; else 0.
     pub goaway: u32,
-    /// Padding.
-    pub pad2: u32,
+    /// On HTTP/2: how many ranges of payload may be stepped over unkept.
+    pub room: u32,
 }
 
 /// Marks `Run::goaway` as set.

@@ -12,7 +12,9 @@ mod e2e {
     mod edges;
     mod errors;
     mod gate;
+    mod grpc;
     mod h2c;
+    mod h2c_wire;
     mod interfaces;
     mod lasting;
     mod living;
