@@ -392,5 +392,5 @@ const _: () = {
         size_of::<H2>()
             == 32 + 16 + 8 + 32 + 16 + 40 + 8 + 40 + 21 * 4 + 24 + 4 + 16 + 24 * (SLOTS + OLDER + ENTRIES)
     );
-    assert!(ENTRIES as u32 * 32 == TABLE_MAX && ENTRIES.is_power_of_two());
+    assert!(ENTRIES * 32 == TABLE_MAX as usize && ENTRIES.is_power_of_two());
 };

@@ -29,7 +29,7 @@ pub fn bench_strict(ctx: TcContext) -> i32 {
 /// The same for connections that speak HTTP/2.
 #[classifier]
 pub fn bench_frames(ctx: TcContext) -> i32 {
-    crate::strict::frames::<{ crate::strict::BENCH_FRAMES }>(ctx.skb.skb)
+    crate::ways::frames::<{ crate::strict::BENCH_FRAMES }>(ctx.skb.skb)
 }
 
 /// Where the hash stands.

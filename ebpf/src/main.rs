@@ -30,6 +30,7 @@ mod strict;
 mod syn;
 mod tomb;
 mod verdict;
+mod ways;
 
 use aya_ebpf::{
     macros::{cgroup_skb, classifier},
@@ -51,7 +52,7 @@ pub fn guard(ctx: TcContext) -> i32 {
 /// Strict mode on ports where HTTP/2 is enabled: guard passes on what comes in there.
 #[classifier]
 pub fn guard_frames(ctx: TcContext) -> i32 {
-    strict::frames::<FRAMES>(ctx.skb.skb)
+    ways::frames::<FRAMES>(ctx.skb.skb)
 }
 
 /// Fast mode: reads what comes in, segment by segment.

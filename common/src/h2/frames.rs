@@ -73,7 +73,7 @@ pub(super) fn frame(h: &mut H2, c: &mut Cursor, w: Window, config: &ScanConfig, 
         // A client may not, and its block would be one that is not read here.
         PUSH_PROMISE => false,
         PING => id == 0 && len == 8,
-        GOAWAY => id == 0 && len >= 8 && len <= FRAME_MAX,
+        GOAWAY => id == 0 && (8..=FRAME_MAX).contains(&len),
         WINDOW_UPDATE => len == 4,
         // Others are stepped over (§4.1).
         _ => len <= FRAME_MAX,

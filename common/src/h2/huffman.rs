@@ -75,11 +75,11 @@ const fn machine() -> [u32; 256 * 16] {
         depth += 1;
     }
     let mut table = [0u32; 256 * 16];
-    let mut state = 0;
+    let mut state = 0u16;
     while state < 256 {
         let mut half = 0;
         while half < 16 {
-            let (mut at, mut entry, mut bit) = (state as u16, 0u32, 4);
+            let (mut at, mut entry, mut bit) = (state, 0u32, 4);
             while bit > 0 {
                 bit -= 1;
                 at = nodes[at as usize][half >> bit & 1];
@@ -94,7 +94,7 @@ const fn machine() -> [u32; 256 * 16] {
             if accept[at as usize] {
                 entry |= ACCEPT;
             }
-            table[state * 16 + half] = entry | at as u32;
+            table[state as usize * 16 + half] = entry | at as u32;
             half += 1;
         }
         state += 1;

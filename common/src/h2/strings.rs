@@ -171,7 +171,8 @@ fn name_bytes(h: &mut H2, x: u64, n: u32) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // The high bit of each byte that is a capital letter, a control character, a space, or beyond ASCII.
     let low = x & !word::HIGH;
-    let capital = (low + ONES * (0x80 - b'A' as u64)) & !(low + ONES * (0x7f - b'Z' as u64));
+    // `A` is 0x41, `Z` 0x5a.
+    let capital = (low + ONES * (0x80 - 0x41)) & !(low + ONES * (0x7f - 0x5a));
     let bad = capital | word::blank(x) | word::eq(x, 0x7f) | x;
     if word::keep_to(bad & word::HIGH, n) != 0 {
         return false;

@@ -2,6 +2,10 @@
 
 use super::{ENTRIES, H2};
 
+/// Wraps places in the table.
+#[allow(clippy::cast_possible_truncation, reason = "128")]
+const LAST: u32 = ENTRIES as u32 - 1;
+
 /// One entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl H2 {
         if self.pending == 0 || self.pending > self.table_max {
             return;
         }
-        self.table_newest = (self.table_newest + 1) & (ENTRIES as u32 - 1);
+        self.table_newest = (self.table_newest + 1) & LAST;
         let (kind, has_token, token) = (self.kind, self.has_token, self.found);
         #[allow(clippy::cast_possible_truncation, reason = "together at most TABLE_MAX")]
         let (size, name_len) = (self.pending as u16, self.name_len as u16);

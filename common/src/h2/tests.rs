@@ -54,7 +54,7 @@ fn whole(bytes: &[u8]) -> (Step, Vec<DenyFingerprint>) {
 }
 
 /// What the HTTP/1 scanner makes of the same fields.
-fn reference(fields: &[(Vec<u8>, Vec<u8>)]) -> (Step, Vec<DenyFingerprint>) {
+fn reference(fields: &[Field]) -> (Step, Vec<DenyFingerprint>) {
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
     for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(b":")) {
         head.extend([name, &b":"[..], value, b"\r\n"].concat());
@@ -84,7 +84,7 @@ fn token() -> impl Strategy<Value = String> {
     ]
 }
 
-fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+fn field() -> impl Strategy<Value = Field> {
     let name = prop_oneof![
         2 => Just("authorization".to_owned()),
         2 => "(x-api-key|x_api_key|via)",
@@ -101,9 +101,12 @@ fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     (name, value).prop_map(|(n, v)| (n.into_bytes(), v.into_bytes()))
 }
 
+/// A field's name and value.
+type Field = (Vec<u8>, Vec<u8>);
+
 #[derive(Clone, Debug)]
 struct Block {
-    fields: Vec<((Vec<u8>, Vec<u8>), Way)>,
+    fields: Vec<(Field, Way)>,
     size: Option<u32>,
     shape: Shape,
     between: u8,

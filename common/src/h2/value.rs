@@ -150,7 +150,7 @@ fn token_byte(h: &mut H2, b: u8, blank: bool) -> Byte {
     if h.token_len == 2 {
         h.jws = u8::from(is_jws(h.tail));
     }
-    if h.token_len & 7 == 0 {
+    if h.token_len.is_multiple_of(8) {
         h.sip.word(h.tail);
         h.tail = 0;
     }

@@ -66,7 +66,7 @@ impl Decoder for Raw {
 type Heard = Arc<Mutex<Vec<String>>>;
 
 /// An echo in a namespace, for as long as the runtime runs.
-async fn serve(ns: &Namespace, heard: Heard) -> Result<()> {
+fn serve(ns: &Namespace, heard: Heard) -> Result<()> {
     let listener = ns.enter(|| Ok(TcpListener::bind(at("0.0.0.0", PORT))?))?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -130,7 +130,7 @@ async fn a_grpc_server_hears_calls_of_live_tokens_and_no_others() -> Result<()> 
         Ok(())
     })?;
     let heard = Heard::default();
-    serve(&w.net.server, Arc::clone(&heard)).await?;
+    serve(&w.net.server, Arc::clone(&heard))?;
     let (live, later) = (w.mint.hs256()?, w.mint.hs256()?);
     let mut client = connect(&w.net.client).await?;
     // Many at once on one connection, each answered with its own message.

@@ -27,6 +27,8 @@ use proptest::{
 
 /// Where HTTP/2 is enabled.
 const PORT: u16 = 8084;
+/// And where a listener defers.
+const DEFERRED: u16 = 8085;
 
 fn there() -> SocketAddr {
     at(SERVER_V4, PORT)
@@ -102,7 +104,9 @@ fn whatever_the_wire_does_no_block_of_a_revoked_token_is_read_whole() -> Result<
                 let mut piece = stream[cuts[i]..cuts[i + 1]].to_vec();
                 if *other {
                     // With a good checksum it would be another client's stream: only a copy that TCP drops is sent.
-                    piece.iter_mut().for_each(|b| *b ^= 1);
+                    for b in &mut piece {
+                        *b ^= 1;
+                    }
                 }
                 for _ in 0..=u8::from(*twice) {
                     talk.put_odd(cuts[i], &piece, |f| f.sum_off = u16::from(*lost || *other)).unwrap();
@@ -133,7 +137,6 @@ fn nginx_reads_nothing_of_a_revoked_request_also_where_it_defers() -> Result<()>
     if !is_root() || !has("nginx") {
         return Ok(());
     }
-    const DEFERRED: u16 = 8085;
     let w = World::with(|config, _| {
         config.ports.extend([PORT, DEFERRED]);
         config.kernel = format!("h2c_ports = [{PORT}, {DEFERRED}]");
