@@ -15,7 +15,7 @@ mod body;
 mod lines;
 mod token;
 mod values;
-mod window;
+pub(crate) mod window;
 
 #[cfg(test)]
 mod tests;
@@ -74,6 +74,8 @@ pub enum Step {
     Odd = 7,
     /// The request has no verdict yet: it waits. Only the caller of the scanner says so.
     Wait = 8,
+    /// HTTP/2 frames or header blocks that are malformed, or that cannot be followed.
+    Broken = 9,
 }
 
 /// Two credentials, or one not shaped as `scheme token`.
@@ -329,6 +331,13 @@ impl Scan {
     #[inline(always)]
     pub const fn skippable(&self) -> u64 {
         if self.mode == BODY || self.mode == CHUNK_DATA { self.body } else { 0 }
+    }
+
+    /// Stands before `n` bytes that may be stepped over, whatever they belong to.
+    #[inline(always)]
+    pub const fn await_body(&mut self, n: u64) {
+        self.body = n;
+        self.mode = if n == 0 { START } else { BODY };
     }
 
     /// Steps over `n` bytes of body, at most [`Self::skippable`].

@@ -7,7 +7,10 @@
 //! Times are nanoseconds of `CLOCK_BOOTTIME`, so that the kernel's idea of an expiry counts suspended time
 //! and ignores steps of the wall clock.
 
-use crate::fingerprint::{DenyFingerprint, Key};
+use crate::{
+    fingerprint::{DenyFingerprint, Key},
+    h2::Names,
+};
 
 /// Version of everything in this module. Raised with any change of size, order or meaning.
 pub const VERSION: u32 = 5;
@@ -237,6 +240,11 @@ pub const ANSWER_MALFORMED: u32 = 3;
 pub const ANSWER_TOO_LONG: u32 = 4;
 /// Number of answers.
 pub const ANSWERS: usize = 5;
+/// Length of what is told on HTTP/2: an empty `SETTINGS` frame, in case the server has not spoken yet, then a `GOAWAY`
+/// frame with a text.
+pub const GOAWAY_LEN: usize = 64;
+/// Where in it the last stream's number stands: at an even place, so that checksums are easily mended.
+pub const GOAWAY_STREAM: u32 = 18;
 
 /// TLS and other opaque traffic on a guarded port passes.
 pub const OPAQUE_PASS: u32 = 0;
@@ -266,8 +274,10 @@ pub struct GuardConfig {
     pub unknown: u32,
     /// Offset of `rcv_nxt` in the running kernel's `struct tcp_request_sock`; 0 where it is not known.
     pub request_rcv_nxt: u32,
-    /// What the clients of refused requests are told, by `ANSWER_` constant.
-    pub answers: [Answer; ANSWERS],
+    /// What the names of HPACK's static table mean.
+    pub names: Names,
+    /// What the clients of refused requests are told, by `ANSWER_` constant; then the same for HTTP/2.
+    pub answers: [Answer; 2 * ANSWERS],
 }
 
 /// State of a pinned set of maps: one entry, and the first thing a starting daemon reads.
@@ -408,6 +418,8 @@ pub const PORT_GUARDED: u64 = 1;
 pub const PORT_BY_ADDRESS: u64 = 2;
 /// A flag beside either: connections begin with a PROXY protocol header.
 pub const PORT_PROXY: u64 = 4;
+/// Likewise: connections may speak HTTP/2 from their first byte.
+pub const PORT_H2C: u64 = 8;
 /// The bits that tell how a port is guarded.
 pub const PORT_HOW: u64 = 3;
 /// From this bit on: the port's slot among the counters kept by place.
@@ -480,7 +492,9 @@ const _: () = {
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Active>() == 24);
     assert!(size_of::<Answer>() == 8 + ANSWER_MAX);
-    assert!(size_of::<GuardConfig>() == 2 * size_of::<ScanConfig>() + 16 + ANSWERS * (8 + ANSWER_MAX));
+    assert!(
+        size_of::<GuardConfig>() == 2 * size_of::<ScanConfig>() + 16 + 64 + 2 * ANSWERS * (8 + ANSWER_MAX)
+    );
     assert!(size_of::<AddressKey>() == 24);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Event>() == 80);

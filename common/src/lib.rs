@@ -2,6 +2,7 @@
 //!
 //! * [`fingerprint`]: the keyed hash that is a token's only name outside the process that read it.
 //! * [`head`]: where a token sits in an HTTP/1 byte stream. One scanner serves both sides.
+//! * [`h2`]: where it sits in the header blocks of an HTTP/2 byte stream, likewise.
 //! * [`layout`]: keys and values of the shared BPF maps, with their size asserts and version.
 //! * [`stream`]: which bytes of a connection were passed, taken and read.
 //! * [`reason`]: the one numbered list of reasons and outcomes that users see.
@@ -20,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic"))]
 
 pub mod fingerprint;
+pub mod h2;
 pub mod head;
 pub mod layout;
 pub mod reason;

@@ -211,6 +211,12 @@ numbered! {
         ShedProxy = 58 => "shed_proxy",
         /// Sources with refusals that carried many tokens: likely proxies that `kernel.shed_never` should name.
         ShedManyTokens = 59 => "shed_many_tokens",
+        /// Connections whose HTTP/2 frames are read.
+        H2c = 60 => "h2c",
+        /// Connections refused because their HTTP/2 frames or header blocks are malformed, or cannot be followed.
+        RefusedFrames = 61 => "refused_frames",
+        /// HTTP/2 streams that were open beside a refused one and ended with its connection.
+        StreamsLost = 62 => "streams_lost",
     }
 }
 

@@ -41,6 +41,12 @@ pub const PHASE_OPAQUE: u32 = 3;
 pub const PHASE_DEAD: u32 = 4;
 /// It is older than the attachment: its segments are read by themselves.
 pub const PHASE_OLD: u32 = 5;
+/// It may speak HTTP/2: so far it has sent `carried` bytes of the preface, and nothing else.
+pub const PHASE_PREFACE: u32 = 6;
+/// It speaks HTTP/2: its frames are read.
+pub const PHASE_FRAMES: u32 = 7;
+/// Likewise, and it is to be refused as soon as that can be told.
+pub const PHASE_DOOMED: u32 = 8;
 
 /// Sequence numbers from `from` up to, not including, `to`.
 #[repr(C)]
@@ -127,6 +133,9 @@ pub const ANSWERS_LOST: u32 = 2;
 pub const ANSWERS_TUNNEL: u32 = 3;
 /// It agreed to HTTP/2, which nobody reads here.
 pub const ANSWERS_H2C: u32 = 4;
+/// It speaks HTTP/2, or it spoke first: its frames are followed. `carry` holds a frame header that is cut, and
+/// `answered` is 1 within a header block.
+pub const ANSWERS_FRAMES: u32 = 5;
 
 /// Requests whose kind is remembered.
 pub const KINDS: u32 = 16;
@@ -256,6 +265,12 @@ impl Stream {
         Place::Fresh
     }
 
+    /// Whether it speaks HTTP/2, or may.
+    #[inline(always)]
+    pub const fn is_framed(&self) -> bool {
+        self.phase >= PHASE_PREFACE && self.phase <= PHASE_DOOMED
+    }
+
     /// Makes a stream that another connection has left the beginning of this one's; its lock stays.
     #[inline(always)]
     pub fn forget(&mut self) {
@@ -374,6 +389,18 @@ impl Answers {
             ANSWERS_READ if self.scan.at_boundary() => self.answered,
             _ => self.answered.wrapping_sub(1),
         }
+    }
+
+    /// Whether what the server has sent ends with a whole frame, and the client has it all; `first` where the client
+    /// has taken nothing yet.
+    #[inline(always)]
+    pub fn is_between_frames(&self, first: bool, sent: u32, taken: u32) -> bool {
+        let whole = self.phase == ANSWERS_FRAMES
+            && self.scan.skippable() == 0
+            && self.carried == 0
+            && self.answered == 0
+            && self.sent == sent;
+        taken == sent && (whole || (self.phase == ANSWERS_NEW && first))
     }
 
     /// Whether the server has answered all of `asked` requests, and the client has it all: `sent` is the server's

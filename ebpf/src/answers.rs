@@ -17,6 +17,7 @@ use portcullis_common::{
 use crate::{
     DROP, PASS,
     count::count,
+    h2_answers,
     maps::{self, ACTIVE, Scratch},
     packet::{self, Packet, Port},
     react,
@@ -46,14 +47,21 @@ pub fn steps(skb: *mut __sk_buff) -> i32 {
 /// Nothing is done, the packet is dropped, the connection is reset.
 pub const GO: i32 = 0;
 const STOP: i32 = 1;
-const SEVER: i32 = 2;
+/// Both sides are reset.
+pub const SEVER: i32 = 2;
 
 /// Follows a segment of a server's.
 #[inline(never)]
 pub fn segment(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     // SAFETY: as above.
     let p = unsafe { &(*scratch).packet };
-    let (stream, answers) = socket::own(skb, scratch);
+    let kept = socket::own(skb, scratch, p.h2c != 0);
+    let (stream, answers) = (kept.stream, kept.answers);
+    // SAFETY: a map's value.
+    if p.h2c != 0 && !answers.is_null() && (stream.is_null() || unsafe { (*stream).is_framed() }) {
+        // SAFETY: as above; the egress program alone writes it.
+        return h2_answers::segment(skb, scratch, stream, unsafe { &mut *answers }, kept.h2);
+    }
     if stream.is_null() || answers.is_null() {
         // Nothing came in that was read: the connection is older, or nobody's.
         return GO;

@@ -26,6 +26,12 @@ pub fn bench_strict(ctx: TcContext) -> i32 {
     crate::strict::steps::<{ crate::strict::BENCH }>(ctx.skb.skb)
 }
 
+/// The same for connections that speak HTTP/2.
+#[classifier]
+pub fn bench_frames(ctx: TcContext) -> i32 {
+    crate::ways::frames::<{ crate::strict::BENCH_FRAMES }>(ctx.skb.skb)
+}
+
 /// Where the hash stands.
 struct Env {
     scratch: *mut Scratch,

@@ -8,7 +8,7 @@ use portcullis_common::{
 
 use crate::{
     maps::{COUNTERS, INTERFACES, PLACES, Scratch},
-    packet::Packet,
+    packet::{H2C_RETURNED, Packet},
 };
 
 /// This CPU's counters.
@@ -69,6 +69,15 @@ pub fn sight(scratch: *mut Scratch, what: Sight) {
 #[inline(never)]
 pub fn arrive(skb: *mut __sk_buff, scratch: *mut Scratch) {
     locate(skb, scratch);
+    // SAFETY: this CPU's scratch.
+    unsafe {
+        if (*scratch).returned != 0 {
+            // Counted before, and not to be passed on again.
+            (*scratch).returned = 0;
+            (*scratch).packet.h2c = H2C_RETURNED;
+            return;
+        }
+    }
     sight(scratch, Sight::Packets);
 }
 

@@ -4,16 +4,16 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_sk_fullsock};
 use portcullis_common::{
     reason::Outcome,
-    stream::{PHASE_HTTP, PHASE_OLD, PHASE_OPAQUE, PHASE_TUNNEL},
+    stream::{PHASE_DOOMED, PHASE_FRAMES, PHASE_HTTP, PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL},
 };
 
 use crate::{
     answers,
-    count::{arrive, count},
+    count::{arrive, count, locate},
     maps::{self, Scratch},
-    packet::{self, ACK, Packet, Port, RST, SYN, URG},
+    packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, socket,
-    strict::{self, GATE, Next},
+    strict::{self, GATE, GATE_FRAMES, Next},
 };
 
 /// Let the packet through (`cgroup_skb` knows no other answers).
@@ -100,7 +100,7 @@ fn passed(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> bool {
     // SAFETY: a map's value, each field of which is written whole, and before the segment was passed.
     let stream = unsafe { &*stream };
     match stream.phase {
-        PHASE_HTTP => stream.passed(p.seq.wrapping_add(p.len)),
+        PHASE_HTTP | PHASE_PREFACE | PHASE_FRAMES | PHASE_DOOMED => stream.passed(p.seq.wrapping_add(p.len)),
         PHASE_TUNNEL | PHASE_OPAQUE | PHASE_OLD => true,
         _ => false,
     }
@@ -114,7 +114,37 @@ pub fn reads(skb: *mut __sk_buff) -> i32 {
     if let Look::Settled(answer) = look(skb, scratch) {
         return answer;
     }
+    // SAFETY: this CPU's scratch, and `look` has read the packet.
+    if unsafe { (*scratch).packet.h2c } == H2C {
+        maps::pass_on_at_gate(skb, maps::TO_FRAMES);
+        return STOP;
+    }
     let next = strict::segment::<GATE>(skb, scratch);
+    settle(skb, scratch, next)
+}
+
+/// Reads a packet that the program above passed on.
+#[inline(always)]
+pub fn frames(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = maps::scratch() else { return STOP };
+    if packet::read(skb, scratch) != Port::Guarded || !packet::copy(skb, scratch) {
+        return STOP;
+    }
+    locate(skb, scratch);
+    let next = strict::segment::<GATE_FRAMES>(skb, scratch);
+    if next == Next::Return as i32 {
+        // SAFETY: this CPU's scratch.
+        unsafe { (*scratch).returned = 1 };
+        maps::pass_on_at_gate(skb, maps::TO_GUARD);
+        // SAFETY: as above.
+        unsafe { (*scratch).returned = 0 };
+        return STOP;
+    }
+    settle(skb, scratch, next)
+}
+
+#[inline(always)]
+fn settle(skb: *mut __sk_buff, scratch: *mut Scratch, next: i32) -> i32 {
     if next == Next::Pass as i32 {
         return LET;
     }

@@ -19,6 +19,8 @@ mod count;
 mod cut;
 mod fast;
 mod gate;
+mod h2;
+mod h2_answers;
 mod inquiry;
 mod limit;
 mod maps;
@@ -33,12 +35,13 @@ mod strict;
 mod syn;
 mod tomb;
 mod verdict;
+mod ways;
 
 use aya_ebpf::{
     macros::{cgroup_skb, classifier, xdp},
     programs::{SkBuffContext, TcContext, XdpContext},
 };
-use strict::WIRE;
+use strict::{FRAMES, WIRE};
 
 /// Leave the packet to the next program, or to the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const PASS: i32 = -1;
@@ -49,6 +52,12 @@ const DROP: i32 = 2;
 #[classifier]
 pub fn guard(ctx: TcContext) -> i32 {
     strict::steps::<WIRE>(ctx.skb.skb)
+}
+
+/// Strict mode on ports where HTTP/2 is enabled: guard passes on what comes in there.
+#[classifier]
+pub fn guard_frames(ctx: TcContext) -> i32 {
+    ways::frames::<FRAMES>(ctx.skb.skb)
 }
 
 /// Fast mode: reads what comes in, segment by segment.
@@ -67,6 +76,12 @@ pub fn gate(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb]
 pub fn gate_reads(ctx: SkBuffContext) -> i32 {
     gate::reads(ctx.skb.skb)
+}
+
+/// Likewise on ports where HTTP/2 is enabled: the program above passes on what comes there.
+#[cgroup_skb]
+pub fn gate_frames(ctx: SkBuffContext) -> i32 {
+    gate::frames(ctx.skb.skb)
 }
 
 /// Follows what those answer.

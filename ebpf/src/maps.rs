@@ -5,11 +5,14 @@
 //! loaded program and are written before it is attached.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     btf_maps::{self, ArrayOfMaps, SkStorage},
+    helpers::bpf_tail_call,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use portcullis_common::{
+    h2::H2,
     head::{BUFFER, Cursor, Scan},
     layout::{
         Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INQUIRY_SLOTS, INTERFACE_SLOTS, Inquiry,
@@ -130,6 +133,41 @@ pub static STREAMS: SkStorage<Stream> = SkStorage::new();
 #[unsafe(export_name = "ANSWERS")]
 pub static ANSWERS: SkStorage<Answers> = SkStorage::new();
 
+/// What is read of connections that speak HTTP/2, likewise; made for those alone.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "FRAMES")]
+pub static FRAMES: SkStorage<H2> = SkStorage::new();
+
+/// The programs that pass packets on to one another, by the `TO_` constants. The kernel empties such a map once nobody
+/// holds it, so it is pinned.
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+
+/// The same at the gate: a map has programs of one kind.
+#[map]
+pub static GATE_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+
+/// The one that reads HTTP/2.
+pub const TO_FRAMES: u32 = 0;
+/// The one that reads HTTP/1.
+pub const TO_GUARD: u32 = 1;
+/// That of HTTP/2 for the benchmark.
+pub const TO_BENCH_FRAMES: u32 = 2;
+
+/// Goes on in another program; comes back only where there is none.
+#[inline(always)]
+pub fn pass_on(skb: *mut __sk_buff, to: u32) {
+    // SAFETY: the context of the running program, and a map of programs.
+    unsafe { bpf_tail_call(skb.cast(), (&raw const PROGRAMS).cast_mut().cast(), to) };
+}
+
+/// The same at the gate.
+#[inline(always)]
+pub fn pass_on_at_gate(skb: *mut __sk_buff, to: u32) {
+    // SAFETY: as above.
+    unsafe { bpf_tail_call(skb.cast(), (&raw const GATE_PROGRAMS).cast_mut().cast(), to) };
+}
+
 /// State of connections that have no socket of their own yet: their first data came with or before the end of
 /// the handshake.
 #[map]
@@ -212,6 +250,10 @@ pub struct Scratch {
     pub scan: Scan,
     /// Where the scanner stands in its window.
     pub cursor: Cursor,
+    /// 1 where the packet comes back from the program for HTTP/2.
+    pub returned: u32,
+    /// Padding.
+    pub pad: u32,
     /// The window.
     pub buffer: [u8; BUFFER],
 }

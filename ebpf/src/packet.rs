@@ -10,7 +10,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_skb_load_bytes},
 };
 use portcullis_common::{
-    layout::{AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_HOW, PORT_OPEN, PORT_PROXY, PORT_SLOT},
+    layout::{
+        AddressKey, Flow, PORT_BY_ADDRESS, PORT_GUARDED, PORT_H2C, PORT_HOW, PORT_OPEN, PORT_PROXY, PORT_SLOT,
+    },
     word,
 };
 
@@ -43,6 +45,11 @@ pub const ACK: u32 = 0x10;
 /// URG.
 pub const URG: u32 = 0x20;
 
+/// `Packet::h2c`: the port's connections may speak HTTP/2.
+pub const H2C: u32 = 1;
+/// The same, and the program that reads that has passed this one back.
+pub const H2C_RETURNED: u32 = 2;
+
 /// A TCP segment to a guarded port. Offsets are from the skb's start. It lies in scratch, not on the stack, so
 /// that the verifier forgets the ways that led to it and walks what follows once.
 #[repr(C)]
@@ -69,6 +76,8 @@ pub struct Packet {
     pub copied: u32,
     /// 1 where the port's connections begin with a PROXY protocol header.
     pub proxy: u32,
+    /// [`H2C`] where they may speak HTTP/2.
+    pub h2c: u32,
     /// Where this interface and port are counted.
     pub place: u32,
 }
@@ -282,6 +291,7 @@ fn quick_look<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> Lo
         ports: u32::from_be(ports),
         copied: 0,
         proxy: u32::from(how & PORT_PROXY != 0),
+        h2c: u32::from(how & PORT_H2C != 0),
         place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.
@@ -484,6 +494,7 @@ fn segment(scratch: *mut Scratch, l3: u32, l4: u32, end: u32, v6: bool, how: u64
         ports: h.u32(l4),
         copied: 1,
         proxy: u32::from(how & PORT_PROXY != 0),
+        h2c: u32::from(how & PORT_H2C != 0),
         place: (how >> PORT_SLOT) as u32,
     };
     // SAFETY: this CPU's scratch; nothing else refers to it yet.

@@ -16,7 +16,8 @@ use aya_ebpf::{
 };
 use portcullis_common::{
     layout::{
-        ANSWER_LIMITED, ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOO_LONG, Event, REACT_DROP, REACT_RESPOND,
+        ANSWER_LIMITED, ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOO_LONG, ANSWERS, Event, GOAWAY_STREAM,
+        REACT_DROP, REACT_RESPOND,
     },
     reason::{Outcome, Reason, Sight},
 };
@@ -27,7 +28,7 @@ use crate::{
     maps::{self, EVENTS, Scratch},
     packet::{self, ACK, FIN, Headers, PSH, Packet, RST},
     refusals,
-    scan::{TELL_ASK, TELL_HTTP},
+    scan::{GOAWAY, TELL_ASK, TELL_HTTP},
     socket::{self, Kind},
     strict::WIRE,
     tomb,
@@ -327,7 +328,13 @@ fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
     let times = if s.answer != 0 { timestamps(h, p) } else { None };
     let tcp_len = if times.is_some() { TCP_WITH_TIMES } else { TCP_BARE };
     // SAFETY: this CPU's scratch.
-    let which = unsafe { (*scratch).run.answer } as usize;
+    let (which, goaway) = unsafe {
+        let run = &raw mut (*scratch).run;
+        let goaway = (*run).goaway;
+        // Those for HTTP/2 stand behind the others. Without a branch, and through memory, so that it is one way on.
+        (*run).pad = (*run).answer + (goaway >> 31) * ANSWERS as u32;
+        ((&raw const (*run).pad).read_volatile() as usize, goaway)
+    };
     let Some(answer) = config.answers.get(which) else { return Err(()) };
     let answer_len = if s.answer != 0 { answer.len & (ANSWER_MAX as u32 - 1) } else { 0 };
     let len = p.l4 + tcp_len + answer_len;
@@ -362,6 +369,9 @@ fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
         let mut c = sum(&t, pseudo);
         if s.answer != 0 {
             c += i64::from(answer.sum);
+            // Where the last stream goes there are zeros.
+            let stream = (goaway & !GOAWAY).to_be();
+            c += i64::from(stream & 0xffff) + i64::from(stream >> 16);
         }
         !fold(fold_once(c))
     };
@@ -381,6 +391,9 @@ fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
             unsafe { bpf_skb_store_bytes(skb, p.l4 + tcp_len, answer.bytes.as_ptr().cast(), n, RECOMPUTE) };
         if stored != 0 {
             return Err(());
+        }
+        if goaway != 0 {
+            return store(skb, p.l4 + tcp_len + GOAWAY_STREAM, &[(goaway & !GOAWAY).to_be()]);
         }
     }
     Ok(())

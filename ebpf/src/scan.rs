@@ -96,7 +96,14 @@ pub struct Run {
     pub answer: u32,
     /// One of the `TELL_` constants.
     pub tell: u32,
+    /// On HTTP/2: the last stream that the client is told of, with [`GOAWAY`]; else 0.
+    pub goaway: u32,
+    /// On HTTP/2: how many ranges of payload may be stepped over unkept.
+    pub room: u32,
 }
+
+/// Marks `Run::goaway` as set.
+pub const GOAWAY: u32 = 1 << 31;
 
 /// Whether the client may be told in HTTP is not known yet.
 pub const TELL_ASK: u32 = 0;
@@ -221,6 +228,7 @@ pub fn begin(scratch: *mut Scratch, at: u32, end: u32) {
     run.finished = 0;
     run.answer = ANSWER_TOKEN;
     run.tell = TELL_ASK;
+    run.goaway = 0;
     run.unguarded = 0;
 }
 

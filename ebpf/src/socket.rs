@@ -5,20 +5,21 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
-        bpf_probe_read_kernel, bpf_sk_fullsock, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp,
-        bpf_skc_to_tcp_request_sock, bpf_tcp_check_syncookie, bpf_tcp_sock,
+        bpf_probe_read_kernel, bpf_sk_fullsock, bpf_sk_release, bpf_sk_storage_get, bpf_skb_load_bytes,
+        bpf_skc_lookup_tcp, bpf_skc_to_tcp_request_sock, bpf_tcp_check_syncookie, bpf_tcp_sock,
     },
 };
 use portcullis_common::{
+    h2::H2,
     layout::GuardConfig,
-    stream::{Answers, Stream},
+    stream::{Answers, PHASE_NEW, PHASE_PREFACE, Stream},
 };
 
 use crate::{
-    maps::{ANSWERS, STREAMS, Scratch},
+    maps::{ANSWERS, FRAMES, STREAMS, Scratch},
     packet::{Headers, Packet},
     pending,
-    strict::GATE,
+    strict::{is_frames, is_gate},
 };
 
 /// `BPF_F_CURRENT_NETNS`.
@@ -63,6 +64,8 @@ pub struct Socket {
     pub snd_nxt: u32,
     /// Oldest byte of the server's that the client has not acknowledged.
     pub snd_una: u32,
+    /// Bytes of the server's that the client has taken, the handshake's one among them.
+    pub acked: u64,
 }
 
 impl Socket {
@@ -78,10 +81,13 @@ impl Socket {
 pub struct Kept {
     pub stream: *mut Stream,
     pub answers: *mut Answers,
+    /// What is read of its frames, where it speaks HTTP/2.
+    pub h2: *mut H2,
 }
 
 impl Kept {
-    const NONE: Self = Self { stream: core::ptr::null_mut(), answers: core::ptr::null_mut() };
+    const NONE: Self =
+        Self { stream: core::ptr::null_mut(), answers: core::ptr::null_mut(), h2: core::ptr::null_mut() };
 }
 
 /// Looks up the socket that a packet is for and reads it into scratch; headers must have been copied. With `STATE`
@@ -108,7 +114,7 @@ pub fn find<const STATE: bool, const WAY: u32>(
                 request(sk, socket, p, config);
             }
         } else if state == LISTEN {
-            if WAY == GATE {
+            if is_gate(WAY) {
                 // SYN cookies cannot be checked there. Once its ACK has come the connection has a socket, and data
                 // that came with it comes again.
                 socket.kind = Kind::Nothing as u32;
@@ -126,7 +132,10 @@ pub fn find<const STATE: bool, const WAY: u32>(
                 if STATE {
                     let closed = matches!(state, CLOSE_WAIT | LAST_ACK | CLOSING);
                     let stream = own_stream(skb, scratch, p, full, u32::from(closed));
-                    kept = Kept { stream, answers: answers_of(full, 0) };
+                    kept = Kept { stream, answers: answers_of(full, 0), h2: core::ptr::null_mut() };
+                    if is_frames(WAY) && !stream.is_null() {
+                        kept.h2 = frames_kept(skb, p, full, &*stream);
+                    }
                 }
             }
         }
@@ -180,6 +189,7 @@ fn lookup(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> *mut bpf_so
             snd_nxt: p.ack,
             snd_una: p.ack,
             received: 0,
+            acked: 0,
         };
     }
     // Source, destination, both ports, as they stand in the packet.
@@ -277,27 +287,28 @@ pub unsafe fn connected(full: *mut bpf_sock, socket: &mut Socket) {
         socket.snd_nxt = (*tcp).snd_nxt;
         socket.snd_una = (*tcp).snd_una;
         socket.received = (*tcp).bytes_received;
+        socket.acked = (*tcp).bytes_acked;
     }
 }
 
 /// What is kept with the socket that sends a packet, the answers made where there were none; nulls where nothing
-/// was read of its connection. `Socket::received` is then what the client has taken.
+/// was read of its connection, but where a server may speak first (`h2c`) there are answers. `Socket::received` is then
+/// what the client has taken.
 #[inline(always)]
-pub fn own(skb: *mut __sk_buff, scratch: *mut Scratch) -> (*mut Stream, *mut Answers) {
-    let none = (core::ptr::null_mut(), core::ptr::null_mut());
+pub fn own(skb: *mut __sk_buff, scratch: *mut Scratch, h2c: bool) -> Kept {
     // SAFETY: the packet holds its socket; the verifier checks each pointer before it is read.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return none;
+            return Kept::NONE;
         }
         let full = bpf_sk_fullsock(sk);
         if full.is_null() {
-            return none;
+            return Kept::NONE;
         }
         let tcp = bpf_tcp_sock(full);
         if tcp.is_null() {
-            return none;
+            return Kept::NONE;
         }
         let socket = &mut (*scratch).socket;
         socket.kind = Kind::Connected as u32;
@@ -306,11 +317,36 @@ pub fn own(skb: *mut __sk_buff, scratch: *mut Scratch) -> (*mut Stream, *mut Ans
         socket.snd_una = (*tcp).snd_una;
         socket.received = (*tcp).bytes_acked;
         let stream = stream_of(full, core::ptr::null_mut(), 0);
-        if stream.is_null() {
-            return none;
+        if stream.is_null() && !h2c {
+            return Kept::NONE;
         }
-        (stream, answers_of(full, CREATE))
+        let mut h2 = core::ptr::null_mut();
+        if h2c && !stream.is_null() && (*stream).is_framed() {
+            h2 = frames_of(full, 0);
+        }
+        Kept { stream, answers: answers_of(full, CREATE), h2 }
     }
+}
+
+/// What is read of a connection's frames, made where its first bytes may be HTTP/2's preface.
+#[inline(always)]
+unsafe fn frames_kept(skb: *mut __sk_buff, p: &Packet, full: *mut bpf_sock, stream: &Stream) -> *mut H2 {
+    if stream.phase != PHASE_NEW && !stream.is_framed() {
+        return core::ptr::null_mut();
+    }
+    let mut flags = 0;
+    if stream.phase == PHASE_PREFACE {
+        flags = CREATE;
+    } else if stream.phase == PHASE_NEW {
+        let mut first = [0u8; 4];
+        // SAFETY: four bytes into a local of four.
+        let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), p.payload, (&raw mut first).cast(), 4) };
+        if p.len >= 4 && loaded == 0 && u32::from_ne_bytes(first) == u32::from_ne_bytes(*b"PRI ") {
+            flags = CREATE;
+        }
+    }
+    // SAFETY: the caller's reference to the socket.
+    unsafe { frames_of(full, flags) }
 }
 
 /// `BPF_SK_STORAGE_GET_F_CREATE`.
@@ -332,6 +368,16 @@ pub unsafe fn answers_of(sk: *mut bpf_sock, flags: u64) -> *mut Answers {
     // SAFETY: the caller's reference to the socket.
     unsafe {
         bpf_sk_storage_get((&raw const ANSWERS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags)
+            .cast()
+    }
+}
+
+/// What is read of its frames, likewise.
+#[inline(always)]
+pub unsafe fn frames_of(sk: *mut bpf_sock, flags: u64) -> *mut H2 {
+    // SAFETY: the caller's reference to the socket.
+    unsafe {
+        bpf_sk_storage_get((&raw const FRAMES).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags)
             .cast()
     }
 }

@@ -10,31 +10,26 @@ use portcullis_common::{
     layout::{ANSWER_MALFORMED, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
-        self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_HTTP, PHASE_NEW, PHASE_OLD,
-        PHASE_OPAQUE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
+        self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_FRAMES, PHASE_HTTP, PHASE_NEW,
+        PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
 };
 
 use crate::{
     DROP, PASS, blocks,
     count::{arrive, count},
-    cut,
+    cut, h2,
     maps::{self, ACTIVE, OLDER, Scratch},
-    packet::{self, ACK, Packet, Port, RST, SYN, URG},
+    packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, scan,
     scan::{TELL_HTTP, TELL_RESET, scan_stream},
-    socket::{self, Kind},
+    socket::{self, Kept, Kind},
     syn,
     tomb::{self, Tomb},
     verdict,
 };
 
-/// A packet as it comes in by an interface.
-pub const WIRE: u32 = 0;
-/// The same, but every segment is its connection's first, so that a benchmark may run one again and again.
-pub const BENCH: u32 = 1;
-/// A packet on its last step to a socket, where it can be dropped and not changed.
-pub const GATE: u32 = 2;
+pub use crate::ways::{BENCH, BENCH_FRAMES, FRAMES, GATE, GATE_FRAMES, WIRE, is_frames, is_gate};
 
 /// Reads a packet on one of these ways.
 #[inline(always)]
@@ -71,7 +66,19 @@ pub fn steps<const WAY: u32>(skb: *mut __sk_buff) -> i32 {
         count(Outcome::BadFlags);
         return DROP;
     }
+    if p.h2c == H2C {
+        maps::pass_on(skb, if WAY == BENCH { maps::TO_BENCH_FRAMES } else { maps::TO_FRAMES });
+        return DROP;
+    }
     let next = segment::<WAY>(skb, scratch);
+    settle(skb, scratch, next)
+}
+
+/// Does what is to be done with a segment.
+#[inline(always)]
+pub fn settle(skb: *mut __sk_buff, scratch: *mut Scratch, next: i32) -> i32 {
+    // SAFETY: `packet::read` has set it, and nothing writes it but the copy's mark.
+    let p = unsafe { &(*scratch).packet };
     if next == Next::Pass as i32 {
         PASS
     } else if next == Next::Drop as i32 {
@@ -110,6 +117,20 @@ pub enum Next {
     Cut = 4,
     /// Its payload is dropped for now: its request has no verdict yet.
     Wait = 5,
+    /// Its connection speaks HTTP/1: it is for the other program.
+    Return = 6,
+}
+
+impl From<i32> for Next {
+    #[inline(always)]
+    fn from(n: i32) -> Self {
+        match n {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            3 => Self::Hold,
+            _ => Self::Refuse,
+        }
+    }
 }
 
 /// Reads a segment with payload. A function of its own, as [`react::refuse`] is, for the stack's sake.
@@ -132,6 +153,9 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         return Next::Wait as i32;
     }
     if s.is(Kind::Nothing) {
+        if is_frames(WAY) {
+            return Next::Return as i32;
+        }
         if WAY == GATE {
             return Next::Drop as i32;
         }
@@ -147,7 +171,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         count(Outcome::Busy);
         return Next::Drop as i32;
     }
-    if WAY == BENCH {
+    if WAY == BENCH || WAY == BENCH_FRAMES {
         // SAFETY: under its lock.
         unsafe {
             (*stream).phase = PHASE_NEW;
@@ -158,7 +182,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         }
     }
     // SAFETY: under its lock.
-    let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, kept.answers) };
+    let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, &kept) };
     // SAFETY: as above.
     blocks::unlock(unsafe { &raw mut (*stream).busy });
     next as i32
@@ -191,7 +215,7 @@ fn locked<const WAY: u32>(
     p: &Packet,
     config: &GuardConfig,
     stream: &mut Stream,
-    answers: *const Answers,
+    kept: &Kept,
 ) -> Next {
     // SAFETY: this CPU's scratch; nothing writes it from here on.
     let s = unsafe { &(*scratch).socket };
@@ -206,7 +230,20 @@ fn locked<const WAY: u32>(
         stream.epoch = epoch;
     }
     // SAFETY: a map's value or null; the egress program writes it at the same time, each field whole.
-    let answers = unsafe { answers.as_ref() };
+    let answers = unsafe { kept.answers.cast_const().as_ref() };
+    if is_frames(WAY) {
+        if !stream.is_framed() {
+            return Next::Return;
+        }
+        if stream.epoch != epoch && stream.phase == PHASE_FRAMES && !kept.h2.is_null() {
+            if h2::condemned(scratch, kept.h2) {
+                count(Outcome::Severed);
+                return h2::sever::<WAY>(scratch, stream, kept.h2, answers);
+            }
+        }
+        stream.epoch = epoch;
+        return placed::<WAY>(skb, scratch, p, config, stream, kept, taken);
+    }
     if stream.epoch != epoch {
         if condemned(scratch, stream, answers) {
             count(Outcome::Severed);
@@ -225,9 +262,19 @@ fn locked<const WAY: u32>(
                 count(Outcome::Lost);
                 dead(scratch, stream, LOST)
             }
-            _ => {
+            PHASE_DEAD => {
                 count(Outcome::TombstoneDropped);
                 Next::Drop
+            }
+            _ if p.h2c != 0 => {
+                // The programs are being exchanged, and this one was asked out of turn.
+                count(Outcome::Busy);
+                Next::Drop
+            }
+            _ => {
+                // HTTP/2 is not read at this port any more.
+                count(Outcome::Lost);
+                dead(scratch, stream, LOST)
             }
         };
     }
@@ -238,6 +285,20 @@ fn locked<const WAY: u32>(
         count(Outcome::Tunnelled);
         return Next::Pass;
     }
+    placed::<WAY>(skb, scratch, p, config, stream, kept, taken)
+}
+
+/// Reads the segment from P on, where it may pass at all.
+#[inline(always)]
+fn placed<const WAY: u32>(
+    skb: *mut __sk_buff,
+    scratch: *mut Scratch,
+    p: &Packet,
+    config: &GuardConfig,
+    stream: &mut Stream,
+    kept: &Kept,
+    taken: u32,
+) -> Next {
     let end = p.seq.wrapping_add(p.len);
     let before = stream.parsed;
     match stream.place(taken, p.seq, end) {
@@ -272,7 +333,25 @@ fn locked<const WAY: u32>(
         }
         Place::Fresh => {}
     }
-    read::<WAY>(skb, scratch, p, config, stream, answers, end)
+    if !is_frames(WAY) {
+        // SAFETY: a map's value or null; the egress program writes it at the same time, each field whole.
+        let answers = unsafe { kept.answers.cast_const().as_ref() };
+        return read::<WAY>(skb, scratch, p, config, stream, answers, end);
+    }
+    if stream.phase == PHASE_PREFACE {
+        match h2::preface(skb, scratch, stream, kept.h2) {
+            h2::Preface::Http => return Next::Return,
+            h2::Preface::Part => return Next::Pass,
+            h2::Preface::Cut => return Next::Cut,
+            h2::Preface::Again => return Next::Drop,
+            h2::Preface::Whole => stream.phase = PHASE_FRAMES,
+        }
+    }
+    if kept.h2.is_null() {
+        count(Outcome::Lost);
+        return dead(scratch, stream, LOST);
+    }
+    h2::read::<WAY>(skb, scratch, stream, kept.h2, kept.answers).into()
 }
 
 /// What a connection begins with; its phase stays new where that is not known.
@@ -299,7 +378,7 @@ fn begin(
     stream.parsed = taken;
     stream.tried_at = taken;
     stream.scan.preamble = p.proxy;
-    stream.phase = PHASE_HTTP;
+    stream.phase = if p.h2c != 0 && p.proxy == 0 { PHASE_PREFACE } else { PHASE_HTTP };
 }
 
 /// A connection whose beginning is not known.
@@ -417,7 +496,7 @@ fn read<const WAY: u32>(
         cause(scratch, step);
         return Next::Refuse;
     }
-    if WAY == GATE {
+    if is_gate(WAY) {
         if step == Step::Refused as u32 {
             scan::count_refusal(scratch);
         }
@@ -457,14 +536,14 @@ fn read<const WAY: u32>(
 
 /// The time, as [`Stream::tried`] wants it.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: a helper without arguments.
     (unsafe { bpf_ktime_get_boot_ns() } >> 20) as u32
 }
 
 /// Counts a refusal that no token is the cause of.
 #[inline(always)]
-fn refused(step: u32) {
+pub fn refused(step: u32) {
     if step == Step::Odd as u32 {
         count(Outcome::RefusedAmbiguous);
     } else if step == Step::TooLong as u32 {
@@ -475,12 +554,14 @@ fn refused(step: u32) {
         count(Outcome::RefusedOpaque);
     } else if step == Step::NotHttp as u32 {
         count(Outcome::RefusedNotHttp);
+    } else if step == Step::Broken as u32 {
+        count(Outcome::RefusedFrames);
     }
 }
 
 /// Says in `Run` why a request is refused and what its client is told.
 #[inline(always)]
-fn cause(scratch: *mut Scratch, step: u32) {
+pub fn cause(scratch: *mut Scratch, step: u32) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let run = unsafe { &mut (*scratch).run };
     if step == Step::Refused as u32 {

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod disk;
 pub mod flood;
 pub mod grpc;
+pub mod h2c;
 pub mod kernel;
 pub mod load;
 pub mod policy;

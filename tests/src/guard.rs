@@ -50,6 +50,7 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
         max_head: 16 * 1024,
         proxy_ports: Vec::new(),
         shed: ShedSettings::off(),
+        h2c_ports: Vec::new(),
         max_entries: 1024,
         key: KEY,
         key_id: 7,

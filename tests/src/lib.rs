@@ -21,6 +21,7 @@ pub mod frames;
 pub mod gateway;
 pub mod grpc;
 pub mod guard;
+pub mod h2;
 pub mod net;
 pub mod process;
 pub mod server;

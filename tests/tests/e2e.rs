@@ -17,6 +17,9 @@ mod e2e {
     mod errors;
     mod forward;
     mod gate;
+    mod grpc;
+    mod h2c;
+    mod h2c_wire;
     mod heads;
     mod interfaces;
     mod lasting;

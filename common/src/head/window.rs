@@ -5,7 +5,7 @@ use crate::word;
 
 /// A window's memory. Offsets are masked to the window, so a wrong one reads wrong bytes, never outside.
 #[derive(Clone, Copy)]
-pub(super) struct Window(*const u8);
+pub(crate) struct Window(*const u8);
 
 impl Window {
     /// # Safety
@@ -52,7 +52,7 @@ impl Window {
 /// Finds a control character (a line's end, mostly) among the next 32 bytes: its offset, or 32. Bytes beyond
 /// the window may be found.
 #[inline(always)]
-pub(super) fn control(w: Window, at: u32) -> u32 {
+pub(crate) fn control(w: Window, at: u32) -> u32 {
     let x = w.word::<0>(at);
     word::blur(control_at(x, w, at), x)
 }
@@ -79,12 +79,12 @@ fn control_at(x: u64, w: Window, at: u32) -> u32 {
 }
 
 #[inline(always)]
-pub(super) const fn is_space(b: u8) -> bool {
+pub(crate) const fn is_space(b: u8) -> bool {
     b == b' ' || b == b'\t'
 }
 
 #[inline(always)]
-pub(super) const fn is_line_end(b: u8) -> bool {
+pub(crate) const fn is_line_end(b: u8) -> bool {
     b == b'\r' || b == b'\n'
 }
 
@@ -98,7 +98,7 @@ pub(super) fn clear(x: &mut u32) {
 /// A value as it stands in memory. In the kernel programs the verifier forgets where it came from, so that it walks what
 /// follows once and not for each way that leads here.
 #[inline(always)]
-pub(super) fn forget<T: Copy>(x: &mut T) -> T {
+pub(crate) fn forget<T: Copy>(x: &mut T) -> T {
     // SAFETY: a reference is valid to read.
     unsafe { core::ptr::read_volatile(x) }
 }

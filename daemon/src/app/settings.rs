@@ -69,6 +69,7 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         max_head: k.max_head,
         proxy_ports: k.proxy_protocol_ports.clone(),
         shed: shed(k),
+        h2c_ports: k.h2c_ports.clone(),
         max_entries: k.max_entries,
         key: key.scan_key(),
         key_id: key.id(),

@@ -194,6 +194,20 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
             &format!("names {port}, which is not among kernel.ports"),
         );
     }
+    for port in &c.kernel.h2c_ports {
+        f.unless(
+            c.kernel.ports.iter().any(|p| p.port == *port),
+            "kernel.h2c_ports",
+            &format!("names {port}, which is not among kernel.ports"),
+        );
+        f.unless(
+            !c.kernel.proxy_protocol_ports.contains(port),
+            "kernel.h2c_ports",
+            &format!(
+                "names {port}, which is among kernel.proxy_protocol_ports: guard reads one or the other"
+            ),
+        );
+    }
     f.unless(
         c.kernel.policy_entries < c.kernel.max_entries,
         "kernel.policy_entries",

@@ -198,6 +198,12 @@ section! {
         max_head: u32 = 16 * 1024,
         /// Guarded ports whose connections begin with a PROXY protocol header (version 1 or 2).
         proxy_protocol_ports: Vec<u16> = Vec::new(),
+        /// Guarded ports whose connections may speak HTTP/2 in the clear from their first byte (h2c by prior knowledge:
+        /// gRPC, mostly): strict mode reads their header blocks. On other ports it refuses HTTP/2, and `Upgrade: h2c` on
+        /// all. What is refused is a whole connection: the streams beside the refused one end with it, counted as
+        /// `streams_lost`. So leave it off behind a proxy that sends many clients' requests over one connection. A port
+        /// cannot be among `proxy_protocol_ports` too.
+        h2c_ports: Vec<u16> = Vec::new(),
         /// What connections that begin with TLS get in strict mode: nothing in them can be read. `"pass"` lets them
         /// through and counts them, `"refuse"` resets them.
         opaque: OpaqueMode = OpaqueMode::Pass,

@@ -19,6 +19,7 @@ use std::{
 
 use portcullis_common::{
     fingerprint::DenyFingerprint,
+    h2::{H2, OLDER, SLOTS},
     layout::Flow,
     stream::{Answers, PHASE_NEW, PHASE_OLD, Stream, TOKENS},
 };
@@ -36,6 +37,14 @@ pub(super) struct Storage {
     pub id: u32,
 }
 
+/// What is kept of each connection.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub streams: Storage,
+    pub answers: Storage,
+    pub frames: Storage,
+}
+
 /// Looks at connections; one owner.
 #[derive(Debug)]
 pub struct Connections {
@@ -43,8 +52,7 @@ pub struct Connections {
     /// Further network namespaces.
     others: Vec<PathBuf>,
     ports: Vec<u16>,
-    streams: Storage,
-    answers: Storage,
+    stored: Stored,
 }
 
 /// What a look at all connections came to.
@@ -57,26 +65,29 @@ pub struct Severed {
 }
 
 impl Connections {
-    pub(super) fn new(
-        diag: Diag,
-        others: Vec<PathBuf>,
-        ports: Vec<u16>,
-        streams: Storage,
-        answers: Storage,
-    ) -> Self {
-        Self { diag, others, ports, streams, answers }
+    pub(super) fn new(diag: Diag, others: Vec<PathBuf>, ports: Vec<u16>, stored: Stored) -> Self {
+        Self { diag, others, ports, stored }
     }
 
     /// Destroys the connections on which a request with one of `tokens` is under way, or that are a tunnel of one.
     /// Others live on, idle ones that carried such a token before among them.
     pub fn sever(&mut self, tokens: &HashSet<DenyFingerprint>) -> io::Result<Severed> {
         let mut done = Severed::default();
-        let (streams, answers) = (self.streams.id, self.answers.id);
+        let (streams, answers, frames) =
+            (self.stored.streams.id, self.stored.answers.id, self.stored.frames.id);
         self.each(|diag, socket| {
             done.seen += 1;
             let Some(stream) = stored::<Stream>(socket, streams) else { return Ok(()) };
             let answered = stored::<Answers>(socket, answers).map_or(0, |a| a.done(stream.asked));
-            if (0..TOKENS).any(|i| stream.is_open(i, answered) && tokens.contains(&stream.tokens[i])) {
+            // On HTTP/2 each stream has a token of its own.
+            let h2 = if stream.is_framed() { stored::<H2>(socket, frames) } else { None };
+            let among = (0..SLOTS + OLDER).filter_map(|i| h2.as_ref().map(|h2| h2.open(i)));
+            let of_streams = among
+                .filter(|o| o.stream != 0 && o.has_token != 0)
+                .any(|o| tokens.contains(&DenyFingerprint(o.token)));
+            let of_requests =
+                (0..TOKENS).any(|i| stream.is_open(i, answered) && tokens.contains(&stream.tokens[i]));
+            if of_streams || of_requests {
                 diag.destroy(&socket.id)?;
                 done.destroyed += 1;
             }
@@ -87,7 +98,7 @@ impl Connections {
 
     /// The connections whose beginning guard has not seen, as it names them (the interface left open).
     pub fn unseen(&mut self) -> io::Result<Vec<Flow>> {
-        let streams = self.streams.id;
+        let streams = self.stored.streams.id;
         let mut found = Vec::new();
         self.each(|_, socket| {
             let phase = stored::<Stream>(socket, streams).map_or(PHASE_NEW, |s| s.phase);
@@ -101,7 +112,7 @@ impl Connections {
 
     /// Destroys those.
     pub fn destroy_unseen(&mut self) -> io::Result<usize> {
-        let streams = self.streams.id;
+        let streams = self.stored.streams.id;
         let mut destroyed = 0;
         self.each(|diag, socket| {
             let phase = stored::<Stream>(socket, streams).map_or(PHASE_NEW, |s| s.phase);
@@ -129,7 +140,8 @@ impl Connections {
     }
 
     fn each(&mut self, mut work: impl FnMut(&mut Diag, &Socket) -> io::Result<()>) -> io::Result<()> {
-        let maps = [self.streams.fd.as_fd(), self.answers.fd.as_fd()];
+        let stored = &self.stored;
+        let maps = [stored.streams.fd.as_fd(), stored.answers.fd.as_fd(), stored.frames.fd.as_fd()];
         let ports = &self.ports;
         let mut walk = |diag: &mut Diag| -> io::Result<()> {
             for port in ports {
@@ -289,6 +301,8 @@ unsafe trait Kept: Copy {}
 unsafe impl Kept for Stream {}
 // SAFETY: as above.
 unsafe impl Kept for Answers {}
+// SAFETY: as above.
+unsafe impl Kept for H2 {}
 
 /// A connection as the kernel programs name it: from the client's side.
 fn flow(socket: &Socket) -> Flow {

@@ -29,6 +29,12 @@ impl Kernel {
             Gate::Door => (Some("gate"), None),
             Gate::Read => (Some("gate_reads"), Some("gate_egress")),
         };
+        if self.settings.gate == Gate::Read && !self.settings.h2c_ports.is_empty() {
+            for (slot, name) in [(1, "gate_reads"), (0, "gate_frames")] {
+                self.load_gate(name)?;
+                self.join("GATE_PROGRAMS", slot, name)?;
+            }
+        }
         // The way out first, as with guard.
         for (name, program, kind) in [
             (NAMES[1], outgoing, CgroupSkbAttachType::Egress),
@@ -43,6 +49,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Loads one of the programs for control groups, unless that is done.
+    fn load_gate(&mut self, name: &'static str) -> Result<&mut CgroupSkb, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        let program: &mut CgroupSkb =
+            program.try_into().map_err(|e| KernelError::program(format!("find {name}"), &e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(format!("load {name}"), &e))?;
+        }
+        if let Some(n) = program.info().ok().and_then(|i| i.verified_instruction_count()) {
+            self.verified.insert(name, n);
+        }
+        Ok(program)
+    }
+
     fn attach_to_group(
         &mut self,
         name: &'static str,
@@ -53,13 +73,7 @@ impl Kernel {
         let what = || format!("attach {name} to {}", group.display());
         let broken = |e: LinkError| KernelError::Program { what: what(), message: e.to_string() };
         let file = File::open(&group).map_err(|e| KernelError::io(format!("open {}", group.display()), e))?;
-        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-        let program: &mut CgroupSkb =
-            program.try_into().map_err(|e| KernelError::program(format!("find {name}"), &e))?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| KernelError::program(format!("load {name}"), &e))?;
-        }
-        let verified = program.info().ok().and_then(|i| i.verified_instruction_count());
+        let program = self.load_gate(name)?;
         // A link is always one of several, and takes no flags that say so.
         let id = program
             .attach(file, kind, CgroupAttachMode::Single)
@@ -69,9 +83,6 @@ impl Kernel {
             .map_err(|e| KernelError::program(what(), &e))?
             .try_into()
             .map_err(broken)?;
-        if let Some(n) = verified {
-            self.verified.insert(name, n);
-        }
         // Both are in force until the old one goes: what either drops is dropped.
         let next =
             path.with_file_name(format!("{}{NEXT}", path.file_name().unwrap_or_default().to_string_lossy()));

@@ -1,11 +1,12 @@
 //! The kernel programs' settings, laid out.
 
 use portcullis_common::layout::{
-    ANSWER_MAX, ANSWERS, Answer as Laid, GuardConfig, ScanConfig, ScanConfigError,
+    ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOO_LONG, ANSWERS, Answer as Laid, GOAWAY_LEN, GOAWAY_STREAM,
+    GuardConfig, ScanConfig, ScanConfigError,
 };
 
 use super::{Answer, Enforcement, KernelError, Settings, btf};
-use portcullis_common::head::ODD_ANY;
+use portcullis_common::{h2::Names, head::ODD_ANY};
 
 /// Lays the settings out as the programs read them.
 pub(super) fn guard_config(s: &Settings) -> Result<GuardConfig, KernelError> {
@@ -18,11 +19,15 @@ pub(super) fn guard_config(s: &Settings) -> Result<GuardConfig, KernelError> {
     if s.enforcement == Enforcement::Strict {
         scan.refuse = ODD_ANY;
     }
-    let mut answers = [Laid { len: 0, sum: 0, bytes: [0; ANSWER_MAX] }; ANSWERS];
+    let mut answers = [Laid { len: 0, sum: 0, bytes: [0; ANSWER_MAX] }; 2 * ANSWERS];
     for (slot, answer) in answers.iter_mut().zip(s.answers.in_order()) {
         *slot = laid(answer);
     }
+    for (which, slot) in (0u32..).zip(answers.iter_mut().skip(ANSWERS)) {
+        *slot = goaway(which);
+    }
     Ok(GuardConfig {
+        names: Names::new(&scan),
         scan,
         answers_scan: ScanConfig::answers().map_err(names)?,
         reaction: s.reaction.number(),
@@ -42,6 +47,28 @@ fn names(e: ScanConfigError) -> KernelError {
             "guard reads schemes of up to 15 and header names of up to 31 characters: name shorter ones"
         }
     })
+}
+
+/// What a client that speaks HTTP/2 is told: an empty `SETTINGS` frame, which must be the first of a server's and may come
+/// at any time, then `GOAWAY` (RFC 9113 §6.5, §6.8) with a text for people. The last stream's number is the kernel's to
+/// write.
+fn goaway(which: u32) -> Laid {
+    // ENHANCE_YOUR_CALM makes no client try again at once, which NO_ERROR does; PROTOCOL_ERROR says whose fault it is.
+    let (code, text) = match which {
+        ANSWER_MALFORMED => (0x1, "malformed or unsupported HTTP/2"),
+        ANSWER_TOO_LONG => (0xb, "header block too long"),
+        _ => (0xb, "token refused"),
+    };
+    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    bytes.extend([0, 0, 0, 7, 0, 0, 0, 0, 0]);
+    debug_assert_eq!(bytes.len(), GOAWAY_STREAM as usize);
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, code]);
+    bytes.extend(text.bytes());
+    bytes.resize(GOAWAY_LEN, b' ');
+    if let Some(len) = bytes.get_mut(11) {
+        *len = u8::try_from(GOAWAY_LEN - 18).unwrap_or(0);
+    }
+    laid(&Answer::raw(bytes))
 }
 
 fn laid(answer: &Answer) -> Laid {

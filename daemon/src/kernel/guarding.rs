@@ -100,6 +100,7 @@ impl Kernel {
         }
         self.settle(plan, attached)?;
         self.attach_gate()?;
+        self.part_programs()?;
         self.view
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -9,22 +9,22 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     programs::SchedClassifier,
 };
 use portcullis_common::{
     fingerprint::DenyFingerprint,
     layout::{
-        Active, AddressKey, Flow, GuardConfig, PLACE_SLOTS, PORT_BY_ADDRESS, PORT_GUARDED, PORT_PROXY,
-        PORT_SLOT, VERSION,
+        Active, AddressKey, Flow, GuardConfig, PLACE_SLOTS, PORT_BY_ADDRESS, PORT_GUARDED, PORT_H2C,
+        PORT_PROXY, PORT_SLOT, VERSION,
     },
     shed::{Shed, ShedConfig},
 };
 
 use super::{
-    Connections, CounterReader, DenyMap, Enforcement, EventSource, GuardedView, KernelError, Older,
+    Connections, CounterReader, DenyMap, Enforcement, EventSource, Gate, GuardedView, KernelError, Older,
     Questions, Reaction, Settings,
-    connections::{OlderFlows, Reaper, Storage},
+    connections::{OlderFlows, Reaper, Storage, Stored},
     diag::Diag,
     guard_config::guard_config,
     pins,
@@ -58,6 +58,9 @@ const PINNED: &[&str] = &[
     "TOMB_FILTER",
     "STREAMS",
     "ANSWERS",
+    "FRAMES",
+    "PROGRAMS",
+    "GATE_PROGRAMS",
     "PENDING",
     "PENDING_FILTER",
     "OLDER",
@@ -148,8 +151,48 @@ impl Kernel {
         kernel.load_program(guard)?;
         if kernel.is_strict() {
             kernel.load_program("guard_egress")?;
+            kernel.join_programs()?;
         }
         Ok(kernel)
+    }
+
+    /// Has guard pass packets of ports where HTTP/2 is enabled on to the program that reads it, and that one pass back what
+    /// it does not.
+    fn join_programs(&mut self) -> Result<(), KernelError> {
+        if self.settings.h2c_ports.is_empty() {
+            return Ok(());
+        }
+        self.load_program("guard_frames")?;
+        self.join("PROGRAMS", 1, "guard")?;
+        self.join("PROGRAMS", 0, "guard_frames")
+    }
+
+    /// Lets go of an earlier daemon's programs where HTTP/2 is not enabled any more. To be called once this daemon's are in
+    /// force.
+    pub(super) fn part_programs(&mut self) -> Result<(), KernelError> {
+        let frames = self.is_strict() && !self.settings.h2c_ports.is_empty();
+        let gate = frames && self.settings.gate == Gate::Read;
+        for (map, used) in [("PROGRAMS", frames), ("GATE_PROGRAMS", gate)] {
+            if used {
+                continue;
+            }
+            let mut programs = ProgramArray::try_from(self.map_mut(map)?).map_err(map_error)?;
+            for slot in 0..2 {
+                // Usually there is none.
+                let _ = programs.clear_index(&slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a program that is loaded into a slot of a map of programs.
+    pub(super) fn join(&mut self, map: &str, slot: u32, name: &str) -> Result<(), KernelError> {
+        let what = || format!("join {name} with the other programs");
+        let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
+        let fd = program.fd().map_err(|e| KernelError::program(what(), &e))?;
+        let fd = fd.try_clone().map_err(|e| KernelError::io(what(), e))?;
+        let mut programs = ProgramArray::try_from(self.map_mut(map)?).map_err(map_error)?;
+        programs.set(slot, &fd, 0).map_err(|e| KernelError::map(what(), e))
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), KernelError> {
@@ -184,8 +227,9 @@ impl Kernel {
             let everywhere = s.ports.iter().any(|q| q.port == p.port && q.address.is_none());
             let how = if everywhere { PORT_GUARDED } else { PORT_BY_ADDRESS };
             let proxy = if s.proxy_ports.contains(&p.port) { PORT_PROXY } else { 0 };
+            let h2c = if s.h2c_ports.contains(&p.port) { PORT_H2C } else { 0 };
             let slot = slots.iter().position(|q| *q == Some(p.port)).unwrap_or(0) as u64;
-            ports.set(u32::from(p.port), how | proxy | slot << PORT_SLOT, 0).map_err(map_error)?;
+            ports.set(u32::from(p.port), how | proxy | h2c | slot << PORT_SLOT, 0).map_err(map_error)?;
         }
         let mut addresses: HashMap<_, Plain<AddressKey>, u64> =
             HashMap::try_from(self.map_mut("ADDRESSES")?).map_err(map_error)?;
@@ -268,7 +312,12 @@ impl Kernel {
         let mut ports: Vec<u16> = self.settings.ports.iter().map(|p| p.port).collect();
         ports.sort_unstable();
         ports.dedup();
-        Ok(Some(Connections::new(diag, others, ports, self.storage("STREAMS")?, self.storage("ANSWERS")?)))
+        let stored = Stored {
+            streams: self.storage("STREAMS")?,
+            answers: self.storage("ANSWERS")?,
+            frames: self.storage("FRAMES")?,
+        };
+        Ok(Some(Connections::new(diag, others, ports, stored)))
     }
 
     fn storage(&mut self, name: &str) -> Result<Storage, KernelError> {

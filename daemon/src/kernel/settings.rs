@@ -134,6 +134,11 @@ impl Answer {
         }
     }
 
+    /// One of these bytes, a multiple of four.
+    pub(super) fn raw(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -265,6 +270,8 @@ pub struct Settings {
     pub proxy_ports: Vec<u16>,
     /// Whose floods are shed.
     pub shed: ShedSettings,
+    /// Ports whose connections may speak HTTP/2 from their first byte, which strict mode then reads.
+    pub h2c_ports: Vec<u16>,
     /// Entries of the deny map.
     pub max_entries: u32,
     /// The fingerprint key.

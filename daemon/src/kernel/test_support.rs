@@ -100,6 +100,11 @@ fn timed<P, T>(p: &mut P, before: impl FnOnce(&mut P), work: impl FnOnce(&mut P)
 }
 
 impl Kernel {
+    /// Instructions the verifier walked, by program.
+    pub fn verified(&self) -> Vec<(&'static str, u32)> {
+        self.verified.iter().map(|(name, n)| (*name, *n)).collect()
+    }
+
     /// Loads the yardsticks of the benchmark beside guard.
     pub fn load_yardsticks(&mut self) -> Result<(), KernelError> {
         for which in [Which::Empty, Which::Hash, Which::Strict, Which::Fast] {
@@ -109,6 +114,11 @@ impl Kernel {
             }
             let what = || format!("load {name}");
             self.program(name)?.load().map_err(|e| KernelError::program(what(), &e))?;
+        }
+        if !self.settings.h2c_ports.is_empty() {
+            let what = || "load bench_frames".to_owned();
+            self.program("bench_frames")?.load().map_err(|e| KernelError::program(what(), &e))?;
+            self.join("PROGRAMS", 2, "bench_frames")?;
         }
         Ok(())
     }

@@ -54,11 +54,12 @@ impl Effort {
 type Measure = fn(&mut Figures, Effort) -> Result<()>;
 
 /// The parts, by name.
-const PARTS: [(&str, Measure); 6] = [
+const PARTS: [(&str, Measure); 7] = [
     ("size", size::measure),
     ("cost", cost::measure),
     ("strict", strict::measure),
     ("reaction", reaction::measure),
+    ("h2c", super::h2c::measure),
     ("wire", wire::measure),
     ("scale", scale::measure),
 ];

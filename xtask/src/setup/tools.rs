@@ -43,6 +43,13 @@ const TOOLS: &[Tool] = &[
         what_for: "a server and a client in JavaScript",
         needed_by: &[Test],
     },
+    Tool {
+        program: "nghttpd",
+        package: "nghttp2-server",
+        what_for: "a server that speaks HTTP/2 in the clear",
+        needed_by: &[Test],
+    },
+    Tool { program: "h2load", package: "nghttp2-client", what_for: "load that does", needed_by: &[Test] },
     Tool { program: "wrk", package: "wrk", what_for: "load on the front doors", needed_by: &[Bench] },
 ];
 
@@ -98,9 +105,9 @@ mod tests {
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
         assert_eq!(
             programs(&[Test, Bench], &["ip", "nsenter", "curl"]),
-            ["nginx", "haproxy", "caddy", "node", "wrk"]
+            ["nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "wrk"]
         );
-        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "wrk"];
+        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "wrk"];
         assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);
     }
 }
