@@ -26,6 +26,9 @@ pub struct Key {
 /// Separates allow fingerprints from deny fingerprints of the same text.
 const ALLOW_DOMAIN: u64 = 0x706f_7274_616c_6c77;
 
+/// Separates names of requests from those of tokens.
+const REQUEST_DOMAIN: u64 = 0x706f_7274_7265_7175;
+
 /// A token's name in deny maps, the store, feeds and logs.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +136,18 @@ macro_rules! round {
 }
 
 impl Sip {
+    /// The state before any text, for allow fingerprints.
+    #[inline(always)]
+    pub const fn for_allow(key: &Key) -> Self {
+        Self::new(&Key { k0: key.k0, k1: key.k1 ^ ALLOW_DOMAIN })
+    }
+
+    /// The state before any text, for names of requests.
+    #[inline(always)]
+    pub const fn for_request(key: &Key) -> Self {
+        Self::new(&Key { k0: key.k0, k1: key.k1 ^ REQUEST_DOMAIN })
+    }
+
     /// The state before any text, for deny fingerprints.
     #[inline(always)]
     pub const fn new(key: &Key) -> Self {
@@ -207,6 +222,11 @@ impl Key {
     /// The allow fingerprint of a token's text.
     pub fn allow(&self, token: &[u8]) -> AllowFingerprint {
         AllowFingerprint(self.digest(ALLOW_DOMAIN, token))
+    }
+
+    /// The name of all requests with this method and target, which is its text up to the version: `GET /a?b=c`.
+    pub fn request(&self, method_and_target: &[u8]) -> [u64; 2] {
+        self.digest(REQUEST_DOMAIN, method_and_target)
     }
 
     /// A keyed 128-bit name of any other text (a request body, say), in a `domain` of the caller's.

@@ -27,7 +27,7 @@ use self::{
     values::{
         before_token, begin_value, coding, colon, length, other_coding, other_protocol, protocol, scheme,
     },
-    window::{Window, forget},
+    window::{Window, clear, forget},
 };
 use crate::{
     fingerprint::{DenyFingerprint, Sip},
@@ -72,8 +72,10 @@ pub enum Step {
     TooLong = 6,
     /// The head, or the framing of its body, has an oddity that the configuration refuses.
     Odd = 7,
+    /// The request has no verdict yet: it waits. Only the caller of the scanner says so.
+    Wait = 8,
     /// HTTP/2 frames or header blocks that are malformed, or that cannot be followed.
-    Broken = 8,
+    Broken = 9,
 }
 
 /// Two credentials, or one not shaped as `scheme token`.
@@ -148,6 +150,14 @@ pub struct Scan {
     pub status: u32,
     /// A PROXY protocol header must come first.
     pub preamble: u32,
+    /// Length of the present head's request line, its line end included.
+    pub line_len: u32,
+    /// Where the last token of the present head ends, from the head's start.
+    pub token_end: u32,
+    /// Tokens looked up in the present head.
+    pub named: u32,
+    /// Padding.
+    pad: u32,
     mode: u8,
     /// What the value being read means: a `KIND_` constant.
     kind: u8,
@@ -260,23 +270,42 @@ impl Scan {
 
     /// Begins anew on memory that may hold anything: what a head's start does not set itself is set here.
     #[inline(always)]
-    pub const fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.mode = START;
         self.body = 0;
         self.preamble = 0;
         self.status = 0;
         self.head_before = 0;
-        self.heads = 0;
-        self.tokens = 0;
-        self.long_tokens = 0;
-        self.odd_heads = 0;
-        self.began = 0;
+        // Each written whole: the BPF back end would make one loop over bytes of them.
+        clear(&mut self.heads);
+        clear(&mut self.tokens);
+        clear(&mut self.long_tokens);
+        clear(&mut self.odd_heads);
+        clear(&mut self.began);
     }
 
     /// Whether the scan stands inside a head: the stream must go on before the request is whole.
     #[inline(always)]
     pub const fn in_head(&self) -> bool {
         self.mode != START && (self.mode < BODY || (self.mode >= SIGNATURE && self.mode <= OTHER_PROTOCOL))
+    }
+
+    /// Length of the present head up to the cursor.
+    #[inline(always)]
+    pub const fn head_len(&self, c: &Cursor) -> u32 {
+        self.head_before.wrapping_add(c.at.wrapping_sub(c.head))
+    }
+
+    /// Length of the last token of the present head.
+    #[inline(always)]
+    pub const fn last_token_len(&self) -> u32 {
+        self.token_len
+    }
+
+    /// Deny fingerprint of the last token of the present head, once it was looked up.
+    #[inline(always)]
+    pub const fn last_token(&self) -> [u64; 2] {
+        self.signing
     }
 
     /// Whether the scan stands between two messages.
@@ -415,12 +444,22 @@ pub unsafe fn frequent<S: Sink>(
             return step;
         }
     }
-    let at = forget(&mut c.at);
-    let step = match forget(&mut s.mode) {
-        BEFORE_TOKEN => before_token(s, c, w, config, at),
-        SIGNATURE => signature(s, c, w, at, c.end.wrapping_sub(at)),
-        _ => token(s, c, w, config, at, c.end.wrapping_sub(at)),
-    };
+    if forget(&mut s.mode) == BEFORE_TOKEN {
+        let at = forget(&mut c.at);
+        before_token(s, c, w, config, at);
+        if forget(&mut s.mode) != TOKEN {
+            return Step::Again;
+        }
+    }
+    let mut step = Step::Again;
+    if forget(&mut s.mode) == TOKEN {
+        let at = forget(&mut c.at);
+        step = token(s, c, w, config, at, c.end.wrapping_sub(at));
+    }
+    if step as u32 == Step::Again as u32 && forget(&mut s.mode) == SIGNATURE {
+        let at = forget(&mut c.at);
+        signature(s, c, w, at, c.end.wrapping_sub(at));
+    }
     if step as u32 == Step::Again as u32 && forget(&mut s.mode) == TOKEN_END {
         return end(s, c, w, config, sink);
     }

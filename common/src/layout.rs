@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Raised with any change of size, order or meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Names that the head scanner looks for: four of its own, up to four configured, and of each configured one
 /// with dashes its spelling with underscores, which CGI and WSGI make the same.
@@ -251,6 +251,13 @@ pub const OPAQUE_PASS: u32 = 0;
 /// It is refused.
 pub const OPAQUE_REFUSE: u32 = 1;
 
+/// Requests whose token and target have no verdict yet pass.
+pub const UNKNOWN_PASS: u32 = 0;
+/// They pass, and the daemon is shown each once, to decide.
+pub const UNKNOWN_LEARN: u32 = 1;
+/// They wait until it has decided.
+pub const UNKNOWN_HOLD: u32 = 2;
+
 /// The kernel programs' settings: one entry, written before the program is attached and never after.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -263,8 +270,8 @@ pub struct GuardConfig {
     pub reaction: u32,
     /// One of the `OPAQUE_` constants.
     pub opaque: u32,
-    /// Padding.
-    pub pad: u32,
+    /// One of the `UNKNOWN_` constants.
+    pub unknown: u32,
     /// Offset of `rcv_nxt` in the running kernel's `struct tcp_request_sock`; 0 where it is not known.
     pub request_rcv_nxt: u32,
     /// What the names of HPACK's static table mean.
@@ -291,7 +298,14 @@ pub struct Active {
     pub generation: u64,
     /// Raised after each revocation: connections check their tokens again where it changed.
     pub epoch: u64,
+    /// `FEATURE_` marks: what the programs need not look for is not looked for.
+    pub features: u64,
 }
+
+/// Some requests are denied by token and target: see [`RequestKey`].
+pub const FEATURE_REQUESTS: u64 = 1 << 0;
+/// Some tokens have a rate limit: see [`Limit`].
+pub const FEATURE_LIMITS: u64 = 1 << 1;
 
 /// Key of the deny map.
 pub type DenyKey = DenyFingerprint;
@@ -312,6 +326,86 @@ pub struct DenyValue {
     /// Id of the decision that condemned it; 0 where there is none.
     pub decision: u64,
 }
+
+/// Which requests a [`RequestValue`] is about: those of one token for one target.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    /// The token: its deny fingerprint in the map of denied requests, its allow fingerprint among the verdicts of
+    /// learn and hold mode, zero where the request has none.
+    pub token: [u64; 2],
+    /// [`crate::fingerprint::Key::request`] of method and target; zero for every one.
+    pub request: [u64; 2],
+}
+
+/// A verdict on such requests.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestValue {
+    /// Until when it counts (boot time, ns).
+    pub until: u64,
+    /// Id of the decision; 0 where there is none.
+    pub decision: u64,
+    /// Policy generation that gave it: the low half of [`Active::generation`].
+    pub generation: u32,
+    /// What clients are told of a denial: an `ANSWER_` constant.
+    pub answer: u32,
+    /// `VERDICT_` marks.
+    pub verdict: u32,
+    /// The `Reason` of a denial, by number.
+    pub reason: u32,
+}
+
+/// The request is denied; without this mark it is allowed.
+pub const VERDICT_DENY: u32 = 1 << 0;
+/// The verdict counts for one request and is gone then.
+pub const VERDICT_ONCE: u32 = 1 << 1;
+
+/// A token's rate limit, by the generic cell rate algorithm (ITU-T I.371): one cell a request.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Theoretical arrival time of the next request (boot time, ns); the programs move it.
+    pub arrival: u64,
+    /// Time a request takes up, in ns: the inverse of the rate.
+    pub interval: u64,
+    /// How far ahead of now `arrival` may stand, in ns: (burst - 1) x interval.
+    pub tolerance: u64,
+    /// Until when the limit counts (boot time, ns).
+    pub until: u64,
+    /// Policy generation that set it: the low half of [`Active::generation`].
+    pub generation: u32,
+    /// Padding.
+    pub pad: u32,
+    /// Id of the decision that set it; 0 where there is none.
+    pub decision: u64,
+}
+
+/// Longest request head that is shown to the daemon, in bytes.
+pub const INQUIRY_MAX: usize = 16 * 1024;
+/// Heads that may wait to be read by the daemon; a power of two.
+pub const INQUIRY_SLOTS: u32 = 128;
+
+/// A request that has no verdict yet, as the daemon is shown it: once read, its slot is overwritten.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Inquiry {
+    /// Which requests are meant.
+    pub key: RequestKey,
+    /// Its token's deny fingerprint; zero where it has none.
+    pub deny: [u64; 2],
+    /// Its connection.
+    pub flow: Flow,
+    /// Bytes of `head` in use.
+    pub len: u32,
+    /// Padding.
+    pub pad: u32,
+    /// The head, from its method to its empty line, and room for a word behind it.
+    pub head: [u8; INQUIRY_MAX + 16],
+}
+
+/// What stands before the head in a [`Inquiry`], in bytes.
+pub const INQUIRY_HEADER: usize = 96;
 
 /// An expiry that never comes.
 pub const FOREVER: u64 = u64::MAX;
@@ -389,9 +483,14 @@ const _: () = {
     assert!(size_of::<DenyValue>() == 32);
     assert!(size_of::<Pattern<4>>() == 72);
     assert!(size_of::<Pattern<2>>() == 40);
+    assert!(size_of::<RequestKey>() == 32);
+    assert!(size_of::<RequestValue>() == 32);
+    assert!(size_of::<Limit>() == 48);
+    assert!(size_of::<Inquiry>() == INQUIRY_HEADER + INQUIRY_MAX + 16);
+    assert!(core::mem::offset_of!(Inquiry, head) == INQUIRY_HEADER);
     assert!(size_of::<ScanConfig>() == 16 + 24 + 12 * 72 + 8 * 40);
     assert!(size_of::<Meta>() == 8);
-    assert!(size_of::<Active>() == 16);
+    assert!(size_of::<Active>() == 24);
     assert!(size_of::<Answer>() == 8 + ANSWER_MAX);
     assert!(
         size_of::<GuardConfig>() == 2 * size_of::<ScanConfig>() + 16 + 64 + 2 * ANSWERS * (8 + ANSWER_MAX)

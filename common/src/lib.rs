@@ -6,6 +6,7 @@
 //! * [`layout`]: keys and values of the shared BPF maps, with their size asserts and version.
 //! * [`stream`]: which bytes of a connection were passed, taken and read.
 //! * [`reason`]: the one numbered list of reasons and outcomes that users see.
+//! * [`shed`]: what is noted of floods.
 //!
 //! This crate allocates nothing, imports no other crate of the workspace, and runs unchanged inside a BPF
 //! program. It does no I/O and knows neither policies nor tokens' meaning.
@@ -24,5 +25,6 @@ pub mod h2;
 pub mod head;
 pub mod layout;
 pub mod reason;
+pub mod shed;
 pub mod stream;
 pub mod word;

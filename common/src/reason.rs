@@ -77,6 +77,8 @@ numbered! {
         RequestTooLarge = 19 => "request_too_large",
         /// The token is in the kernel's deny map by a policy's token-wide denial.
         TokenCondemned = 20 => "token_condemned",
+        /// The token's requests come faster than the policy allows.
+        RateLimited = 21 => "rate_limited",
     }
 }
 
@@ -181,12 +183,34 @@ numbered! {
         GatePassed = 47 => "gate_passed",
         /// Connections that gate let nothing more through of, for a request was refused there.
         GateRefused = 48 => "gate_refused",
+        /// Requests refused because the policy denied their token this method and target.
+        Denied = 49 => "denied",
+        /// Requests refused because their token's rate limit was reached.
+        Limited = 50 => "limited",
+        /// Requests passed uncounted because another CPU moved their token's rate limit at the same time.
+        LimitRaced = 51 => "limit_raced",
+        /// Requests without a verdict that the daemon was shown (learn and hold mode).
+        Inquiry = 52 => "inquiry",
+        /// Requests without a verdict that it could not be shown: its slots were in use, or an earlier part was gone.
+        InquiryLost = 53 => "inquiry_lost",
+        /// Requests without a verdict whose head is too long to be shown.
+        InquiryTooLong = 54 => "inquiry_too_long",
+        /// Segments held back until the daemon has decided (hold mode): the client sends them again.
+        Waiting = 55 => "waiting",
+        /// Packets dropped by shed before the kernel worked on them.
+        Shed = 56 => "shed",
+        /// Sources or connections that were refused so often that shed began to drop their packets.
+        ShedBegun = 57 => "shed_begun",
+        /// Refusals that did not count towards it, for `kernel.shed_never` names their source.
+        ShedProxy = 58 => "shed_proxy",
+        /// Sources with refusals that carried many tokens: likely proxies that `kernel.shed_never` should name.
+        ShedManyTokens = 59 => "shed_many_tokens",
         /// Connections whose HTTP/2 frames are read.
-        H2c = 49 => "h2c",
+        H2c = 60 => "h2c",
         /// Connections refused because their HTTP/2 frames or header blocks are malformed, or cannot be followed.
-        RefusedFrames = 50 => "refused_frames",
+        RefusedFrames = 61 => "refused_frames",
         /// HTTP/2 streams that were open beside a refused one and ended with its connection.
-        StreamsLost = 51 => "streams_lost",
+        StreamsLost = 62 => "streams_lost",
     }
 }
 
@@ -213,6 +237,8 @@ numbered! {
         Http2 = 8 => "http2",
         /// Segments of connections that no state is kept of, read by themselves.
         Unguarded = 9 => "unguarded",
+        /// Packets dropped by shed.
+        Shed = 10 => "shed",
     }
 }
 
@@ -222,7 +248,7 @@ pub const SIGHTS: u32 = 16;
 const _: () = assert!(Sight::ALL.len() <= SIGHTS as usize);
 
 /// Number of counters a kernel program keeps.
-pub const OUTCOMES: u32 = 64;
+pub const OUTCOMES: u32 = 128;
 
 const _: () = assert!(Outcome::ALL.len() <= OUTCOMES as usize);
 
@@ -235,6 +261,7 @@ impl Reason {
             Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
+            Self::RateLimited => 429,
             _ => 401,
         }
     }

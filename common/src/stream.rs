@@ -331,7 +331,7 @@ impl Answers {
 }
 
 const _: () = {
-    assert!(size_of::<Scan>() == 120);
-    assert!(size_of::<Stream>() == 120 + 64 + 24 + 64 + 16 + 32 + 40);
-    assert!(size_of::<Answers>() == 120 + 64 + 24);
+    assert!(size_of::<Scan>() == 136);
+    assert!(size_of::<Stream>() == 136 + 64 + 24 + 64 + 16 + 32 + 40);
+    assert!(size_of::<Answers>() == 136 + 64 + 24);
 };

@@ -34,6 +34,30 @@ pub unsafe fn load<const OFFSET: usize>(p: *const u8) -> u64 {
     }
 }
 
+/// The number itself. The BPF verifier, which does not know `by`, forgets what it knew of it: ways that lead to different
+/// numbers are one to it from here on, and are walked once.
+#[inline(always)]
+pub fn blur(x: u32, by: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut y = u64::from(x) ^ by;
+        // SAFETY: arithmetic on registers; the compiler does not see that the two cancel out.
+        unsafe {
+            core::arch::asm!(
+                "{y} ^= {by}",
+                y = inout(reg) y, by = in(reg) by,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        y as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = by;
+        x
+    }
+}
+
 /// High bit of each byte of `x` that equals `b`.
 #[inline(always)]
 pub const fn eq(x: u64, b: u8) -> u64 {

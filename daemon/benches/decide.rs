@@ -16,7 +16,7 @@ use portcullis::{
     clock::{SharedClock, SystemClock},
     decide::{Decider, DeciderParts, Path, Request, Ruling, Settings},
     policy::{Active, LoadOptions, load},
-    revoke::{Index, Limits, Plane, PlaneSettings, Store},
+    revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
     telemetry::Metrics,
     token::{FingerprintKey, IssuerSettings, KeySource, Presented, Verifier},
 };
@@ -45,7 +45,7 @@ impl Bench {
         let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
         let store = Store::open(&dir.join("r.redb"), key.id()).unwrap();
         let limits = Limits { revoked: 1000, condemned: 1000 };
-        let settings = PlaneSettings { limits, key_id: key.id() };
+        let settings = PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
         let issuer = IssuerSettings {

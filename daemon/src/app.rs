@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod floods;
 mod settings;
 mod status;
 mod tasks;
@@ -22,13 +23,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    clock::{SharedClock, SystemClock},
-    config::{Config, KernelMode},
+    clock::{Clock, SharedClock, SystemClock},
+    config::{Config, KernelMode, UnknownMode},
     decide::{Decider, DeciderParts},
-    kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView},
+    kernel::{
+        self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
+        Senders,
+    },
     policy::{self, Active, LoadOptions, PolicySet},
-    revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
-    serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
+    revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
+    serve::{
+        AdminSocket, AdminState, Doors, ObserveState, ServeError, answer_kernel, bind, serve_admin,
+        serve_observe,
+    },
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
 };
@@ -43,6 +50,7 @@ pub(crate) struct KernelSide {
     counters: CounterReader,
     guarded: GuardedView,
     places: PlacesView,
+    senders: Senders,
     adopted: bool,
     capacity: u32,
 }
@@ -89,24 +97,24 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         kernel,
         Arc::clone(&index),
         Arc::clone(&clock),
-        PlaneSettings { limits, key_id: key.id() },
+        PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) },
     )?;
     let kernel_parts = match plane.kernel_mut() {
         None => None,
-        Some(kernel) => Some(kernel_side(kernel)?),
+        Some(kernel) => Some(kernel_side(kernel, &*clock)?),
     };
     // The generation is settled before a program is attached: the kernel must not judge by an older one.
     let hash = set.hash().to_owned();
     let generation = plane.activate_first(&hash)?;
     let mut kernel = None;
-    let mut events = None;
+    let mut told = None;
     if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
         if let Some(k) = plane.kernel_mut() {
             k.look_for_older()?;
             k.attach().inspect_err(|_| give_up(k.adopted, settings))?;
             k.look_for_older()?;
         }
-        (kernel, events) = (Some(side), Some(source));
+        (kernel, told) = (Some(side), Some(source));
     }
     let (plane, thread) = plane.start().context("the revocation thread cannot be started")?;
     let engine = set.engine().name();
@@ -133,7 +141,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         path,
         config: ArcSwap::from_pointee(config),
     });
-    let served = serve(Arc::clone(&shared), sockets, events, clock, stop).await;
+    let served = serve(Arc::clone(&shared), sockets, told, clock, stop).await;
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
@@ -175,7 +183,7 @@ fn give_up(adopted: bool, settings: &kernel::Settings) {
 async fn serve(
     shared: Arc<Shared>,
     sockets: Sockets,
-    events: Option<EventSource>,
+    kernel: Option<Told>,
     clock: SharedClock,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -213,13 +221,20 @@ async fn serve(
     if shared.kernel.is_some() {
         let watch = LinkWatch::start().context("changes of network interfaces cannot be watched")?;
         tasks.spawn(tasks::interfaces(Arc::clone(&shared), watch, stop.clone()));
-    }
-    if let Some(source) = events {
-        tasks.spawn(tasks::events(Arc::clone(&shared), source, clock, event_sender, stop.clone()));
+        tasks.spawn(floods::watch(Arc::clone(&shared), stop.clone()));
     }
     let watcher = tasks::reload(&shared, reloads, &tasks, stop.clone())?;
     shared.decider.set_ready(true);
     shared.metrics.ready(true);
+    if let Some(told) = kernel {
+        let held = {
+            let shared = Arc::clone(&shared);
+            move || shared.config.load().kernel.unknown == UnknownMode::Hold
+        };
+        let doors = Arc::clone(&doors);
+        tasks.spawn(answer_kernel(doors, told.questions, held, tasks::address, stop.clone()));
+        tasks.spawn(tasks::events(Arc::clone(&shared), told.events, clock, event_sender, stop.clone()));
+    }
     announce(&shared);
     stop.cancelled().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -272,13 +287,22 @@ fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {
     Limits { revoked: capacity - condemned, condemned }
 }
 
-fn kernel_side(kernel: &mut Kernel) -> Result<(KernelSide, EventSource)> {
+/// What the kernel side tells and asks.
+struct Told {
+    events: EventSource,
+    questions: Questions,
+}
+
+fn kernel_side(kernel: &mut Kernel, clock: &dyn Clock) -> Result<(KernelSide, Told)> {
     let side = KernelSide {
         counters: kernel.counters()?,
         guarded: kernel.guarded(),
         places: kernel.places(),
+        senders: kernel.senders()?,
         adopted: kernel.adopted,
         capacity: kernel.deny.wanted(),
     };
-    Ok((side, kernel.events()?))
+    let mut questions = kernel.questions()?;
+    questions.free_stale(clock.boot().0).context("slots of an earlier daemon's questions cannot be freed")?;
+    Ok((side, Told { events: kernel.events()?, questions }))
 }

@@ -14,6 +14,7 @@ pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
     Admin, AttachMode, Config, Decide, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, Log, LogFormat,
-    MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve, Token,
+    MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve, ShedAttach,
+    ShedMode, Token, UnknownMode,
 };
-pub use values::{Port, Span};
+pub use values::{Port, Prefix, Span};

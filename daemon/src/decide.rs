@@ -9,12 +9,15 @@ mod cache;
 mod data;
 mod decider;
 mod id;
+mod orders;
 mod request;
 mod ruling;
+mod select;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
+pub use orders::Asked;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
 

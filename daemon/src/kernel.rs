@@ -17,13 +17,16 @@ mod events;
 mod gate;
 mod guard_config;
 mod guarding;
+mod inquiries;
 mod links;
 mod load;
 mod netlink;
 mod netns;
 mod pins;
 mod places;
+mod requests;
 mod settings;
+mod shed;
 mod unlink;
 
 pub mod test_support;
@@ -35,9 +38,12 @@ pub use deny::DenyMap;
 pub use error::KernelError;
 pub use events::EventSource;
 pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
+pub use inquiries::{Question, Questions};
 pub use links::LinkWatch;
 pub use load::Kernel;
 pub use places::{Place, PlacesView, Sights};
 pub use settings::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction, Settings,
+    Unknown,
 };
+pub use shed::{Prefix, Sender, Senders, ShedAt, ShedBy, ShedHook, ShedSettings};

@@ -24,7 +24,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use active::{Active, Loaded};
-pub use decision::{Block, Decision, MAX_TTL};
+pub use decision::{Block, Decision, Grant, MAX_TTL, RateLimit};
 pub use load::{LoadOptions, load};
 pub use set::{EngineKind, PolicySet};
 pub use suite::{Outcome, TestCase, TestReport, test_set};

@@ -3,7 +3,9 @@
 //! [`Plane`] is the one writer of the store and of the kernel's deny map. An order goes, in this sequence,
 //! through the store (fsync), the [`Index`] that the decision path reads, and the kernel's map; then it is
 //! acknowledged. Policies' condemnations go the same way without the store, within a quota of their own.
-//! Knows fingerprints and expiries; no tokens, requests or policies.
+//! A
+//! [`Selector`] revokes by what tokens say of themselves: the index refuses all that match, and those seen lately
+//! are condemned one by one. Knows fingerprints, names and expiries; no tokens, requests or policies.
 
 mod calendar;
 mod claim;
@@ -12,12 +14,16 @@ mod index;
 mod ledger;
 mod plane;
 mod row;
+mod selecting;
+mod selector;
 mod store;
 mod upkeep;
 
-pub use claim::{Claim, ClaimId, Order};
+pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};
 pub use handle::{PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
+pub use selecting::Matched;
+pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{Store, StoreError};

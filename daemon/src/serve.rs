@@ -7,10 +7,12 @@ mod auth;
 mod data;
 mod doors;
 mod observe;
+mod wire;
 
 pub use admin::{AdminSocket, AdminState, EventRecord, serve_admin};
 pub use doors::{DoorSettings, Doors};
 pub use observe::{ObserveState, serve_observe};
+pub use wire::answer_kernel;
 
 use std::{io, net::SocketAddr};
 

@@ -8,10 +8,11 @@ use core::{ffi::c_void, intrinsics::AtomicOrdering};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+    helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes},
 };
 use portcullis_common::{
     head::{FRONT, WINDOW},
+    layout::{INQUIRY_MAX, Inquiry},
     stream::{Stream, ahead},
     word,
 };
@@ -103,6 +104,70 @@ fn keep_one(skb: *mut __sk_buff, blocks: *mut Blocks, id: u64, seq: u32, at: u32
             (*tag).to = offset + n;
         }
         unlock(&raw mut (*tag).busy);
+    }
+}
+
+/// What the collecting callback is given.
+struct Collection {
+    q: *mut Inquiry,
+    id: u64,
+    seq: u32,
+    at: u32,
+    end: u32,
+    whole: u32,
+}
+
+/// Takes `len` bytes from `seq` on of what was kept of a stream; `false` where not all of it is there.
+#[inline(always)]
+pub fn collect(q: *mut Inquiry, id: u64, seq: u32, len: u32) -> bool {
+    let mut c = Collection { q, id, seq, at: 0, end: len, whole: 1 };
+    // SAFETY: the callback's context is `c`, which outlives the call.
+    unsafe {
+        bpf_loop(INQUIRY_BLOCKS, take as *const () as *mut c_void, (&raw mut c).cast(), 0);
+    }
+    c.whole != 0 && c.at == c.end
+}
+
+/// Blocks that the longest head touches.
+const INQUIRY_BLOCKS: u32 = INQUIRY_MAX as u32 / BLOCK + 1;
+
+/// Takes what lies in one block. Returns 1 to end the loop.
+unsafe extern "C" fn take(_: u64, collection: *mut Collection) -> i64 {
+    // SAFETY: `collect` passes its `c`; the map values it points at are of this run.
+    unsafe {
+        let c = &mut *collection;
+        if c.at >= c.end {
+            return 1;
+        }
+        c.whole = 0;
+        let offset = c.seq & (BLOCK - 1);
+        let slot = slot(c.id, c.seq);
+        let (Some(tag), Some(blocks)) = (TAGS.get_ptr_mut(slot), BLOCKS.get_ptr(0)) else { return 1 };
+        if !lock(&raw mut (*tag).busy) {
+            return 1;
+        }
+        let held = (*tag).id == c.id
+            && (*tag).start == c.seq - offset
+            && offset >= (*tag).from
+            && offset < (*tag).to;
+        if held {
+            let (room, left) = ((*tag).to - offset, c.end - c.at);
+            let n = if left < room { left } else { room };
+            // Through memory, so that the compiler forgets what it knows and keeps the checks behind.
+            let pad = &raw mut (*c.q).pad;
+            pad.write_volatile(n);
+            let n = pad.read_volatile();
+            let at = c.at & (2 * INQUIRY_MAX as u32 - 1);
+            if n != 0 && n <= BLOCK && at <= INQUIRY_MAX as u32 - BLOCK {
+                let from = (&raw const (*blocks).0).cast::<u8>().add((slot * BLOCK + offset) as usize);
+                let to = (&raw mut (*c.q).head).cast::<u8>().add(at as usize);
+                c.whole = u32::from(bpf_probe_read_kernel(to.cast(), n, from.cast()) == 0);
+            }
+            c.seq = c.seq.wrapping_add(n);
+            c.at += n;
+        }
+        unlock(&raw mut (*tag).busy);
+        i64::from(c.whole == 0)
     }
 }
 

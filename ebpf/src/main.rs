@@ -3,7 +3,8 @@
 //! `guard` (tc ingress) reads the HTTP/1 heads in TCP segments to guarded ports, fingerprints their tokens
 //! and answers requests whose token is condemned, so that the server never reads them. `guard_fast` does so for
 //! each segment by itself. `guard_egress` (tc egress) follows the responses, so that strict mode knows when a client
-//! may be told. `gate`, `gate_reads` and `gate_egress` do the like at a control group's sockets. All meaning (what a head is, what a fingerprint is, how maps are laid out) is in
+//! may be told. `gate`, `gate_reads` and `gate_egress` do the like at a control group's sockets. `shed` (XDP) drops floods of what
+//! guard has refused. All meaning (what a head is, what a fingerprint is, how maps are laid out) is in
 //! `portcullis-common`; these modules are the steps around it.
 
 #![no_std]
@@ -20,11 +21,15 @@ mod fast;
 mod gate;
 mod h2;
 mod h2_answers;
+mod inquiry;
+mod limit;
 mod maps;
 mod packet;
 mod pending;
 mod react;
+mod refusals;
 mod scan;
+mod shed;
 mod socket;
 mod strict;
 mod syn;
@@ -33,8 +38,8 @@ mod verdict;
 mod ways;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, classifier},
-    programs::{SkBuffContext, TcContext},
+    macros::{cgroup_skb, classifier, xdp},
+    programs::{SkBuffContext, TcContext, XdpContext},
 };
 use strict::{FRAMES, WIRE};
 
@@ -89,6 +94,19 @@ pub fn gate_egress(ctx: SkBuffContext) -> i32 {
 #[classifier]
 pub fn guard_egress(ctx: TcContext) -> i32 {
     answers::steps(ctx.skb.skb)
+}
+
+/// Drops what comes from those that guard has refused too often, before the kernel works on it.
+#[xdp(frags)]
+pub fn shed(ctx: XdpContext) -> u32 {
+    shed::steps(ctx.ctx)
+}
+
+/// The same where the kernel runs it for a driver that cannot. Without `frags`: of packets in parts it would then make
+/// others that have forgotten how long their link header is, and guard could not answer them.
+#[xdp]
+pub fn shed_generic(ctx: XdpContext) -> u32 {
+    shed::steps(ctx.ctx)
 }
 
 #[panic_handler]

@@ -1,7 +1,7 @@
 //! Every map of the kernel programs, and the per-CPU scratch memory.
 //!
 //! Names and layouts are a contract with `daemon/src/kernel`. `DENY_SETS`, `ACTIVE`, `META`, `COUNTERS`,
-//! `EVENTS` and the tombstones are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
+//! `EVENTS`, the tombstones and who is shed are pinned and outlive the daemon; `CONFIG`, `PORTS` and `ADDRESSES` belong to one
 //! loaded program and are written before it is attached.
 
 use aya_ebpf::{
@@ -9,16 +9,17 @@ use aya_ebpf::{
     btf_maps::{self, ArrayOfMaps, SkStorage},
     helpers::bpf_tail_call,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use portcullis_common::{
     h2::H2,
     head::{BUFFER, Cursor, Scan},
     layout::{
-        Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INTERFACE_SLOTS, Meta, PLACE_SLOTS,
-        TOMB_SLOTS,
+        Active, AddressKey, DenyKey, DenyValue, Flow, GuardConfig, INQUIRY_SLOTS, INTERFACE_SLOTS, Inquiry,
+        Limit, Meta, PLACE_SLOTS, RequestKey, RequestValue, TOMB_SLOTS,
     },
     reason::{OUTCOMES, SIGHTS},
+    shed::{Shed, ShedConfig},
     stream::{Answers, Stream},
 };
 
@@ -80,6 +81,38 @@ pub static PLACES: PerCpuArray<[u64; SIGHTS as usize]> =
 /// What happened, for whoever listens.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Requests that a policy denies by token and target. An LRU: an eviction merely asks the daemon again.
+#[map]
+pub static DENIED: LruHashMap<RequestKey, RequestValue> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Learn and hold mode's verdicts, likewise.
+#[map]
+pub static VERDICTS: LruHashMap<RequestKey, RequestValue> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Rate limits by token, likewise.
+#[map]
+pub static LIMITS: LruHashMap<DenyKey, Limit> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Requests that the daemon was shown, with the time.
+#[map]
+pub static ASKED: LruHashMap<RequestKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// What it was shown, until it has read it.
+#[map]
+pub static INQUIRIES: Array<Inquiry> = Array::with_max_entries(INQUIRY_SLOTS, 0);
+
+/// Which of them are in use.
+#[map]
+pub static INQUIRY_STATES: Array<u32> = Array::with_max_entries(INQUIRY_SLOTS, 0);
+
+/// The numbers of those that are to be read.
+#[map]
+pub static INQUIRY_RING: RingBuf = RingBuf::with_byte_size(1 << 14, 0);
+
+/// The one that this CPU takes together.
+#[map]
+pub static INQUIRY: PerCpuArray<Inquiry> = PerCpuArray::with_max_entries(1, 0);
 
 /// Connections whose request was refused, with the time. Here an LRU is fine: losing one costs a reset.
 #[map]
@@ -147,6 +180,23 @@ pub static PENDING_FILTER: Array<u64> = Array::with_max_entries(TOMB_SLOTS, 0);
 /// Connections that were there before the program.
 #[map]
 pub static OLDER: HashMap<Flow, u64> = HashMap::with_max_entries(1 << 16, 0);
+
+/// What is shed; see [`ShedConfig`].
+#[map]
+pub static SHED_CONFIG: Array<ShedConfig> = Array::with_max_entries(1, 0);
+
+/// Addresses that are never shed, IPv4 as IPv4-mapped IPv6.
+#[map]
+pub static NEVER_SHED: LpmTrie<[u64; 2], u64> = LpmTrie::with_max_entries(1024, 0);
+
+/// Senders that were refused: a [`Flow`] whose fields are zero but for what names them. An LRU is fine here too:
+/// who is forgotten is refused by guard.
+#[map]
+pub static SOURCES: LruHashMap<Flow, Shed> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Times that spare all packets a look into `SOURCES` while there is no flood: see `refusals`.
+#[map]
+pub static SHED_TIMES: Array<u64> = Array::with_max_entries(2, 0);
 
 /// Which stream's bytes a block holds.
 #[repr(C)]

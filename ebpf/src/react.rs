@@ -27,6 +27,7 @@ use crate::{
     count::{self, count, sight},
     maps::{self, EVENTS, Scratch},
     packet::{self, ACK, FIN, Headers, PSH, Packet, RST},
+    refusals,
     scan::{GOAWAY, TELL_ASK, TELL_HTTP},
     socket::{self, Kind},
     strict::WIRE,
@@ -68,7 +69,12 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
         return DROP;
     }
     if config.reaction == REACT_DROP {
+        // Fast mode has not asked for the socket, without which nothing is noted.
+        if refusals::is_on() && unsafe { (*scratch).run.tell } == TELL_ASK {
+            socket::find::<false, WIRE>(skb, scratch, p, config);
+        }
         tell::<false>(skb, scratch, p, Outcome::Dropped);
+        refusals::note_refusal(skb);
         return DROP;
     }
     // SAFETY: this CPU's scratch.
@@ -90,6 +96,7 @@ pub fn refuse(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     }
     let respond = idle && config.reaction == REACT_RESPOND;
     tell::<false>(skb, scratch, p, if respond { Outcome::Responded } else { Outcome::Reset });
+    refusals::note_refusal(skb);
     tomb::raise(skb, scratch, p);
     let partial = u32::from(checksum_is_partial(skb, scratch, p));
     let to_client = if respond {

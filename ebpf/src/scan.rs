@@ -12,7 +12,9 @@ use aya_ebpf::{
 use portcullis_common::{
     fingerprint::DenyFingerprint,
     head::{self, FRONT, MAX_STEPS, MAX_UNREAD, Sink, Step, WINDOW},
-    layout::{ANSWER_TOKEN, GuardConfig, REACT_OBSERVE, ScanConfig},
+    layout::{
+        ANSWER_TOKEN, FEATURE_LIMITS, FEATURE_REQUESTS, GuardConfig, REACT_OBSERVE, ScanConfig, UNKNOWN_PASS,
+    },
     reason::{Outcome, Reason, Sight},
     stream::{ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS},
 };
@@ -20,12 +22,15 @@ use portcullis_common::{
 use crate::{
     blocks,
     count::{Counters, Place, count, sight},
-    maps::{self, Scratch},
-    verdict,
+    inquiry::inquire,
+    limit,
+    maps::{self, ACTIVE, Scratch},
+    refusals, verdict,
 };
 
-/// Windows of a segment: a 64 KiB super-packet, with room for the bytes that each presents again.
-const MAX_WINDOWS: u32 = 24;
+/// Windows of a segment: a 64 KiB super-packet takes some twenty. Where heads are looked at as a whole, each takes
+/// another turn.
+const MAX_WINDOWS: u32 = 1024;
 
 /// Where the scan of one segment stands. Offsets are from the skb's start.
 #[repr(C)]
@@ -60,6 +65,12 @@ pub struct Run {
     pub reason: u32,
     /// Place in the stream of the skb's start.
     pub base: u32,
+    /// Where the present window begins; before the skb's start where it holds carried bytes.
+    pub origin: u32,
+    /// 1 where a request's head has just ended.
+    pub ended: u32,
+    /// 1 where the present window is not used up.
+    pub resume: u32,
     /// Bytes of earlier segments that stand before the next window.
     pub carried: u32,
     /// Bytes left unread at the end.
@@ -103,13 +114,18 @@ pub struct Env {
     pub skb: *mut __sk_buff,
     pub scratch: *mut Scratch,
     pub config: *const ScanConfig,
+    /// The policy generation, where tokens have limits; else 0.
+    pub limits: u64,
     pub observe: bool,
+    /// Heads are looked at as a whole.
+    pub inquire: bool,
 }
 
 /// Looks tokens up as the scanner finds them.
 struct Requests<'a> {
     run: &'a mut Run,
     observe: bool,
+    limits: u64,
 }
 
 impl Sink for Requests<'_> {
@@ -124,6 +140,9 @@ impl Sink for Requests<'_> {
             }
             return !self.observe;
         }
+        if self.limits != 0 && limit::exceeded(self.run, self.limits) && !self.observe {
+            return true;
+        }
         let next = self.run.token_count as usize & (TOKENS - 1);
         self.run.tokens[next] = self.run.fingerprint;
         self.run.token_of[next] = self.run.asked;
@@ -134,6 +153,7 @@ impl Sink for Requests<'_> {
     #[inline(always)]
     fn head(&mut self, traits: u32, _: u32) -> bool {
         self.run.asked += 1;
+        self.run.ended = 1;
         self.run.kinds = self.run.kinds << 4 | u64::from(traits & 15);
         false
     }
@@ -193,6 +213,9 @@ pub fn begin(scratch: *mut Scratch, at: u32, end: u32) {
     run.left = 0;
     run.keep = 0;
     run.asked = 0;
+    run.ended = 0;
+    run.resume = 0;
+    run.base = 0;
     run.token_count = 0;
     run.ranges = 0;
     run.turn = ANSWERS_READ;
@@ -211,7 +234,18 @@ pub fn run<const OUT: bool, const KEEP: bool>(
     config: &GuardConfig,
 ) {
     let scan = if OUT { &raw const config.answers_scan } else { &raw const config.scan };
-    let mut env = Env { skb, scratch, config: scan, observe: config.reaction == REACT_OBSERVE };
+    let (features, generation) = match ACTIVE.get(0) {
+        Some(a) if !OUT => (a.features, a.generation),
+        _ => (0, 0),
+    };
+    let mut env = Env {
+        skb,
+        scratch,
+        config: scan,
+        limits: if features & FEATURE_LIMITS != 0 { generation } else { 0 },
+        observe: config.reaction == REACT_OBSERVE,
+        inquire: !OUT && (features & FEATURE_REQUESTS != 0 || config.unknown != UNKNOWN_PASS),
+    };
     // SAFETY: the callback's context is `env`, which outlives the call.
     unsafe {
         bpf_loop(MAX_WINDOWS, window::<OUT, KEEP> as *const () as *mut c_void, (&raw mut env).cast(), 0);
@@ -241,6 +275,7 @@ pub extern "C" fn scan_stream(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(config)) = (maps::scratch(), maps::config()) else { return 0 };
     run::<false, true>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 
@@ -251,6 +286,7 @@ pub extern "C" fn scan_alone(skb: *mut __sk_buff) -> i32 {
     alone(scratch);
     run::<false, false>(skb, scratch, config);
     account(scratch);
+    refusals::tokens(skb, scratch);
     0
 }
 
@@ -266,8 +302,16 @@ pub extern "C" fn scan_answer(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub fn count_refusal(scratch: *mut Scratch) {
     // SAFETY: this CPU's scratch.
-    let revoked = unsafe { (*scratch).run.reason } == Reason::TokenRevoked as u32;
-    count(if revoked { Outcome::Revoked } else { Outcome::Condemned });
+    let reason = unsafe { (*scratch).run.reason };
+    count(if reason == Reason::TokenRevoked as u32 {
+        Outcome::Revoked
+    } else if reason == Reason::TokenCondemned as u32 {
+        Outcome::Condemned
+    } else if reason == Reason::RateLimited as u32 {
+        Outcome::Limited
+    } else {
+        Outcome::Denied
+    });
 }
 
 /// Counts what was seen in a segment.
@@ -283,8 +327,10 @@ pub fn account(scratch: *mut Scratch) {
         place.add(Sight::Unguarded, s.run.unguarded);
     }
     c.add(Outcome::Tokens, s.scan.tokens);
-    c.add(Outcome::TokenTooLong, s.scan.long_tokens);
-    c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    if s.scan.long_tokens | s.scan.odd_heads != 0 {
+        c.add(Outcome::TokenTooLong, s.scan.long_tokens);
+        c.add(Outcome::Ambiguous, s.scan.odd_heads);
+    }
     let step = s.run.step;
     if step == Step::More as u32 {
         c.add(Outcome::SplitHead, u32::from(s.scan.in_head()));
@@ -296,59 +342,60 @@ pub fn account(scratch: *mut Scratch) {
     } else if step == Step::Http2 as u32 {
         c.add(Outcome::Http2, 1);
         sight(scratch, Sight::Http2);
-    } else if step != Step::Odd as u32 && step != Step::Refused as u32 {
+    } else if step != Step::Odd as u32 && step != Step::Refused as u32 && step != Step::Wait as u32 {
         // Too long, or more steps than the bounds allow.
         c.add(Outcome::HeadTooLong, 1);
     }
 }
 
-/// Loads one window and scans it. Returns 1 to end the loop.
+/// Loads one window and scans it, or goes on with the present one. Returns 1 to end the loop.
 unsafe extern "C" fn window<const OUT: bool, const KEEP: bool>(_: u64, env: *mut Env) -> i64 {
     // SAFETY: `run` passes its `env`; the scratch is this CPU's and not referenced elsewhere.
-    let (skb, s) = unsafe { ((*env).skb, &mut *(*env).scratch) };
-    let (at, end) = (s.run.at, s.run.end);
-    if at >= end {
-        return 1;
-    }
-    let carried = s.run.carried & (2 * MAX_UNREAD as u32 - 1);
-    let n = bounded(s, end - at);
-    // The verifier wants both bounds on the very register that the helper gets.
-    if n == 0 || n > (WINDOW - 2 * MAX_UNREAD) as u32 {
-        return 1;
-    }
-    // SAFETY: `n` and what is carried are at most `WINDOW`, and the buffer has that much behind `FRONT`.
-    let loaded = unsafe {
-        let to = (&raw mut s.buffer).cast::<u8>().add(FRONT + carried as usize);
-        bpf_skb_load_bytes(skb.cast(), at, to.cast(), n)
-    };
-    if loaded != 0 {
-        s.run.step = Step::NotHttp as u32;
-        return 1;
-    }
-    if KEEP && s.run.keep != 0 {
-        let seq = s.run.base.wrapping_add(at);
-        // SAFETY: `run` passes its `env`.
-        blocks::keep(skb, unsafe { (*env).scratch }, seq, at, n);
+    let s = unsafe { &mut *(*env).scratch };
+    if s.run.resume == 0 {
+        // SAFETY: as above.
+        let (skb, scratch) = unsafe { ((*env).skb, (*env).scratch) };
+        if load::<KEEP>(skb, scratch) {
+            return 1;
+        }
     }
     // SAFETY: as above; no other reference to it is alive.
     let s = unsafe { &mut *(*env).scratch };
-    s.cursor.at = 0;
-    s.cursor.end = carried + n;
-    s.cursor.head = 0;
-    s.cursor.last = u32::from(at + n == end);
+    s.run.resume = 0;
     s.run.step = Step::Again as u32;
-    s.run.carried = 0;
     // SAFETY: the callback's context is `env`, which outlives the call.
     unsafe {
         bpf_loop(MAX_STEPS, step::<OUT> as *const () as *mut c_void, env.cast(), 0);
     }
     // SAFETY: as above; the callback's references are gone.
     let s = unsafe { &mut *(*env).scratch };
+    let (at, end) = (s.run.at, s.run.end);
+    let carried = at.wrapping_sub(s.run.origin);
     if s.scan.began != 0 {
         // Where it begins among the carried bytes, an earlier segment holds its beginning.
         s.run.head = if s.cursor.head < carried { 0 } else { at + s.cursor.head - carried };
         s.scan.began = 0;
     }
+    // SAFETY: as above.
+    if !OUT && s.run.ended != 0 && unsafe { (*env).inquire } {
+        s.run.ended = 0;
+        // SAFETY: as above.
+        let (skb, observe) = unsafe { ((*env).skb, (*env).observe) };
+        let answer = inquire(skb);
+        // SAFETY: as above; no other reference to it is alive.
+        let s = unsafe { &mut *(*env).scratch };
+        if answer != Step::Again as i32 && !observe {
+            // The request is not the server's: it is forgotten as one.
+            take_back(&mut s.run, answer);
+            return 1;
+        }
+        if s.run.step == Step::Again as u32 {
+            s.run.resume = 1;
+            return 0;
+        }
+    }
+    // SAFETY: as above; no other reference to it is alive.
+    let s = unsafe { &mut *(*env).scratch };
     let read = s.cursor.at;
     s.run.left = s.cursor.end - read;
     if s.run.step != Step::More as u32 || s.cursor.last != 0 || read <= carried {
@@ -374,6 +421,46 @@ unsafe extern "C" fn window<const OUT: bool, const KEEP: bool>(_: u64, env: *mut
     s.run.finished = u32::from(next >= end);
     s.run.at = next;
     0
+}
+
+/// Loads the next window; `true` where there is none. A function of its own, behind which the ways through it are one
+/// to the verifier.
+#[inline(never)]
+fn load<const KEEP: bool>(skb: *mut __sk_buff, scratch: *mut Scratch) -> bool {
+    // SAFETY: this CPU's scratch, not referenced elsewhere.
+    let s = unsafe { &mut *scratch };
+    let (at, end) = (s.run.at, s.run.end);
+    if at >= end {
+        return true;
+    }
+    let carried = s.run.carried & (2 * MAX_UNREAD as u32 - 1);
+    let n = bounded(s, end - at);
+    // The verifier wants both bounds on the very register that the helper gets.
+    if n == 0 || n > (WINDOW - 2 * MAX_UNREAD) as u32 {
+        return true;
+    }
+    // SAFETY: `n` and what is carried are at most `WINDOW`, and the buffer has that much behind `FRONT`.
+    let loaded = unsafe {
+        let to = (&raw mut s.buffer).cast::<u8>().add(FRONT + carried as usize);
+        bpf_skb_load_bytes(skb.cast(), at, to.cast(), n)
+    };
+    if loaded != 0 {
+        s.run.step = Step::NotHttp as u32;
+        return true;
+    }
+    if KEEP && s.run.keep != 0 {
+        let seq = s.run.base.wrapping_add(at);
+        blocks::keep(skb, scratch, seq, at, n);
+    }
+    // SAFETY: as above; no other reference to it is alive.
+    let s = unsafe { &mut *scratch };
+    s.run.origin = at.wrapping_sub(carried);
+    s.cursor.at = 0;
+    s.cursor.end = carried + n;
+    s.cursor.head = 0;
+    s.cursor.last = u32::from(at + n == end);
+    s.run.carried = 0;
+    false
 }
 
 /// A window's length, in a form that the verifier sees the bounds of.
@@ -406,17 +493,37 @@ unsafe extern "C" fn step<const OUT: bool>(_: u64, env: *mut Env) -> i64 {
             if OUT {
                 head::frequent(scan, cursor, buffer, config, &mut Responses { run }) as i32
             } else {
-                let observe = (*env).observe;
-                head::frequent(scan, cursor, buffer, config, &mut Requests { run, observe }) as i32
+                let (observe, limits) = ((*env).observe, (*env).limits);
+                let mut sink = Requests { run, observe, limits };
+                head::frequent(scan, cursor, buffer, config, &mut sink) as i32
             }
         }
     };
+    // SAFETY: as above; the references above are gone.
+    if !OUT && unsafe { (*env).inquire && (*(*env).scratch).run.ended != 0 } {
+        // `window` goes on: its stack is smaller.
+        // SAFETY: as above.
+        unsafe { (*(*env).scratch).run.step = result as u32 };
+        return 1;
+    }
     if result == Step::Again as i32 {
         return 0;
     }
     // SAFETY: as above.
     unsafe { (*(*env).scratch).run.step = result as u32 };
     1
+}
+
+/// Forgets the request that ended last, for the [`Step`] that the scan ends with.
+#[inline(always)]
+fn take_back(run: &mut Run, step: i32) {
+    run.step = step as u32;
+    run.asked = run.asked.wrapping_sub(1);
+    run.kinds >>= 4;
+    let last = run.token_count.wrapping_sub(1);
+    if run.token_count != 0 && run.token_of[last as usize & (TOKENS - 1)] == run.asked {
+        run.token_count = last;
+    }
 }
 
 /// A step of the rarer kind. A global function, as [`scan_stream`] is.

@@ -83,16 +83,18 @@ pub fn settle(skb: *mut __sk_buff, scratch: *mut Scratch, next: i32) -> i32 {
         PASS
     } else if next == Next::Drop as i32 {
         DROP
-    } else if next == Next::Hold as i32 || next == Next::Cut as i32 {
-        // SAFETY: this CPU's scratch, through memory so that both ways are one from here.
+    } else if next == Next::Hold as i32 || next == Next::Cut as i32 || next == Next::Wait as i32 {
+        // SAFETY: this CPU's scratch, through memory so that all ways are one from here.
         let head = unsafe { &raw mut (*scratch).run.head };
-        if next == Next::Hold as i32 {
+        if next == Next::Cut as i32 {
+            count(Outcome::Cut);
+        } else {
             // The server may be waiting for what it acknowledges before it answers the requests ahead.
-            react::hold(skb, scratch, p);
+            if next == Next::Hold as i32 {
+                react::hold(skb, scratch, p);
+            }
             // SAFETY: as above.
             unsafe { head.write_volatile(p.payload) };
-        } else {
-            count(Outcome::Cut);
         }
         // SAFETY: as above.
         cut::behind(skb, scratch, p, unsafe { head.read_volatile() }.wrapping_sub(p.payload))
@@ -113,8 +115,10 @@ pub enum Next {
     Hold = 3,
     /// It ends where the last head begins.
     Cut = 4,
+    /// Its payload is dropped for now: its request has no verdict yet.
+    Wait = 5,
     /// Its connection speaks HTTP/1: it is for the other program.
-    Return = 5,
+    Return = 6,
 }
 
 impl From<i32> for Next {
@@ -168,6 +172,8 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
         unsafe {
             (*stream).phase = PHASE_NEW;
             (*stream).carried = 0;
+            (*stream).asked = 0;
+            (*stream).kinds = 0;
             (*stream).scan.restart();
         }
     }
@@ -447,6 +453,10 @@ fn read<const WAY: u32>(
         step = Step::TooLong as u32;
     } else if step == Step::Again as u32 {
         step = Step::TooLong as u32;
+    }
+    if step == Step::Wait as u32 && (WAY == GATE || run.head <= at || run.asked == 0) {
+        count(Outcome::Waiting);
+        return if WAY == GATE { Next::Drop } else { Next::Wait };
     }
     let asked = stream.asked.wrapping_add(run.asked);
     if step == Step::Opaque as u32 && asked == 0 && config.opaque == OPAQUE_PASS {

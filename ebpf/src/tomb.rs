@@ -11,6 +11,7 @@ use crate::{
     count::count,
     maps::{Scratch, TOMB_FILTER, TOMBS},
     packet::{self, FIN, Packet, RST, SYN},
+    refusals,
 };
 
 /// How long a connection is remembered: longer than a client retransmits what was in flight.
@@ -76,8 +77,10 @@ pub fn check(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> Tomb {
     }
     if p.flags & (FIN | RST) == FIN || (p.len > 0 && now - raised > IN_FLIGHT) {
         count(Outcome::TombstoneReset);
+        refusals::note_late(skb);
         return Tomb::Reset;
     }
     count(Outcome::TombstoneDropped);
+    refusals::note_late(skb);
     Tomb::Drop
 }

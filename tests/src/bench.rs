@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod daemon;
 pub mod disk;
+pub mod flood;
 pub mod h2c;
+pub mod kernel;
 pub mod load;
 pub mod policy;
 pub mod tokens;
@@ -19,6 +21,8 @@ pub struct Args {
     pub quick: bool,
     /// Where to write the figures.
     pub json: Option<PathBuf>,
+    /// The one part of several to run.
+    pub only: Option<String>,
     /// Directory on the disk to measure.
     pub dir: Option<PathBuf>,
 }
@@ -33,8 +37,9 @@ impl Args {
             match arg.as_str() {
                 "--quick" => args.quick = true,
                 "--json" => args.json = Some(value()?.into()),
+                "--only" => args.only = Some(value()?),
                 "--dir" => args.dir = Some(value()?.into()),
-                _ => bail!("`{arg}` is not known; known are --quick, --json FILE, --dir DIR"),
+                _ => bail!("`{arg}` is not known; known are --quick, --json FILE, --only PART, --dir DIR"),
             }
         }
         Ok(args)

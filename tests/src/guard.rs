@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use portcullis::kernel::{
     Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Kernel, Older, Opaque, Reaction, Settings,
+    ShedSettings, Unknown,
 };
 use portcullis_common::fingerprint::Key;
 
@@ -45,9 +46,11 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
         },
         enforcement: Enforcement::Fast,
         opaque: Opaque::Pass,
+        unknown: Unknown::Pass,
         max_head: 16 * 1024,
         proxy_ports: Vec::new(),
         h2c_ports: Vec::new(),
+        shed: ShedSettings::off(),
         max_entries: 1024,
         key: KEY,
         key_id: 7,

@@ -63,6 +63,15 @@ pub fn is_thorough() -> bool {
     std::env::var("PORTCULLIS_THOROUGH").is_ok_and(|v| !v.is_empty())
 }
 
+/// Waits until a condition holds that nothing announces.
+pub fn until(mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let start = std::time::Instant::now();
+    while !holds()? {
+        anyhow::ensure!(start.elapsed() < PATIENCE, "what was awaited did not come");
+    }
+    Ok(())
+}
+
 /// Says that the running test is skipped, in the words that `cargo xtask test` counts.
 pub fn skip(why: &str) {
     println!("SKIPPED {}: {why}", std::thread::current().name().unwrap_or("test"));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod e2e {
+    mod asking;
     mod attach;
     mod clients;
     mod connections;
@@ -15,6 +16,7 @@ mod e2e {
     mod grpc;
     mod h2c;
     mod h2c_wire;
+    mod heads;
     mod interfaces;
     mod lasting;
     mod living;
@@ -25,7 +27,9 @@ mod e2e {
     mod reactions;
     mod refusal;
     mod secrets;
+    mod selectors;
     mod servers;
     mod shapes;
+    mod shed;
     mod upgrades;
 }

@@ -29,6 +29,8 @@ use crate::{
 pub enum Part {
     /// The kernel programs, by BPF_PROG_TEST_RUN and over veth
     Kernel,
+    /// A flood of refused requests, beside nginx and Envoy; wants a quiet machine
+    Flood,
     /// The decision path in process, by criterion
     Decide,
     /// The front doors under load
@@ -42,6 +44,7 @@ impl Part {
     fn program(self) -> Option<(&'static str, bool)> {
         match self {
             Self::Kernel => Some(("bench-kernel", true)),
+            Self::Flood => Some(("bench-flood", true)),
             Self::Decide => None,
             Self::Serve => Some(("bench-serve", false)),
             Self::Revoke => Some(("bench-revoke", true)),

@@ -80,6 +80,7 @@ fn begin(s: &mut Scan, c: &mut Cursor, at: u32) {
     s.number = 0;
     s.fold = SKIP;
     s.seen = 0;
+    s.named = 0;
     s.began = 1;
     c.head = at;
 }
@@ -266,6 +267,7 @@ pub(super) fn request_line(
         s.oddities |= ODD_VERSION;
         s.mode = LINE;
         c.at = feed + 1;
+        s.line_len = s.head_len(c);
         return Step::Again;
     }
     match (version >> 40 & 0xff) as u8 {
@@ -279,6 +281,7 @@ pub(super) fn request_line(
     s.heads += 1;
     s.mode = LINE;
     c.at = feed + 1;
+    s.line_len = s.head_len(c);
     Step::Again
 }
 
@@ -381,15 +384,18 @@ pub(super) fn line<S: Sink>(
         {
             break;
         }
-        let k = control(w, at);
+        let mut k = control(w, at);
+        if k == 32 {
+            k += control(w, at + 32);
+        }
         if k + 1 >= left {
             break;
         }
         s.fold = SKIP;
-        if k == 32 {
+        if k == 64 {
             // A long one: what is left of it is stepped over without a second look at its name.
             s.mode = SKIP;
-            c.at = at + 32;
+            c.at = at + 64;
             return Step::Again;
         }
         if w.byte(at + k) != b'\r' || w.byte(at + k + 1) != b'\n' {

@@ -53,7 +53,13 @@ impl Window {
 /// the window may be found.
 #[inline(always)]
 pub(crate) fn control(w: Window, at: u32) -> u32 {
-    let m = word::control(w.word::<0>(at));
+    let x = w.word::<0>(at);
+    word::blur(control_at(x, w, at), x)
+}
+
+#[inline(always)]
+fn control_at(x: u64, w: Window, at: u32) -> u32 {
+    let m = word::control(x);
     if m != 0 {
         return word::first(m);
     }
@@ -80,6 +86,13 @@ pub(crate) const fn is_space(b: u8) -> bool {
 #[inline(always)]
 pub(crate) const fn is_line_end(b: u8) -> bool {
     b == b'\r' || b == b'\n'
+}
+
+/// Writes zero, by one store.
+#[inline(always)]
+pub(super) fn clear(x: &mut u32) {
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(x, 0) };
 }
 
 /// A value as it stands in memory. In the kernel programs the verifier forgets where it came from, so that it walks what

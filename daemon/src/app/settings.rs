@@ -5,11 +5,12 @@ use anyhow::{Result, anyhow};
 use crate::{
     config::{
         AttachMode, Config, EnforcementMode, GateMode, Issuer, Kernel, KernelMode, MissingMode, OlderMode,
-        OpaqueMode, ReactionMode,
+        OpaqueMode, ReactionMode, ShedAttach, ShedMode, UnknownMode,
     },
     decide,
     kernel::{
-        self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
+        self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
+        Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
     serve::DoorSettings,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
@@ -59,13 +60,40 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
             OpaqueMode::Pass => Opaque::Pass,
             OpaqueMode::Refuse => Opaque::Refuse,
         },
+        unknown: match k.unknown {
+            UnknownMode::Pass => Unknown::Pass,
+            UnknownMode::Learn => Unknown::Learn,
+            UnknownMode::Hold => Unknown::Hold,
+        },
         max_head: k.max_head,
         proxy_ports: k.proxy_protocol_ports.clone(),
         h2c_ports: k.h2c_ports.clone(),
+        shed: shed(k),
         max_entries: k.max_entries,
         key: key.scan_key(),
         key_id: key.id(),
     }))
+}
+
+/// Whose floods are shed.
+fn shed(k: &Kernel) -> ShedSettings {
+    ShedSettings {
+        by: match k.shed {
+            ShedMode::Off => ShedBy::Off,
+            ShedMode::Source => ShedBy::Source,
+            ShedMode::Flow => ShedBy::Flow,
+        },
+        hooks: match k.shed_attach {
+            ShedAttach::Auto => vec![ShedHook::Native, ShedHook::Generic],
+            ShedAttach::Native => vec![ShedHook::Native],
+            ShedAttach::Generic => vec![ShedHook::Generic],
+        },
+        after: k.shed_after,
+        window: k.shed_window.0,
+        time: k.shed_time.0,
+        ipv6_prefix: k.shed_ipv6_prefix,
+        never: k.shed_never.iter().map(|p| Prefix { address: p.address, len: p.len }).collect(),
+    }
 }
 
 /// Interfaces as the configuration names them.

@@ -4,8 +4,12 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::Shared;
-use crate::{config::KernelMode, telemetry};
+use super::{Shared, floods};
+use crate::{
+    config::{KernelMode, ShedMode},
+    kernel::Guarded,
+    telemetry,
+};
 
 const fn mode(m: KernelMode) -> &'static str {
     match m {
@@ -44,6 +48,7 @@ fn read(s: &Shared) -> Value {
             "older_connections": guarded.older_connections,
             "older_by_port": guarded.older_by_port,
             "places": k.places.read().unwrap_or_default(),
+            "shed": shed(s, config.kernel.shed, &guarded),
             "destroyed_connections": guarded.destroyed_connections,
             "pin_dir": config.kernel.pin_dir,
             "counters": counters,
@@ -68,6 +73,19 @@ fn read(s: &Shared) -> Value {
         "revocations": plane,
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
+    })
+}
+
+/// How floods are shed, and whose.
+fn shed(s: &Shared, by: ShedMode, guarded: &Guarded) -> Value {
+    if by == ShedMode::Off {
+        return json!({"by": by});
+    }
+    json!({
+        "by": by,
+        "attached": guarded.shed,
+        "failed": guarded.shed_failed,
+        "senders": floods::senders(s),
     })
 }
 
@@ -105,6 +123,8 @@ fn refresh(s: &Shared) {
         mode: mode(s.config.load().kernel.mode),
         attached: guarded.attached.iter().map(|a| (a.interface.as_str(), a.hook.label())).collect(),
         waiting: guarded.waiting.iter().map(String::as_str).collect(),
+        shed: guarded.shed.iter().map(|a| (a.interface.as_str(), a.hook.label())).collect(),
+        shed_failed: guarded.shed_failed.keys().map(String::as_str).collect(),
         instructions: guarded.verified_instructions.values().max().copied().unwrap_or(0),
         older: guarded.older_connections,
         destroyed: guarded.destroyed_connections,

@@ -43,6 +43,7 @@ const RELOADABLE: &[&str] = &[
     "kernel.max_head",
     "kernel.proxy_protocol_ports",
     "kernel.opaque",
+    "kernel.unknown",
     "kernel.older_connections",
     "kernel.answer_body",
     "kernel.answer_challenge",
@@ -50,6 +51,13 @@ const RELOADABLE: &[&str] = &[
     "kernel.limited_body",
     "kernel.retry_after",
     "kernel.attach",
+    "kernel.shed",
+    "kernel.shed_after",
+    "kernel.shed_window",
+    "kernel.shed_time",
+    "kernel.shed_never",
+    "kernel.shed_ipv6_prefix",
+    "kernel.shed_attach",
 ];
 
 /// How often lapsed entries are taken out. The kernel itself does not count them meanwhile.
@@ -125,7 +133,7 @@ fn record(e: &Event, clock: &dyn Clock) -> EventRecord {
 }
 
 /// An address from the two words in which the kernel programs keep its bytes.
-fn address(words: [u64; 2]) -> IpAddr {
+pub fn address(words: [u64; 2]) -> IpAddr {
     let mut octets = [0; 16];
     octets[..8].copy_from_slice(&words[0].to_ne_bytes());
     octets[8..].copy_from_slice(&words[1].to_ne_bytes());

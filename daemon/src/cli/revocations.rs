@@ -8,6 +8,7 @@ use super::{
     OK, Outcome,
     client::Target,
     print, print_json,
+    revoke::shown,
     table::{table, time},
 };
 
@@ -55,16 +56,14 @@ impl Args {
                 .iter()
                 .map(|c| {
                     let until = time(c["until"].as_i64().unwrap_or(0));
-                    vec![
-                        c["id"].to_string(),
-                        text(c, "fingerprint"),
-                        until,
-                        text(c, "actor"),
-                        text(c, "reason"),
-                    ]
+                    let token = match &c["selector"] {
+                        Value::Null => text(c, "fingerprint"),
+                        selector => shown(selector),
+                    };
+                    vec![c["id"].to_string(), token, until, text(c, "actor"), text(c, "reason")]
                 })
                 .collect();
-            print(&table(&["ID", "FINGERPRINT", "UNTIL", "ACTOR", "REASON"], &rows))?;
+            print(&table(&["ID", "TOKENS", "UNTIL", "ACTOR", "REASON"], &rows))?;
         }
         Ok(OK)
     }
@@ -92,10 +91,11 @@ impl UnrevokeArgs {
             if self.json {
                 print_json(&json!({"lifted": claim}))?;
             } else {
-                print(&format!(
-                    "lifted: revocation {id} of {}",
-                    claim["fingerprint"].as_str().unwrap_or_default()
-                ))?;
+                let token = match &claim["selector"] {
+                    Value::Null => claim["fingerprint"].as_str().unwrap_or_default().to_owned(),
+                    selector => shown(selector),
+                };
+                print(&format!("lifted: revocation {id} of {token}"))?;
             }
         }
         Ok(OK)

@@ -1,8 +1,10 @@
 //! `portcullis revoke`
 
+use std::time::SystemTime;
+
 use clap::Args as ClapArgs;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{OK, Outcome, client::Target, input::TokenSource, print, print_json, table::time};
 
@@ -10,7 +12,11 @@ use super::{OK, Outcome, client::Target, input::TokenSource, print, print_json, 
 ///
 /// The token is read from standard input, or from a file; it is never an argument, where `ps` would show it.
 ///
+/// Instead of a token, options say which tokens are meant by what they say of themselves: all that match are refused by
+/// the decision path at once, and those seen lately are condemned in the kernel.
+///
 /// Example: portcullis revoke --ttl 7d --reason "leaked in ticket 42" < token.txt
+/// Example: portcullis revoke --issuer https://issuer.example.com --sub alice --reason "left the company"
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -18,6 +24,11 @@ pub struct Args {
     /// Revoke by fingerprint, as `portcullis fingerprint` and `events` show it
     #[arg(long, value_name = "HEX", conflicts_with = "token_file")]
     fingerprint: Option<String>,
+    #[command(flatten)]
+    selector: SelectorArgs,
+    /// Only tell how many tokens seen lately it would condemn
+    #[arg(long)]
+    dry_run: bool,
     /// How long it holds, such as 30m, 12h, 7d (default: `revocation.default_ttl`)
     #[arg(long, value_name = "TIME")]
     ttl: Option<String>,
@@ -34,12 +45,93 @@ pub struct Args {
     json: bool,
 }
 
+/// Which tokens, by what they say of themselves
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "By what tokens say of themselves")]
+#[group(id = "selector", multiple = true, conflicts_with_all = ["token_file", "fingerprint"])]
+struct SelectorArgs {
+    /// Every token of this issuer, or with another option those of its that match
+    #[arg(long, value_name = "ISS")]
+    issuer: Option<String>,
+    /// The token with this `jti`, in all its texts
+    #[arg(long, requires = "issuer")]
+    jti: Option<String>,
+    /// A user's tokens
+    #[arg(long, requires = "issuer")]
+    sub: Option<String>,
+    /// A session's tokens
+    #[arg(long, requires = "issuer")]
+    sid: Option<String>,
+    /// A client's tokens (`azp` or `client_id`)
+    #[arg(long, requires = "issuer")]
+    client: Option<String>,
+    /// Tokens signed with this key, which leaked
+    #[arg(long, requires = "issuer")]
+    kid: Option<String>,
+    /// Tokens with this scope
+    #[arg(long)]
+    scope: Option<String>,
+    /// Of those, tokens issued before this time (RFC 3339, Unix seconds, or `now`), or that do not say when
+    #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
+    issued_before: Option<i64>,
+    /// Every token
+    #[arg(long)]
+    everything: bool,
+}
+
+impl SelectorArgs {
+    /// The selector as the API takes it; `None` where no option names one.
+    fn json(&self) -> Option<Value> {
+        let mut selector = serde_json::Map::new();
+        for (name, value) in [
+            ("iss", &self.issuer),
+            ("jti", &self.jti),
+            ("sub", &self.sub),
+            ("sid", &self.sid),
+            ("client", &self.client),
+            ("kid", &self.kid),
+            ("scope", &self.scope),
+        ] {
+            if let Some(value) = value {
+                selector.insert(name.to_owned(), value.as_str().into());
+            }
+        }
+        if let Some(time) = self.issued_before {
+            selector.insert("issued_before".to_owned(), time.into());
+        }
+        if self.everything {
+            selector.insert("everything".to_owned(), true.into());
+        }
+        (!selector.is_empty()).then_some(Value::Object(selector))
+    }
+}
+
+/// Reads a time as people and programs write it.
+fn unix_seconds(text: &str) -> Result<i64, String> {
+    let since = |t: SystemTime| {
+        t.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok())
+    };
+    if text == "now" {
+        return since(SystemTime::now()).ok_or_else(|| "the clock is before 1970".to_owned());
+    }
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    humantime::parse_rfc3339_weak(text).ok().and_then(since).ok_or_else(|| {
+        "is no time such as 2026-11-25T12:00:00Z, no number of Unix seconds, and not `now`".to_owned()
+    })
+}
+
 impl Args {
     pub fn run(self) -> Outcome {
         let mut body = json!({"reason": self.reason});
-        match &self.fingerprint {
-            Some(f) => body["fingerprint"] = f.as_str().into(),
-            None => body["token"] = self.token.read()?.as_str().into(),
+        match (&self.fingerprint, self.selector.json()) {
+            (Some(f), _) => body["fingerprint"] = f.as_str().into(),
+            (None, Some(selector)) => body["selector"] = selector,
+            (None, None) => body["token"] = self.token.read()?.as_str().into(),
+        }
+        if self.dry_run {
+            body["dry_run"] = true.into();
         }
         if let Some(ttl) = &self.ttl {
             body["ttl"] = ttl.as_str().into();
@@ -50,11 +142,64 @@ impl Args {
         let claim = self.target.call(Method::POST, "/v1/revocations", Some(&body))?;
         if self.json {
             print_json(&claim)?;
+        } else if self.dry_run {
+            print(&format!("would be condemned at once: {} of the tokens seen lately", claim["live"]))?;
+        } else if claim["selector"].is_object() {
+            let until = time(claim["until"].as_i64().unwrap_or(0));
+            print(&format!(
+                "revoked: {} until {until} (revocation {})\n{} of the tokens seen lately match and are condemned; the decision path refuses others at first sight",
+                shown(&claim["selector"]),
+                claim["id"],
+                claim["condemned"],
+            ))?;
         } else {
             let until = time(claim["until"].as_i64().unwrap_or(0));
             let fingerprint = claim["fingerprint"].as_str().unwrap_or_default();
             print(&format!("revoked: {fingerprint} until {until} (revocation {})", claim["id"]))?;
         }
         Ok(OK)
+    }
+}
+
+/// A selector for people.
+pub fn shown(selector: &Value) -> String {
+    let parts: Vec<String> = selector
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| match value {
+            Value::Bool(_) => name.clone(),
+            Value::String(text) => format!("{name}={text}"),
+            other => format!("{name}={other}"),
+        })
+        .collect();
+    parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        assert_eq!(unix_seconds("1700000000"), Ok(1_700_000_000));
+        assert_eq!(unix_seconds("2023-11-14T22:13:20Z"), Ok(1_700_000_000));
+        assert_eq!(unix_seconds("2023-11-14 22:13:20"), Ok(1_700_000_000));
+        assert!(unix_seconds("now").is_ok_and(|t| t > 1_700_000_000));
+        assert!(unix_seconds("soon").is_err());
+    }
+
+    #[test]
+    fn options_make_a_selector() {
+        let args = SelectorArgs {
+            issuer: Some("https://a".to_owned()),
+            sub: Some("alice".to_owned()),
+            issued_before: Some(7),
+            ..SelectorArgs::default()
+        };
+        let selector = args.json().unwrap();
+        assert_eq!(selector, json!({"iss": "https://a", "sub": "alice", "issued_before": 7}));
+        assert_eq!(shown(&selector), "iss=https://a issued_before=7 sub=alice");
+        assert_eq!(SelectorArgs::default().json(), None);
     }
 }

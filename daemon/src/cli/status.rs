@@ -54,6 +54,34 @@ fn places(all: &Value) -> String {
     table(&head, &rows)
 }
 
+/// How floods are shed, and whose.
+fn shed(shed: &Value, lines: &mut Vec<String>) {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    for a in shed["attached"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "shed         by {} on {}, {} XDP",
+            text(&shed["by"]),
+            text(&a["interface"]),
+            text(&a["hook"])
+        ));
+    }
+    for (name, why) in shed["failed"].as_object().into_iter().flatten() {
+        lines.push(format!("NOT SHED     {name}: {}", text(why)));
+    }
+    for s in shed["senders"].as_array().into_iter().flatten() {
+        let source = text(&s["source"]);
+        if s["shed_for_seconds"] != 0 {
+            let times = if s["times_shed"] == 1 { "once" } else { "repeatedly" };
+            lines.push(format!("SHED         {source} for {} s more, {times}", s["shed_for_seconds"]));
+        }
+        if s["many_tokens"] == true {
+            lines.push(format!(
+                "PROXY?       {source} carries many tokens, refused ones among them: name it in `kernel.shed_never` if it is one"
+            ));
+        }
+    }
+}
+
 fn human(s: &Value) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let mut lines = vec![
@@ -115,6 +143,7 @@ fn human(s: &Value) -> String {
             for (port, n) in k["older_by_port"].as_object().into_iter().flatten() {
                 lines.push(format!("UNGUARDED    {n} connections at port {port}, older than guard"));
             }
+            shed(&k["shed"], &mut lines);
             lines.push("places       since the programs in force were loaded:".to_owned());
             lines.push(places(&k["places"]));
             lines.push("kernel       since the maps were made:".to_owned());

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, ShedMode, UnknownMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +176,11 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
         "kernel.gate",
         "works with kernel.mode = \"enforce\" and kernel.enforcement = \"strict\" alone: it goes by what those keep",
     );
+    f.unless(
+        !on || c.kernel.unknown == UnknownMode::Pass || follows,
+        "kernel.unknown",
+        "can be \"learn\" or \"hold\" with kernel.mode = \"enforce\" and kernel.enforcement = \"strict\" alone: no other mode reads every head whole",
+    );
     f.unless(c.kernel.max_entries > 0, "kernel.max_entries", "must be at least 1");
     f.unless(
         (1024..=65_536).contains(&c.kernel.max_head),
@@ -189,6 +194,11 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
             &format!("names {port}, which is not among kernel.ports"),
         );
     }
+    f.unless(
+        c.kernel.h2c_ports.is_empty() || c.kernel.unknown == UnknownMode::Pass,
+        "kernel.h2c_ports",
+        "works with kernel.unknown = \"pass\" alone: requests in HTTP/2 are not shown to the daemon, so none would wait for a decision",
+    );
     for port in &c.kernel.h2c_ports {
         f.unless(
             c.kernel.ports.iter().any(|p| p.port == *port),
@@ -219,8 +229,26 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
     }
 }
 
+/// What floods are shed.
+fn check_shed(c: &Config, f: &mut Faults<'_>) {
+    let k = &c.kernel;
+    f.unless(
+        k.shed == ShedMode::Off || k.mode == KernelMode::Enforce,
+        "kernel.shed",
+        "works with kernel.mode = \"enforce\" alone: where nothing is refused, nothing is shed",
+    );
+    f.unless(k.shed_after > 0, "kernel.shed_after", "must be at least 1");
+    for (key, span) in [("kernel.shed_window", k.shed_window), ("kernel.shed_time", k.shed_time)] {
+        let seconds = span.0.as_secs_f64();
+        f.unless((0.001..=86_400.0).contains(&seconds), key, "must be from 1ms to 1d");
+    }
+    f.unless((32..=128).contains(&k.shed_ipv6_prefix), "kernel.shed_ipv6_prefix", "must be from 32 to 128");
+    f.unless(k.shed_never.len() <= 1000, "kernel.shed_never", "has more than 1000 entries");
+}
+
 fn check(c: &Config, f: &mut Faults<'_>) {
     check_kernel(c, f);
+    check_shed(c, f);
     f.unless(c.token.schemes.len() <= 8, "token.schemes", "has more than eight entries");
     f.unless(c.token.key_headers.len() <= 4, "token.key_headers", "has more than four entries");
     f.unless(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     section::section,
-    values::{Port, Span},
+    values::{Port, Prefix, Span},
 };
 
 /// Whether the kernel enforces.
@@ -77,6 +77,18 @@ pub enum OpaqueMode {
     Refuse,
 }
 
+/// What requests without a verdict get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownMode {
+    /// They pass.
+    Pass,
+    /// They pass and are decided afterwards.
+    Learn,
+    /// They wait until they are decided.
+    Hold,
+}
+
 /// What an interface that is named and not there means at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +107,30 @@ pub enum OlderMode {
     Pass,
     /// They are ended.
     Reset,
+}
+
+/// What is shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShedMode {
+    /// Nothing.
+    Off,
+    /// Sources.
+    Source,
+    /// Connections, each by itself.
+    Flow,
+}
+
+/// How shed is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShedAttach {
+    /// By the driver where it can, else by the kernel.
+    Auto,
+    /// By the driver.
+    Native,
+    /// By the kernel.
+    Generic,
 }
 
 /// How log lines look.
@@ -157,6 +193,12 @@ section! {
         /// What connections that begin with TLS get in strict mode: nothing in them can be read. `"pass"` lets them
         /// through and counts them, `"refuse"` resets them.
         opaque: OpaqueMode = OpaqueMode::Pass,
+        /// What requests get that have no verdict yet, in strict mode: `"pass"` lets them through, for a gateway or the
+        /// application asks the daemon; `"learn"` lets them through and has the daemon decide each afterwards, so that
+        /// the next one of the same token, method and target meets the verdict; `"hold"` lets none through before the
+        /// daemon has decided: the client's own TCP sends it again, so a first one waits about 200 ms and later ones not
+        /// at all. Neither needs a change to application or gateway.
+        unknown: UnknownMode = UnknownMode::Pass,
         /// What connections that were there before guard get in strict mode: `"pass"` reads their segments by
         /// themselves, as fast mode does, and counts them as `unguarded`; `"reset"` ends them.
         older_connections: OlderMode = OlderMode::Pass,
@@ -170,6 +212,26 @@ section! {
         limited_body: String = r#"{"error":"rate_limited"}"#.to_owned(),
         /// `Retry-After` of that answer.
         retry_after: Span = Span::seconds(1),
+        /// What is dropped at XDP, before the kernel works on it, once it was refused `shed_after` times within
+        /// `shed_window`: `"source"` drops all that an address sends to guarded ports, its good tokens too; `"flow"`
+        /// drops what still comes by a connection that was refused, and touches nobody else; `"off"` sheds nothing.
+        shed: ShedMode = ShedMode::Off,
+        /// Refusals that it takes.
+        shed_after: u32 = 100,
+        /// Within this time.
+        shed_window: Span = Span::seconds(10),
+        /// How long it is dropped then.
+        shed_time: Span = Span::seconds(60),
+        /// Addresses and prefixes that are never shed: every proxy, load balancer and NAT before the guarded ports
+        /// that brings the requests of more than one client. Loopback, and ports that speak the PROXY protocol, are
+        /// never shed by source anyway.
+        shed_never: Vec<Prefix> = Vec::new(),
+        /// Bits of an IPv6 address that make a source, from 32 to 128: whoever has one address of a network mostly
+        /// has all.
+        shed_ipv6_prefix: u8 = 64,
+        /// `"native"` has the network card's driver drop, `"generic"` the kernel, later and at a higher cost to what
+        /// passes, but with every driver; `"auto"` takes the first that works.
+        shed_attach: ShedAttach = ShedAttach::Auto,
         /// `"tcx"` needs Linux 6.6, `"clsact"` works from 6.1, `"auto"` takes the first that is there.
         attach: AttachMode = AttachMode::Auto,
         /// Directory on a BPF file system where maps and links are pinned, so that enforcement outlives the daemon.

@@ -81,9 +81,54 @@ impl Serialize for Port {
     }
 }
 
+/// An address, or all that begin like it: `10.0.0.5`, `10.0.0.0/8` or `2001:db8::/32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of it that count.
+    pub len: u8,
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || format!("`{s}` is not an address or a prefix (\"10.0.0.0/8\", \"2001:db8::/32\")");
+        let (address, len) = s.split_once('/').map_or((s, None), |(a, len)| (a, Some(len)));
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let len = len.map_or(Ok(most), |len| len.parse::<u8>().map_err(|_| bad()))?;
+        if len > most { Err(bad()) } else { Ok(Self { address, len }) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("{}/{}", self.address, self.len))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_has_a_length_that_its_address_has_room_for() {
+        let one: Prefix = "10.0.0.5".parse().unwrap();
+        assert_eq!(one.len, 32);
+        let many: Prefix = "2001:db8::/32".parse().unwrap();
+        assert_eq!((many.address.is_ipv6(), many.len), (true, 32));
+        for bad in ["10.0.0.0/33", "::/129", "10.0.0/8", "/8", "10.0.0.0/", "x"] {
+            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ports_have_an_address_or_none() {

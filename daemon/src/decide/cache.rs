@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
 use super::Ruling;
-use crate::{clock::WallTime, token::Identity};
+use crate::{clock::WallTime, policy::Grant, revoke::Names, token::Identity};
 
 /// A decision as the cache holds it.
 #[derive(Clone, Debug)]
@@ -21,10 +21,14 @@ pub struct Verdict {
     pub body: Bytes,
     /// Whose token it is about; revocation is asked of it on every hit.
     pub fingerprint: Option<DenyFingerprint>,
+    /// What selectors go by; they are asked on every hit, too.
+    pub names: Option<Arc<Names>>,
     /// Until when it counts.
     pub until: WallTime,
     /// The policy set that gave it.
     pub generation: u64,
+    /// How far an allow reaches, where the kernel holds it.
+    pub grant: Grant,
 }
 
 /// Keys here are outputs of a secret keyed hash: their own bits are hash enough.
@@ -64,7 +68,18 @@ impl BuildHasher for Uniform {
 /// Verdicts by the digest of their whole input.
 pub type Verdicts = Cache<[u64; 2], Arc<Verdict>, Uniform>;
 /// Identities by token text: what was verified once needs no second signature check until it expires.
-pub type Identities = Cache<AllowFingerprint, Arc<Identity>, Uniform>;
+pub type Identities = Cache<AllowFingerprint, Live, Uniform>;
+
+/// A verified token that was seen lately.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// What it says of itself.
+    pub identity: Arc<Identity>,
+    /// Its deny fingerprint.
+    pub fingerprint: DenyFingerprint,
+    /// What selectors go by.
+    pub names: Arc<Names>,
+}
 
 /// A bounded cache. Lifetimes are checked on every hit by whoever reads it.
 pub fn bounded<K, V>(entries: u64) -> Cache<K, V, Uniform>

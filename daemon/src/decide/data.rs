@@ -87,7 +87,7 @@ impl Decider {
             return Ok(self.other_path(path, &known, input));
         }
         self.parts.metrics.cache(false);
-        let (mut verdict, value) = self.evaluate(&known, |now| complete(input, now)).await;
+        let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
         let reason = verdict.ruling.reason();
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
@@ -132,7 +132,7 @@ impl Decider {
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
     /// revoked token gets no value at all.
     fn other_path(&self, path: &[&str], known: &Known, input: Value) -> DataAnswer {
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return DataAnswer::undefined(Reason::TokenRevoked);
         }
         match self.parts.policy.current().set.eval_path(path, &Input::from(input)) {

@@ -9,22 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_common::{
-    fingerprint::DenyFingerprint,
-    layout::{ANSWER_DENIED, ANSWER_LIMITED, ANSWER_TOKEN},
-    reason::Reason,
-};
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    DecisionId, Permit, Refusal, Request, Ruling,
-    cache::{Identities, Verdict, Verdicts, bounded},
+    Permit, Refusal, Request, Ruling,
+    cache::{Identities, Live, Verdict, Verdicts, bounded},
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Input, Loaded, PolicyError},
-    revoke::{Condemnation, Index, PlaneHandle},
+    policy::{Active, Block, Decision, Grant, Input, Loaded, PolicyError},
+    revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
@@ -68,7 +64,7 @@ pub struct Decider {
     pub(super) parts: DeciderParts,
     pub(super) settings: Settings,
     verdicts: Verdicts,
-    identities: Identities,
+    pub(super) identities: Identities,
     ready: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
@@ -82,6 +78,15 @@ pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
     pub fingerprint: Option<DenyFingerprint>,
+    /// What selectors go by, of a valid token.
+    pub names: Option<Arc<Names>>,
+}
+
+impl Known {
+    /// Of a request without a token that could be read.
+    const fn without(reason: Reason) -> Self {
+        Self { status: Err(reason), fingerprint: None, names: None }
+    }
 }
 
 /// What the cache says of a request.
@@ -156,17 +161,30 @@ impl Decider {
             let revoked = self.is_revoked(fingerprint);
             return Ruling::Deny(Refusal::of(if revoked { Reason::TokenRevoked } else { Reason::NotReady }));
         }
+        match self.verdict(request, credential).await {
+            Ok(verdict) => verdict.ruling.clone(),
+            Err(refusal) => Ruling::Deny(refusal),
+        }
+    }
+
+    /// The verdict on a request, from the cache where it holds one that counts.
+    pub(super) async fn verdict(
+        &self,
+        request: &Request<'_>,
+        credential: Result<Option<Presented<'_>>, Reason>,
+    ) -> Result<Arc<Verdict>, Refusal> {
         let key = self.request_key(request, credential);
         let hit = self.hit(key);
         self.parts.metrics.cache(hit.is_some());
         match hit {
-            Some(Hit::Revoked) => return Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return verdict.ruling.clone(),
+            Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
+            Some(Hit::Verdict(verdict)) => return Ok(verdict),
             None => {}
         }
         let known = self.know(credential.map(|token| token.map(Presented::to_token)));
-        let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
-        self.keep(key, verdict).ruling.clone()
+        let input = |time| request_input(request, &known, time);
+        let (verdict, _) = self.evaluate(&known, Some(request), input).await;
+        Ok(self.keep(key, verdict))
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -177,12 +195,27 @@ impl Decider {
         if verdict.until <= now || verdict.generation != self.parts.policy.generation() {
             return None;
         }
-        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now));
+        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now))
+            || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked } else { Hit::Verdict(verdict) })
     }
 
-    pub(super) fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
+    fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
         f.is_some_and(|f| self.parts.index.is_revoked(f, self.parts.clock.wall()))
+    }
+
+    /// Whether a token is revoked, by itself or by a selector. One that a selector matches is condemned in the kernel
+    /// from here on.
+    pub(super) fn refuses(&self, known: &Known) -> bool {
+        if self.is_revoked(known.fingerprint) {
+            return true;
+        }
+        let now = self.parts.clock.wall();
+        let Some(claim) = known.names.as_deref().and_then(|n| self.parts.index.selectors.find(n, now)) else {
+            return false;
+        };
+        self.follow(claim, known);
+        true
     }
 
     /// Keeps a verdict for its time; one that has none is answered and forgotten.
@@ -212,43 +245,49 @@ impl Decider {
     pub(super) fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
         let token = match credential {
             Ok(Some(token)) => token,
-            Ok(None) => return Known { status: Err(Reason::TokenMissing), fingerprint: None },
-            Err(reason) => return Known { status: Err(reason), fingerprint: None },
+            Ok(None) => return Known::without(Reason::TokenMissing),
+            Err(reason) => return Known::without(reason),
         };
         let fingerprint = Some(self.parts.key.deny(&token));
         let name = self.parts.key.allow(&token);
         let now = self.parts.clock.wall().seconds();
-        if let Some(identity) = self.identities.get(&name)
-            && identity.expires_at.is_none_or(|exp| now < exp)
+        if let Some(live) = self.identities.get(&name)
+            && live.identity.expires_at.is_none_or(|exp| now < exp)
         {
-            return Known { status: Ok(identity), fingerprint };
+            return Known { status: Ok(live.identity), fingerprint, names: Some(live.names) };
         }
         let status = self.parts.verifier.verify(&token, now).map(Arc::new);
-        if let Ok(identity) = &status {
-            self.identities.insert(name, Arc::clone(identity));
+        let mut names = None;
+        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
+            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
+            names = Some(Arc::clone(&made));
+            self.identities.insert(name, Live { identity: Arc::clone(identity), fingerprint, names: made });
         }
-        Known { status, fingerprint }
+        Known { status, fingerprint, names }
     }
 
-    /// Asks the policy, and does what its answer orders. Beside the verdict stand the policy's own words; none
+    /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door knows it. Beside the verdict stand the policy's own words; none
     /// where it is the daemon that denies.
     pub(super) async fn evaluate(
         &self,
         known: &Known,
+        request: Option<&Request<'_>>,
         input: impl FnOnce(WallTime) -> Value,
     ) -> (Verdict, Option<Value>) {
         let now = self.parts.clock.wall();
         let loaded = self.parts.policy.current();
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
         // Asked again: a revocation that was acknowledged meanwhile counts.
-        if self.is_revoked(known.fingerprint) {
+        if self.refuses(known) {
             return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
         }
         match answer {
-            Ok((decision, value)) => (self.decided(known, &loaded, decision, now).await, Some(value)),
+            Ok((decision, value)) => {
+                (self.decided(known, request, &loaded, decision, now).await, Some(value))
+            }
             Err(e) => {
                 self.log_policy_error(&e);
                 (forgotten(known, &loaded, Refusal::of(e.reason())), None)
@@ -264,66 +303,41 @@ impl Decider {
         }
     }
 
-    async fn decided(&self, known: &Known, loaded: &Loaded, decision: Decision, now: WallTime) -> Verdict {
+    async fn decided(
+        &self,
+        known: &Known,
+        request: Option<&Request<'_>>,
+        loaded: &Loaded,
+        decision: Decision,
+        now: WallTime,
+    ) -> Verdict {
         let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let ruling = if decision.allow {
+            self.limit(known, loaded, &decision, exp, now).await;
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject))
         } else {
-            if decision.block == Block::Token {
-                self.condemn(known, loaded, &decision, exp, now).await;
+            match (decision.block, request) {
+                (Block::Token, _) => self.condemn(known, loaded, &decision, exp, now).await,
+                (Block::Request, Some(r)) => self.deny_request(known, r, loaded, &decision, until).await,
+                (Block::Request, None) | (Block::None, _) => {}
             }
             // What is wrong with the token says more than that the policy wants a good one.
             let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
             let status = decision.status.unwrap_or(reason.status());
             Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
         };
-        let (fingerprint, generation) = (known.fingerprint, loaded.generation);
-        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation }
-    }
-
-    /// Condemns a verified token until its `exp` and the leeway, or for the decision's ttl where the token
-    /// has expired or the policy asks for less. A token that does not verify condemns nothing.
-    async fn condemn(
-        &self,
-        known: &Known,
-        loaded: &Loaded,
-        decision: &Decision,
-        exp: Option<WallTime>,
-        now: WallTime,
-    ) {
-        let (Ok(_), Some(f)) = (&known.status, known.fingerprint) else { return };
-        let asked = decision.ttl.map(|ttl| now.plus(ttl));
-        let until = match (exp.map(|e| e.plus(self.settings.leeway)).filter(|e| *e > now), asked) {
-            (Some(exp), Some(asked)) => exp.min(asked),
-            (Some(exp), None) => exp,
-            (None, Some(asked)) => asked,
-            (None, None) => now.plus(self.settings.max_ttl),
-        };
-        let id = DecisionId::make();
-        let answer = match decision.status {
-            Some(401) => ANSWER_TOKEN,
-            Some(429) => ANSWER_LIMITED,
-            _ => ANSWER_DENIED,
-        };
-        let c = Condemnation { until, generation: loaded.generation, answer, decision: id.0 };
-        let in_force = self.parts.plane.condemn(f, c).await;
-        tracing::info!(
-            decision = %id,
-            token = %f,
-            reason = decision.reason.as_deref().unwrap_or_default(),
-            in_force,
-            "condemned by the policy"
-        );
-        self.parts.metrics.condemnation(in_force);
+        let (fingerprint, names) = (known.fingerprint, known.names.clone());
+        let (generation, grant) = (loaded.generation, decision.grant);
+        Verdict { ruling, body: Bytes::new(), fingerprint, names, until, generation, grant }
     }
 
     /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
     pub fn explain(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Explanation {
         let known = self.know(credential);
-        let revoked = self.is_revoked(known.fingerprint);
+        let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
         let (policy, ruling) = match answer {
@@ -364,8 +378,10 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
         fingerprint: known.fingerprint,
+        names: None,
         until: WallTime(i64::MIN),
         generation: loaded.generation,
+        grant: Grant::Request,
     }
 }
 
@@ -386,6 +402,20 @@ fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     });
     add_token(&mut input, known, now);
     input
+}
+
+/// What selectors go by.
+fn traits(i: &Identity) -> Traits<'_> {
+    Traits {
+        issuer: &i.issuer,
+        token_id: i.token_id.as_deref(),
+        subject: i.subject.as_deref(),
+        session: i.session.as_deref(),
+        client: i.client.as_deref(),
+        key_id: i.key_id.as_deref(),
+        scopes: &i.scopes,
+        issued_at: i.issued_at,
+    }
 }
 
 /// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.

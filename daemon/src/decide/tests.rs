@@ -40,7 +40,9 @@ impl World {
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
         let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
         let store = Store::open(&dir.path().join("r.redb"), key.id()).unwrap();
-        let settings = PlaneSettings { limits: Limits { revoked: 100, condemned: 100 }, key_id: key.id() };
+        let namer = crate::revoke::Namer::new(key.scan_key());
+        let limits = Limits { revoked: 100, condemned: 100 };
+        let settings = PlaneSettings { limits, key_id: key.id(), namer };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
         let issuer = IssuerSettings {
@@ -83,7 +85,7 @@ impl World {
         let fingerprint = self.decider.key().deny(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_mins(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
-        self.plane.revoke(Order { fingerprint, until, reason, actor, source }).await.unwrap();
+        self.plane.revoke(Order { fingerprint, until, reason, actor, source, parent: None }).await.unwrap();
     }
 }
 

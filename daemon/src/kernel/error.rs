@@ -96,6 +96,19 @@ pub enum KernelError {
     /// More names than the kernel program has slots, or longer ones.
     #[error("{0}")]
     Names(&'static str),
+    /// Shed cannot be attached to an interface.
+    #[error(
+        "shed cannot be attached to `{interface}` ({message}){}",
+        if *busy { ": another XDP program is there; remove it, or set `kernel.shed = \"off\"`" } else { "" }
+    )]
+    Shed {
+        /// The interface.
+        interface: String,
+        /// Another program is there.
+        busy: bool,
+        /// What the kernel said.
+        message: String,
+    },
     /// A program was not accepted or attached.
     #[error("cannot {what}: {message}")]
     Program {
@@ -188,7 +201,7 @@ pub(super) fn os_error(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
 }
 
 /// An error with its causes on one line.
-fn chain(e: &dyn std::error::Error) -> String {
+pub(super) fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut next = e.source();
     while let Some(e) = next {

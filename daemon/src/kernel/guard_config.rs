@@ -32,7 +32,7 @@ pub(super) fn guard_config(s: &Settings) -> Result<GuardConfig, KernelError> {
         answers_scan: ScanConfig::answers().map_err(names)?,
         reaction: s.reaction.number(),
         opaque: s.opaque.number(),
-        pad: 0,
+        unknown: s.unknown.number(),
         request_rcv_nxt: request_rcv_nxt(),
         answers,
     })

@@ -16,6 +16,7 @@ use super::{
     connections::Reaper,
     links::{Link, links, matches},
     netns, pins,
+    shed::{self, ShedAt},
 };
 
 /// One guarded interface.
@@ -52,6 +53,10 @@ pub struct Guarded {
     pub older_by_port: BTreeMap<u16, usize>,
     /// Connections destroyed because their token was condemned.
     pub destroyed_connections: u64,
+    /// Interfaces on which floods are shed.
+    pub shed: Vec<ShedAt>,
+    /// Interfaces on which they cannot be, and why.
+    pub shed_failed: BTreeMap<String, String>,
 }
 
 impl Guarded {
@@ -181,6 +186,7 @@ impl Kernel {
         if !self.is_strict() {
             detach(name, Side::Out, &pin_out)?;
         }
+        self.attach_shed(name, target.link.index, &target.label);
         Ok(Attachment { interface: target.label.clone(), index: target.link.index, hook, adopted })
     }
 
@@ -191,6 +197,7 @@ impl Kernel {
                 tracing::warn!(interface, "no longer configured: guard detached");
             }
         }
+        shed::detach_others(&self.settings.pin_dir, if self.sheds() { &keep } else { &[] })?;
         let s = &self.settings;
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         for (name, why) in &plan.misplaced {
@@ -203,6 +210,9 @@ impl Kernel {
                 tracing::warn!(interface = name, "it is not there; it is guarded when it comes");
             }
         }
+        let sheds = self.sheds();
+        view.shed.retain(|s| sheds && keep.contains(&s.interface));
+        view.shed_failed.retain(|interface, _| sheds && keep.contains(interface));
         view.attached = attached;
         view.waiting = plan.waiting;
         view.misplaced = plan.misplaced;

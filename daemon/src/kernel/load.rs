@@ -18,16 +18,18 @@ use portcullis_common::{
         Active, AddressKey, Flow, GuardConfig, PLACE_SLOTS, PORT_BY_ADDRESS, PORT_GUARDED, PORT_H2C,
         PORT_PROXY, PORT_SLOT, VERSION,
     },
+    shed::{Shed, ShedConfig},
 };
 
 use super::{
     Connections, CounterReader, DenyMap, Enforcement, EventSource, Gate, GuardedView, KernelError, Older,
-    Reaction, Settings,
+    Questions, Reaction, Settings,
     connections::{OlderFlows, Reaper, Storage, Stored},
     diag::Diag,
     guard_config::guard_config,
     pins,
     places::{Places, PlacesView},
+    requests::Requests,
 };
 
 /// The programs, as `cargo xtask build-ebpf` made them.
@@ -64,6 +66,15 @@ const PINNED: &[&str] = &[
     "OLDER",
     "BLOCKS",
     "TAGS",
+    "DENIED",
+    "VERDICTS",
+    "ASKED",
+    "LIMITS",
+    "INQUIRIES",
+    "INQUIRY_STATES",
+    "INQUIRY_RING",
+    "SOURCES",
+    "SHED_TIMES",
 ];
 
 /// The loaded kernel side: maps to write and read, programs to attach.
@@ -71,7 +82,8 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     /// The deny map.
     pub deny: DenyMap,
-    active: Array<MapData, [u64; 2]>,
+    active: Array<MapData, [u64; 3]>,
+    pub(super) requests: Requests,
     pub(super) guard: &'static str,
     /// Pinned maps of an earlier daemon were adopted.
     pub adopted: bool,
@@ -89,7 +101,7 @@ pub struct Kernel {
 /// Plain-old-data wrapper for a type of `common`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 // SAFETY: both are `repr(C)` structs of integers without implicit padding (asserted in `common::layout`).
 unsafe impl Pod for Plain<GuardConfig> {}
@@ -97,6 +109,10 @@ unsafe impl Pod for Plain<GuardConfig> {}
 unsafe impl Pod for Plain<AddressKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Flow> {}
+// SAFETY: as above (asserted in `common::shed`).
+unsafe impl Pod for Plain<ShedConfig> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Shed> {}
 
 impl Kernel {
     /// Loads the programs and fills their settings; nothing is attached yet, so that the deny map can be
@@ -116,6 +132,7 @@ impl Kernel {
         let mut kernel = Self {
             deny: DenyMap::open(take(&mut ebpf, "DENY_SETS")?, &maps, settings.max_entries)?,
             active: Array::try_from(take(&mut ebpf, "ACTIVE")?).map_err(map_error)?,
+            requests: Requests::new(|name| take(&mut ebpf, name))?,
             ebpf,
             adopted: found.maps,
             other_layout: found.other_layout,
@@ -128,6 +145,7 @@ impl Kernel {
             older: OlderFlows::default(),
         };
         kernel.write_settings()?;
+        kernel.prepare_shed()?;
         kernel.count_places()?;
         let guard = kernel.guard;
         kernel.load_program(guard)?;
@@ -228,7 +246,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn map_mut(&mut self, name: &str) -> Result<&mut Map, KernelError> {
+    pub(super) fn map_mut(&mut self, name: &str) -> Result<&mut Map, KernelError> {
         self.ebpf.map_mut(name).ok_or_else(|| missing(name))
     }
 
@@ -239,11 +257,7 @@ impl Kernel {
 
     /// Makes a policy generation the active one: condemnations of all others lapse at once.
     pub fn set_generation(&mut self, generation: u64) -> Result<(), KernelError> {
-        let [_, epoch] = self.active.get(&0, 0).map_err(map_error)?;
-        let active = Active { generation, epoch };
-        self.active
-            .set(0, [active.generation, active.epoch], 0)
-            .map_err(|e| KernelError::map("set the policy generation", e))
+        self.change_active("set the policy generation", |a| a.generation = generation)
     }
 
     /// Ends the connections on which a request with one of these tokens, which the deny map has by now, is under way:
@@ -252,10 +266,24 @@ impl Kernel {
         if let Some(reaper) = &self.reaper {
             reaper.end(tokens);
         }
-        let [generation, epoch] = self.active.get(&0, 0).map_err(map_error)?;
+        self.change_active("tell connections of a revocation", |a| a.epoch = a.epoch.wrapping_add(1))
+    }
+
+    /// Has the programs look for what there is one of from now on: a `FEATURE_` mark.
+    pub(super) fn look_for(&mut self, feature: u64) -> Result<(), KernelError> {
+        if self.active.get(&0, 0).map_err(map_error)?[2] & feature != 0 {
+            return Ok(());
+        }
+        self.change_active("tell the programs what to look for", |a| a.features |= feature)
+    }
+
+    fn change_active(&mut self, what: &str, change: impl FnOnce(&mut Active)) -> Result<(), KernelError> {
+        let [generation, epoch, features] = self.active.get(&0, 0).map_err(map_error)?;
+        let mut active = Active { generation, epoch, features };
+        change(&mut active);
         self.active
-            .set(0, [generation, epoch.wrapping_add(1)], 0)
-            .map_err(|e| KernelError::map("tell connections of a revocation", e))
+            .set(0, [active.generation, active.epoch, active.features], 0)
+            .map_err(|e| KernelError::map(what, e))
     }
 
     /// Ends connections that gate lets nothing more through of.
@@ -267,7 +295,7 @@ impl Kernel {
 
     /// The active generation, as pinned.
     pub fn generation(&self) -> u64 {
-        self.active.get(&0, 0).map_or(0, |[g, _]| g)
+        self.active.get(&0, 0).map_or(0, |[g, ..]| g)
     }
 
     /// A way to look at living connections; `None` in fast mode, which keeps nothing of them.
@@ -361,6 +389,16 @@ impl Kernel {
     pub fn events(&mut self) -> Result<EventSource, KernelError> {
         let ring = RingBuf::try_from(take(&mut self.ebpf, "EVENTS")?).map_err(map_error)?;
         EventSource::new(ring).map_err(|e| KernelError::io("read the kernel's events", e))
+    }
+}
+
+impl Kernel {
+    /// The reader of what learn and hold mode ask; there is one, and it goes on over changes of the configuration.
+    pub fn questions(&mut self) -> Result<Questions, KernelError> {
+        let ring = RingBuf::try_from(take(&mut self.ebpf, "INQUIRY_RING")?).map_err(map_error)?;
+        let states = Array::try_from(take(&mut self.ebpf, "INQUIRY_STATES")?).map_err(map_error)?;
+        let Map::Array(slots) = take(&mut self.ebpf, "INQUIRIES")? else { return Err(missing("INQUIRIES")) };
+        Questions::new(ring, slots, states).map_err(|e| KernelError::io("read what the kernel asks", e))
     }
 }
 

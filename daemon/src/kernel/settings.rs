@@ -2,11 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use super::ShedSettings;
 use portcullis_common::{
     fingerprint::Key,
     layout::{
         ANSWER_DENIED, ANSWER_LIMITED, ANSWER_MALFORMED, ANSWER_MAX, ANSWER_TOKEN, ANSWER_TOO_LONG, ANSWERS,
-        OPAQUE_PASS, OPAQUE_REFUSE, REACT_DROP, REACT_OBSERVE, REACT_RESET, REACT_RESPOND,
+        OPAQUE_PASS, OPAQUE_REFUSE, REACT_DROP, REACT_OBSERVE, REACT_RESET, REACT_RESPOND, UNKNOWN_HOLD,
+        UNKNOWN_LEARN, UNKNOWN_PASS,
     },
 };
 
@@ -66,6 +68,27 @@ impl Opaque {
         match self {
             Self::Pass => OPAQUE_PASS,
             Self::Refuse => OPAQUE_REFUSE,
+        }
+    }
+}
+
+/// What is done with requests that have no verdict yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// They pass.
+    Pass,
+    /// They pass, and are asked about.
+    Learn,
+    /// They are asked about, and wait.
+    Hold,
+}
+
+impl Unknown {
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Pass => UNKNOWN_PASS,
+            Self::Learn => UNKNOWN_LEARN,
+            Self::Hold => UNKNOWN_HOLD,
         }
     }
 }
@@ -239,12 +262,16 @@ pub struct Settings {
     pub enforcement: Enforcement,
     /// What is done with opaque traffic.
     pub opaque: Opaque,
+    /// What is done with requests that have no verdict yet.
+    pub unknown: Unknown,
     /// Longest head read, in bytes.
     pub max_head: u32,
     /// Ports whose connections begin with a PROXY protocol header.
     pub proxy_ports: Vec<u16>,
     /// Ports whose connections may speak HTTP/2 from their first byte, which strict mode then reads.
     pub h2c_ports: Vec<u16>,
+    /// Whose floods are shed.
+    pub shed: ShedSettings,
     /// Entries of the deny map.
     pub max_entries: u32,
     /// The fingerprint key.

@@ -1,10 +1,23 @@
 //! What tests and benchmarks of the programs need beside the daemon's own interface.
 
-use std::{io, net::TcpStream, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    io,
+    net::TcpStream,
+    os::fd::AsRawFd as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::{
+    maps::{Array, HashMap, MapData},
+    programs::{CgroupSkb, Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use portcullis_common::{layout::Flow, shed::Shed};
 
-use super::{Kernel, KernelError};
+use super::{
+    Kernel, KernelError, ShedHook,
+    load::{Plain, map_error},
+};
 
 /// What became of a packet.
 #[derive(Debug)]
@@ -72,6 +85,20 @@ pub fn expected(stream: &TcpStream) -> io::Result<u32> {
     got
 }
 
+/// How many slots for requests that the daemon is shown hold anything, below a directory of pins.
+pub fn held_heads(pin_dir: &Path) -> Result<usize, KernelError> {
+    let pin = super::pins::maps_dir(pin_dir).join("INQUIRIES");
+    let map = MapData::from_pin(pin).map_err(map_error)?;
+    super::inquiries::in_use(&map).map_err(|e| KernelError::io("read the slots", e))
+}
+
+/// Does `work` after `before`, which is not timed.
+fn timed<P, T>(p: &mut P, before: impl FnOnce(&mut P), work: impl FnOnce(&mut P) -> T) -> (T, Duration) {
+    before(p);
+    let start = Instant::now();
+    (work(p), start.elapsed())
+}
+
 impl Kernel {
     /// Instructions the verifier walked, by program.
     pub fn verified(&self) -> Vec<(&'static str, u32)> {
@@ -94,6 +121,44 @@ impl Kernel {
             self.join("PROGRAMS", 2, "bench_frames")?;
         }
         Ok(())
+    }
+
+    /// Loads every program that is not loaded yet, the benchmark's aside, and tells of all: name, instructions that the
+    /// verifier walked, and the time it took to load it here.
+    pub fn load_each(&mut self) -> Result<Vec<(String, u32, Duration)>, KernelError> {
+        let mut found = Vec::new();
+        for (name, program) in self.ebpf.programs_mut().filter(|(name, _)| !name.starts_with("bench_")) {
+            // One that is loaded already is loaded anew: that it was not is no fault.
+            let (loaded, took) = match program {
+                Program::SchedClassifier(p) => timed(p, |p| drop(p.unload()), SchedClassifier::load),
+                Program::CgroupSkb(p) => timed(p, |p| drop(p.unload()), CgroupSkb::load),
+                Program::Xdp(p) => timed(p, |p| drop(p.unload()), Xdp::load),
+                _ => continue,
+            };
+            loaded.map_err(|e| KernelError::program(format!("load {name}"), &e))?;
+            let n = program.info().ok().and_then(|i| i.verified_instruction_count()).unwrap_or(0);
+            found.push((name.to_owned(), n, took));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Has a sender shed until a boot time.
+    pub fn shed_until(&mut self, sender: Flow, until: u64) -> Result<(), KernelError> {
+        let mut senders: HashMap<_, Plain<Flow>, Plain<Shed>> =
+            HashMap::try_from(self.map_mut("SOURCES")?).map_err(map_error)?;
+        senders.insert(Plain(sender), Plain(Shed { until, ..Shed::default() }), 0).map_err(map_error)?;
+        let mut times: Array<_, u64> = Array::try_from(self.map_mut("SHED_TIMES")?).map_err(map_error)?;
+        times.set(1, until, 0).map_err(map_error)
+    }
+
+    /// Whether shed drops a packet, and the mean time of one run of so many.
+    pub fn sheds_packet(&mut self, packet: &[u8], repeat: u32) -> Result<(bool, Duration), KernelError> {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
+        let program = self.xdp(ShedHook::Native)?;
+        let ran = program.test_run(options).map_err(|e| KernelError::program("run shed", &e))?;
+        // `XDP_DROP`.
+        Ok((ran.return_value == 1, ran.duration))
     }
 
     /// Runs a program over a packet (`BPF_PROG_TEST_RUN`), `repeat` times.

@@ -24,6 +24,38 @@ pub struct Decision {
     pub block: Block,
     /// How long the decision may be kept, at most [`MAX_TTL`].
     pub ttl: Option<Duration>,
+    /// How far an allow reaches, in hold and learn mode.
+    pub grant: Grant,
+    /// How often requests of the token may come.
+    pub limit: Option<RateLimit>,
+}
+
+/// How far an allow reaches, where the kernel holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// Requests with the same token, method and target.
+    #[default]
+    Request,
+    /// Every request with the same token.
+    Token,
+}
+
+/// A rate limit: `requests` in `period`, up to `burst` of them at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests.
+    pub requests: u32,
+    /// In this time.
+    pub period: Duration,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// The time that one request takes up.
+    pub fn interval(self) -> Duration {
+        self.period / self.requests.max(1)
+    }
 }
 
 /// What a denial reaches beyond its request.
@@ -32,6 +64,8 @@ pub enum Block {
     /// Nothing.
     #[default]
     None,
+    /// Every request with the same token, method and target, in the kernel.
+    Request,
     /// Every request with the same token, in the kernel.
     Token,
 }
@@ -39,10 +73,12 @@ pub enum Block {
 impl Decision {
     /// A decision that says no more than allow or deny.
     const fn bare(allow: bool) -> Self {
-        Self { allow, reason: None, status: None, block: Block::None, ttl: None }
+        let (block, grant) = (Block::None, Grant::Request);
+        Self { allow, reason: None, status: None, block, ttl: None, grant, limit: None }
     }
 
-    /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`.
+    /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`, `grant`,
+    /// `limit`.
     pub(super) fn read(value: &Value) -> Result<Self, PolicyError> {
         let members = match value {
             Value::Undefined => return Err(PolicyError::Undefined),
@@ -61,6 +97,8 @@ impl Decision {
                 Ok("status") => decision.status = Some(status(value, *allow)?),
                 Ok("block") => decision.block = block(value, *allow)?,
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
+                Ok("grant") => decision.grant = grant(value, *allow)?,
+                Ok("limit") => decision.limit = Some(limit(value)?),
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
             }
@@ -94,9 +132,45 @@ fn block(value: &Value, allow: bool) -> Result<Block, PolicyError> {
     match (value.as_string().map(AsRef::as_ref), allow) {
         (Ok("none"), _) => Ok(Block::None),
         (Ok("token"), false) => Ok(Block::Token),
-        (Ok("token"), true) => bad("an allow cannot block its token"),
-        _ => bad("`block` is neither \"token\" nor \"none\""),
+        (Ok("request"), false) => Ok(Block::Request),
+        (Ok("token" | "request"), true) => bad("an allow cannot block"),
+        _ => bad("`block` is none of \"token\", \"request\" and \"none\""),
     }
+}
+
+fn grant(value: &Value, allow: bool) -> Result<Grant, PolicyError> {
+    match (value.as_string().map(AsRef::as_ref), allow) {
+        (Ok("request"), true) => Ok(Grant::Request),
+        (Ok("token"), true) => Ok(Grant::Token),
+        (_, false) => bad("a denial grants nothing"),
+        _ => bad("`grant` is neither \"request\" nor \"token\""),
+    }
+}
+
+fn limit(value: &Value) -> Result<RateLimit, PolicyError> {
+    let Value::Object(members) = value else { return bad("`limit` is not an object") };
+    let (mut requests, mut seconds, mut burst) = (None, None, None);
+    for (name, value) in members.iter() {
+        let number = |from: f64, to: f64| match value.as_f64() {
+            Ok(n) if n >= from && n <= to => Ok(n),
+            _ => bad("a member of `limit` is out of its range"),
+        };
+        match name.as_string().map(AsRef::as_ref) {
+            Ok("requests") => requests = Some(whole(number(1.0, 1e6)?)?),
+            Ok("seconds") => seconds = Some(Duration::from_secs_f64(number(0.001, 86_400.0)?)),
+            Ok("burst") => burst = Some(whole(number(1.0, 1e6)?)?),
+            _ => return bad("`limit` has members other than `requests`, `seconds` and `burst`"),
+        }
+    }
+    let (Some(requests), Some(period)) = (requests, seconds) else {
+        return bad("`limit` wants `requests` and `seconds`");
+    };
+    Ok(RateLimit { requests, period, burst: burst.unwrap_or(requests) })
+}
+
+fn whole(n: f64) -> Result<u32, PolicyError> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its range was checked")]
+    if n.fract() == 0.0 { Ok(n as u32) } else { bad("`requests` and `burst` of `limit` are whole numbers") }
 }
 
 fn ttl(value: &Value) -> Result<Duration, PolicyError> {
@@ -130,10 +204,18 @@ mod tests {
                 status: Some(401),
                 block: Block::Token,
                 ttl: Some(Duration::from_millis(1500)),
+                grant: Grant::Request,
+                limit: None,
             })
         );
         assert_eq!(read(json!({"allow": true, "status": 204, "ttl": 1e12})).unwrap().ttl, Some(MAX_TTL));
         assert_eq!(Decision::read(&Value::Undefined), Err(PolicyError::Undefined));
+        let limited = read(json!({"allow": true, "grant": "token", "limit": {"requests": 6, "seconds": 60}}));
+        let (grant, limit) = limited.map(|d| (d.grant, d.limit)).unwrap();
+        assert_eq!(
+            (grant, limit.map(|l| (l.requests, l.period, l.burst, l.interval()))),
+            (Grant::Token, Some((6, Duration::from_mins(1), 6, Duration::from_secs(10))))
+        );
     }
 
     #[test]
@@ -149,6 +231,14 @@ mod tests {
             json!({"alow": true}),
             json!({"allow": true, "extra": 1}),
             json!({"allow": true, "block": "token"}),
+            json!({"allow": true, "block": "request"}),
+            json!({"allow": false, "grant": "token"}),
+            json!({"allow": true, "grant": "all"}),
+            json!({"allow": true, "limit": 5}),
+            json!({"allow": true, "limit": {"requests": 5}}),
+            json!({"allow": true, "limit": {"requests": 0, "seconds": 1}}),
+            json!({"allow": true, "limit": {"requests": 1.5, "seconds": 1}}),
+            json!({"allow": true, "limit": {"requests": 1, "seconds": 1, "per": 1}}),
             json!({"allow": false, "block": "all"}),
             json!({"allow": false, "block": true}),
             json!({"allow": true, "status": 401}),

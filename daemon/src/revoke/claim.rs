@@ -3,6 +3,7 @@
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::{Deserialize, Serialize, de};
 
+use super::selector::{Mark, Selector};
 use crate::clock::WallTime;
 
 /// A claim's id: ascending, never used twice by one store.
@@ -29,6 +30,69 @@ pub struct Order {
     pub actor: String,
     /// By which way it came: `admin` for now; feeds have names of their own.
     pub source: String,
+    /// The selector's claim that it follows from.
+    pub parent: Option<ClaimId>,
+}
+
+/// What somebody orders by selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectorOrder {
+    /// Which tokens.
+    pub selector: Selector,
+    /// Until when.
+    pub until: WallTime,
+    /// Why, for people.
+    pub reason: String,
+    /// Who.
+    pub actor: String,
+    /// By which way it came.
+    pub source: String,
+}
+
+/// An order by selector that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectorClaim {
+    /// Its id, of the same sequence as those of tokens.
+    pub id: ClaimId,
+    /// Which tokens.
+    pub selector: Selector,
+    /// When it was accepted (ms since 1970).
+    pub created: WallTime,
+    /// Until when it holds (ms since 1970).
+    pub until: WallTime,
+    /// Why, for people.
+    pub reason: String,
+    /// Who ordered it.
+    pub actor: String,
+    /// By which way it came.
+    pub source: String,
+}
+
+impl SelectorClaim {
+    /// As it stands in the index.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { claim: self.id, until: self.until, before: self.selector.issued_before.unwrap_or(i64::MAX) }
+    }
+}
+
+/// A claim of either kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AnyClaim {
+    /// On one token.
+    Token(Claim),
+    /// On all that a selector matches.
+    Selector(SelectorClaim),
+}
+
+impl AnyClaim {
+    /// Its id.
+    pub const fn id(&self) -> ClaimId {
+        match self {
+            Self::Token(c) => c.id,
+            Self::Selector(c) => c.id,
+        }
+    }
 }
 
 /// An order that was accepted. Several may stand for one token; each is lifted by itself.
@@ -51,6 +115,9 @@ pub struct Claim {
     pub actor: String,
     /// By which way it came.
     pub source: String,
+    /// The selector's claim that it follows from, and is lifted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ClaimId>,
 }
 
 fn hex<S: serde::Serializer>(f: &DenyFingerprint, s: S) -> Result<S::Ok, S::Error> {

@@ -10,7 +10,12 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Claim, ClaimId, Order, StoreError, ledger::Condemnation, store::StoreReader};
+use super::{
+    AnyClaim, Claim, ClaimId, Namer, Names, Order, SelectorClaim, SelectorOrder, StoreError,
+    ledger::Condemnation,
+    selecting::{self, Matched},
+    store::StoreReader,
+};
 use crate::{
     clock::SharedClock,
     kernel::{Kernel, KernelError},
@@ -65,6 +70,9 @@ pub enum RevokeError {
 pub(super) enum Command {
     Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
     Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
+    Select(SelectorOrder, oneshot::Sender<Result<SelectorClaim, RevokeError>>),
+    Follow(ClaimId, Vec<Matched>, oneshot::Sender<Result<usize, RevokeError>>),
+    Unselect(SelectorClaim, oneshot::Sender<Result<(), RevokeError>>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
     End(DenyFingerprint),
     Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
@@ -101,6 +109,7 @@ pub struct PlaneHandle {
     pub(super) status: Arc<RwLock<PlaneStatus>>,
     pub(super) reader: StoreReader,
     pub(super) clock: SharedClock,
+    pub(super) namer: Namer,
 }
 
 impl PlaneHandle {
@@ -109,9 +118,39 @@ impl PlaneHandle {
         self.ask(|reply| Command::Revoke(order, reply)).await?
     }
 
-    /// Lifts one claim. Returns when that is on disk and in force.
-    pub async fn lift(&self, id: ClaimId) -> Result<Claim, RevokeError> {
-        self.ask(|reply| Command::Lift(id, reply)).await?
+    /// Revokes by selector. Returns when every token that it matches is refused by the decision path; those seen lately
+    /// are then condemned by [`Self::follow`].
+    pub async fn select(&self, order: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
+        self.ask(|reply| Command::Select(order, reply)).await?
+    }
+
+    /// Condemns tokens that a selector's claim matches; tells how many were new. In the kernel when this returns.
+    pub async fn follow(&self, parent: ClaimId, tokens: Vec<Matched>) -> Result<usize, RevokeError> {
+        self.ask(|reply| Command::Follow(parent, tokens, reply)).await?
+    }
+
+    /// Whether a selector's claim matches a token.
+    pub fn is_match(&self, claim: &SelectorClaim, names: &Names) -> bool {
+        selecting::is_match(self, claim, names)
+    }
+
+    /// Makes names of tokens.
+    pub fn namer(&self) -> &Namer {
+        &self.namer
+    }
+
+    /// Lifts one claim; of a selector's, all that follow from it too. Returns when that is on disk and in force.
+    pub async fn lift(&self, id: ClaimId) -> Result<AnyClaim, RevokeError> {
+        let reader = self.reader.clone();
+        let selector = tokio::task::spawn_blocking(move || reader.selector(id))
+            .await
+            .map_err(|_| RevokeError::Stopping)?
+            .map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        let Some(claim) = selector else {
+            return self.ask(|reply| Command::Lift(id, reply)).await?.map(AnyClaim::Token);
+        };
+        self.ask(|reply| Command::Unselect(claim.clone(), reply)).await??;
+        Ok(AnyClaim::Selector(claim))
     }
 
     /// Makes a policy set, named by its hash, the active one; gives its generation.
@@ -144,10 +183,18 @@ impl PlaneHandle {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Up to `limit` claims in force with an id above `after`, in order of their ids.
-    pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<Claim>, RevokeError> {
+    /// Up to `limit` claims in force of either kind with an id above `after`, in order of their ids.
+    pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<AnyClaim>, RevokeError> {
         let (reader, now) = (self.reader.clone(), self.clock.wall());
-        tokio::task::spawn_blocking(move || reader.list(after, limit, now))
+        let both = move || {
+            let mut all: Vec<AnyClaim> =
+                reader.list(after, limit, now)?.into_iter().map(AnyClaim::Token).collect();
+            all.extend(reader.list_selectors(after, limit, now)?.into_iter().map(AnyClaim::Selector));
+            all.sort_by_key(AnyClaim::id);
+            all.truncate(limit);
+            Ok(all)
+        };
+        tokio::task::spawn_blocking(both)
             .await
             .map_err(|_| RevokeError::Stopping)?
             .map_err(|e| RevokeError::Read(Arc::new(e)))

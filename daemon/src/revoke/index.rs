@@ -14,7 +14,7 @@ use std::{
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
-use super::ClaimId;
+use super::{ClaimId, Selectors};
 use crate::clock::WallTime;
 
 /// At ten million tokens a shard holds some 1,200.
@@ -58,13 +58,16 @@ type Shard = ByFingerprint<Standing>;
 /// Revoked fingerprints with the time until which they are. Reads take one uncontended lock of a shard.
 #[derive(Debug)]
 pub struct Index {
+    /// Revocations by what tokens say of themselves.
+    pub selectors: Selectors,
     shards: Box<[RwLock<Shard>]>,
     epoch: AtomicU64,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), epoch: AtomicU64::new(0) }
+        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        Self { selectors: Selectors::default(), shards, epoch: AtomicU64::new(0) }
     }
 }
 

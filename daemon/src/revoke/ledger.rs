@@ -67,11 +67,12 @@ pub struct ClaimHead {
     pub id: ClaimId,
     pub fingerprint: DenyFingerprint,
     pub until: WallTime,
+    pub parent: Option<ClaimId>,
 }
 
 impl From<&Claim> for ClaimHead {
     fn from(c: &Claim) -> Self {
-        Self { id: c.id, fingerprint: c.fingerprint, until: c.until }
+        Self { id: c.id, fingerprint: c.fingerprint, until: c.until, parent: c.parent }
     }
 }
 
@@ -85,6 +86,8 @@ pub struct Ledger {
     index: Arc<Index>,
     /// Claims of tokens that have more than one.
     several: ByFingerprint<Vec<(ClaimId, WallTime)>>,
+    /// Claims that follow from a selector's, by that.
+    children: HashMap<ClaimId, Vec<(ClaimId, DenyFingerprint)>>,
     condemned: ByFingerprint<Condemnation>,
     /// Condemned tokens, in the order in which they are looked over.
     order: VecDeque<DenyFingerprint>,
@@ -99,6 +102,7 @@ impl Ledger {
         Self {
             index,
             several: HashMap::default(),
+            children: HashMap::default(),
             condemned: HashMap::default(),
             order: VecDeque::new(),
             calendar: Calendar::default(),
@@ -153,8 +157,21 @@ impl Ledger {
             }
         };
         self.index.set(c.fingerprint, Some(standing));
+        if let Some(parent) = c.parent {
+            self.children.entry(parent).or_default().push((c.id, c.fingerprint));
+        }
         self.calendar.note(c.id, c.until);
         self.claims += 1;
+    }
+
+    /// Claims that follow from a selector's.
+    pub fn children(&self, parent: ClaimId) -> &[(ClaimId, DenyFingerprint)] {
+        self.children.get(&parent).map_or(&[], Vec::as_slice)
+    }
+
+    /// Forgets that claims follow from this one, which is lifted.
+    pub fn forget_children(&mut self, parent: ClaimId) {
+        self.children.remove(&parent);
     }
 
     /// Takes a claim out; the others on its token stay. `false` where it is not there.
@@ -275,7 +292,7 @@ mod tests {
     }
 
     fn claim(id: u64, until: i64) -> ClaimHead {
-        ClaimHead { id: ClaimId(id), fingerprint: F, until: WallTime(until) }
+        ClaimHead { id: ClaimId(id), fingerprint: F, until: WallTime(until), parent: None }
     }
 
     #[test]
@@ -328,7 +345,7 @@ mod tests {
         let mut l = ledger(5_000, 5_000);
         for n in 0..4_000u64 {
             let fingerprint = DenyFingerprint([n, n << 20]);
-            l.add(ClaimHead { id: ClaimId(n + 1), fingerprint, until: WallTime(9_000) });
+            l.add(ClaimHead { id: ClaimId(n + 1), fingerprint, until: WallTime(9_000), parent: None });
         }
         for n in 3_000..7_000u64 {
             let c = LASTING;

@@ -12,7 +12,7 @@ use portcullis_common::fingerprint::DenyFingerprint;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Claim, Index, Limits, Order, PlaneHandle, PlaneStatus, RevokeError, Store, StoreError,
+    Claim, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store, StoreError,
     handle::Command,
     ledger::{Condemnation, Ledger, Moment},
     store::Changes,
@@ -29,12 +29,14 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 
 /// What the plane is told at start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct PlaneSettings {
     /// Room in the deny map.
     pub limits: Limits,
     /// Id of the fingerprint key.
     pub key_id: u32,
+    /// Names selectors.
+    pub namer: Namer,
 }
 
 /// The plane itself: owner of the store and the kernel.
@@ -43,7 +45,8 @@ pub struct Plane {
     pub(super) kernel: Option<Kernel>,
     pub(super) ledger: Ledger,
     pub(super) clock: SharedClock,
-    settings: PlaneSettings,
+    pub(super) index: Arc<Index>,
+    pub(super) settings: PlaneSettings,
     pub(super) generation: u64,
     status: Arc<RwLock<PlaneStatus>>,
     refused: u64,
@@ -61,7 +64,7 @@ impl Plane {
         clock: SharedClock,
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
-        let mut ledger = Ledger::new(settings.limits, index);
+        let mut ledger = Ledger::new(settings.limits, Arc::clone(&index));
         store.each(|head| ledger.add(head)).map_err(|e| RevokeError::Read(Arc::new(e)))?;
         let tokens = ledger.revoked();
         if kernel.is_some() && tokens > settings.limits.revoked {
@@ -73,6 +76,7 @@ impl Plane {
             kernel,
             ledger,
             clock,
+            index,
             settings,
             generation: 0,
             status: Arc::default(),
@@ -81,6 +85,16 @@ impl Plane {
             failed: None,
             upkeep,
         };
+        let mut selectors = Vec::new();
+        let read = plane.store.each_selector(|claim| selectors.push(claim));
+        read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        for claim in &selectors {
+            plane.select_in_force(claim);
+        }
+        if !selectors.is_empty() {
+            // An earlier daemon may have died between taking one and forgetting what the kernel had allowed.
+            plane.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        }
         plane.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         plane.publish();
         Ok(plane)
@@ -107,6 +121,7 @@ impl Plane {
             status: Arc::clone(&self.status),
             reader: self.store.reader(),
             clock: Arc::clone(&self.clock),
+            namer: self.settings.namer.clone(),
         };
         let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
         Ok((handle, thread))
@@ -154,6 +169,15 @@ impl Plane {
                         let limit = self.settings.limits.revoked;
                         let _ = reply.send(Err(RevokeError::Full { limit }));
                     }
+                }
+                Command::Select(order, reply) => {
+                    let _ = reply.send(self.select(order));
+                }
+                Command::Follow(parent, tokens, reply) => {
+                    let _ = reply.send(self.follow(parent, tokens));
+                }
+                Command::Unselect(claim, reply) => {
+                    let _ = reply.send(self.unselect(&claim));
                 }
                 Command::Lift(id, reply) => match self.store.reader().claim(id) {
                     Ok(Some(claim)) => lifted.push((claim, reply)),
@@ -212,6 +236,7 @@ impl Plane {
             reason: o.reason,
             actor: o.actor,
             source: o.source,
+            parent: o.parent,
         }
     }
 
@@ -219,7 +244,7 @@ impl Plane {
         if let Some(e) = &self.failed {
             return Err(Arc::clone(e));
         }
-        if changes.add.is_empty() && changes.lift.is_empty() && changes.policy.is_none() {
+        if changes.is_empty() {
             return Ok(());
         }
         self.store.commit(changes).map_err(|e| {
@@ -258,7 +283,7 @@ impl Plane {
     }
 
     /// Has living connections of these tokens end.
-    fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) {
+    pub(super) fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) {
         let Some(kernel) = &mut self.kernel else { return };
         if let Err(e) = kernel.end_connections(tokens) {
             self.noted(e);
@@ -387,13 +412,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hands = Arc::new(Hands::default());
         let index = Arc::new(Index::default());
-        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7 };
+        let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
+        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7, namer };
         let store = Store::open(&dir.path().join("r.redb"), 7).unwrap();
         let mut plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
         let f = DenyFingerprint([1, 2]);
         let text = String::new;
-        let order =
-            Order { fingerprint: f, until: WallTime(1000), reason: text(), actor: text(), source: text() };
+        let order = Order {
+            fingerprint: f,
+            until: WallTime(1000),
+            reason: text(),
+            actor: text(),
+            source: text(),
+            parent: None,
+        };
         plane.run(std::iter::once(Command::Revoke(order, oneshot::channel().0)));
         assert!(index.is_revoked(f, hands.wall()));
         hands.wall.store(i64::MAX / 2, SeqCst);

@@ -1,6 +1,6 @@
-//! A claim as it stands in the store: 46 bytes and its texts.
+//! A claim as it stands in the store: 54 bytes and its texts.
 //!
-//! Rows of format 1 were JSON, which begins with a brace; they are still read.
+//! Rows of format 1 were JSON, which begins with a brace, those of format 2 had no parent; both are still read.
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
@@ -8,9 +8,11 @@ use super::{Claim, ClaimId, ledger::ClaimHead};
 use crate::clock::WallTime;
 
 /// First byte of a row of format 2.
-const BINARY: u8 = 2;
+const ALONE: u8 = 2;
+/// First byte of a row of format 3.
+const BINARY: u8 = 3;
 /// Bytes before the texts.
-const FIXED: usize = 1 + 16 + 4 + 8 + 8;
+const FIXED: usize = 1 + 16 + 4 + 8 + 8 + 8;
 
 /// Encodes a claim; its id is the row's key.
 pub fn encode(c: &Claim) -> Vec<u8> {
@@ -21,6 +23,7 @@ pub fn encode(c: &Claim) -> Vec<u8> {
     row.extend(c.key_id.to_le_bytes());
     row.extend(c.created.0.to_le_bytes());
     row.extend(c.until.0.to_le_bytes());
+    row.extend(c.parent.map_or(0, |p| p.0).to_le_bytes());
     for text in [&c.reason, &c.actor, &c.source] {
         // What is longer than a front door takes is cut, never refused: the revocation counts, not its reason.
         let end = (0..=text.len().min(usize::from(u16::MAX))).rev().find(|i| text.is_char_boundary(*i));
@@ -33,27 +36,37 @@ pub fn encode(c: &Claim) -> Vec<u8> {
 
 /// Reads what the ledger keeps of a row; `None` for one that is no claim.
 pub fn head(id: u64, row: &[u8]) -> Option<ClaimHead> {
-    if row.first() != Some(&BINARY) {
+    let Some((BINARY | ALONE, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
         let c: Claim = serde_json::from_slice(row).ok()?;
-        return Some(ClaimHead { id: c.id, fingerprint: c.fingerprint, until: c.until });
-    }
-    let mut rest = &row[1..];
+        return Some((&c).into());
+    };
     let fingerprint = DenyFingerprint([word(&mut rest)?, word(&mut rest)?]);
     take::<4>(&mut rest)?;
     word(&mut rest)?;
-    Some(ClaimHead { id: ClaimId(id), fingerprint, until: WallTime(word(&mut rest)?.cast_signed()) })
+    let until = WallTime(word(&mut rest)?.cast_signed());
+    let parent = id_of(parent(row, &mut rest)?);
+    Some(ClaimHead { id: ClaimId(id), fingerprint, until, parent })
+}
+
+/// The parent's id, 0 for none; rows of format 2 have none.
+fn parent(row: &[u8], rest: &mut &[u8]) -> Option<u64> {
+    if row.first() == Some(&ALONE) { Some(0) } else { word(rest) }
+}
+
+fn id_of(parent: u64) -> Option<ClaimId> {
+    (parent != 0).then_some(ClaimId(parent))
 }
 
 /// Reads a whole row; `None` for one that is no claim.
 pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
-    if row.first() != Some(&BINARY) {
+    let Some((BINARY | ALONE, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
         return serde_json::from_slice(row).ok();
-    }
-    let mut rest = &row[1..];
+    };
     let fingerprint = DenyFingerprint([word(&mut rest)?, word(&mut rest)?]);
     let key_id = u32::from_le_bytes(take(&mut rest)?);
     let created = WallTime(word(&mut rest)?.cast_signed());
     let until = WallTime(word(&mut rest)?.cast_signed());
+    let parent = id_of(parent(row, &mut rest)?);
     let mut text = || {
         let len = usize::from(u16::from_le_bytes(take(&mut rest)?));
         let (text, after) = rest.split_at_checked(len)?;
@@ -61,8 +74,9 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
         String::from_utf8(text.to_vec()).ok()
     };
     let (reason, actor, source) = (text()?, text()?, text()?);
+    let id = ClaimId(id);
     rest.is_empty().then_some(Claim {
-        id: ClaimId(id),
+        id,
         fingerprint,
         key_id,
         created,
@@ -70,6 +84,7 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
         reason,
         actor,
         source,
+        parent,
     })
 }
 
@@ -93,19 +108,25 @@ mod tests {
         #[test]
         fn a_row_is_read_back_and_never_half(
             a: u64, b: u64, key_id: u32, created: i64, until: i64, id in 1u64..,
-            reason in ".{0,40}", actor in "[a-z:0-9]{0,9}", cut in 0usize..60,
+            reason in ".{0,40}", actor in "[a-z:0-9]{0,9}", cut in 0usize..60, parent in proptest::option::of(1u64..),
         ) {
             let claim = Claim {
                 id: ClaimId(id), fingerprint: DenyFingerprint([a, b]), key_id, created: WallTime(created),
-                until: WallTime(until), reason, actor, source: "admin".to_owned(),
+                until: WallTime(until), reason, actor, source: "admin".to_owned(), parent: parent.map(ClaimId),
             };
             let row = encode(&claim);
             prop_assert_eq!(decode(id, &row), Some(claim.clone()));
             let h = head(id, &row).unwrap();
-            prop_assert_eq!((h.id, h.fingerprint, h.until), (claim.id, claim.fingerprint, claim.until));
+            prop_assert_eq!(h, ClaimHead::from(&claim));
             prop_assert_eq!(decode(id, &row[..row.len() - 1 - cut.min(row.len() - 1)]), None);
             let json = serde_json::to_vec(&claim).unwrap();
-            prop_assert_eq!(decode(id, &json), Some(claim));
+            prop_assert_eq!(decode(id, &json), Some(claim.clone()));
+            // As format 2 had it.
+            let mut old = row.clone();
+            old[0] = ALONE;
+            old.drain(FIXED - 8..FIXED);
+            let alone = Claim { parent: None, ..claim };
+            prop_assert_eq!((decode(id, &old), head(id, &old)), (Some(alone.clone()), Some((&alone).into())));
         }
     }
 }

@@ -12,15 +12,17 @@ use redb::{
 };
 use thiserror::Error;
 
-use super::{Claim, ClaimId, ledger::ClaimHead, row};
+use super::{Claim, ClaimId, SelectorClaim, ledger::ClaimHead, row};
 use crate::clock::WallTime;
 
 const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
+/// Claims by selector, as JSON.
+const SELECTORS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("selectors");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
 
-/// Version of the file's contents. Rows of format 1 are still read.
-const FORMAT: u64 = 2;
+/// Version of the file's contents. Rows of formats 1 and 2 are still read.
+const FORMAT: u64 = 3;
 
 /// Memory for the file's pages, in bytes. Nearly all of the file is read once, at start.
 const CACHE: usize = 128 << 20;
@@ -83,12 +85,21 @@ pub enum StoreError {
 pub struct Changes<'a> {
     /// Claims to add.
     pub add: Vec<&'a Claim>,
-    /// Claims to take out.
+    /// Claims by selector to add.
+    pub select: Vec<&'a SelectorClaim>,
+    /// Claims of either kind to take out.
     pub lift: Vec<ClaimId>,
     /// The active policy set: its hash and generation.
     pub policy: Option<(String, u64)>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
     pub lazy: bool,
+}
+
+impl Changes<'_> {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.select.is_empty() && self.lift.is_empty() && self.policy.is_none()
+    }
 }
 
 /// The open store. It has one owner.
@@ -143,6 +154,7 @@ impl Store {
             let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
             txn.open_table(CLAIMS).map_err(|e| write(&e))?;
             txn.open_table(TEXTS).map_err(|e| write(&e))?;
+            txn.open_table(SELECTORS).map_err(|e| write(&e))?;
             let get = |meta: &redb::Table<'_, &str, u64>, k: &str| {
                 meta.get(k).map(|v| v.map(|v| v.value())).map_err(|e| write(&e))
             };
@@ -153,7 +165,7 @@ impl Store {
                     meta.insert("next", 1).map_err(|e| write(&e))?;
                 }
                 Some(FORMAT) => {}
-                Some(1) => drop(meta.insert("format", FORMAT).map_err(|e| write(&e))?),
+                Some(1 | 2) => drop(meta.insert("format", FORMAT).map_err(|e| write(&e))?),
                 Some(found) => return Err(StoreError::Format { path: self.path.clone(), found }),
             }
             match get(&meta, "key_id")? {
@@ -176,6 +188,19 @@ impl Store {
             let (id, row) = row.map_err(|e| damaged(&e))?;
             let id = id.value();
             take(row::head(id, row.value()).ok_or_else(|| damaged(&not_a_claim(id)))?);
+        }
+        Ok(())
+    }
+
+    /// Hands out every claim by selector in the file.
+    pub fn each_selector(&self, mut take: impl FnMut(SelectorClaim)) -> Result<(), StoreError> {
+        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
+        let txn = self.db.begin_read().map_err(|e| damaged(&e))?;
+        let table = txn.open_table(SELECTORS).map_err(|e| damaged(&e))?;
+        for row in table.iter().map_err(|e| damaged(&e))? {
+            let (id, row) = row.map_err(|e| damaged(&e))?;
+            let id = id.value();
+            take(serde_json::from_slice(row.value()).map_err(|_| damaged(&not_a_claim(id)))?);
         }
         Ok(())
     }
@@ -216,8 +241,16 @@ impl Store {
             for id in &changes.lift {
                 table.remove(id.0).map_err(|e| write(&e))?;
             }
+            let mut selectors = txn.open_table(SELECTORS).map_err(|e| write(&e))?;
+            for claim in &changes.select {
+                let row = serde_json::to_vec(claim).map_err(|e| write(&e))?;
+                selectors.insert(claim.id.0, row.as_slice()).map_err(|e| write(&e))?;
+            }
+            for id in &changes.lift {
+                selectors.remove(id.0).map_err(|e| write(&e))?;
+            }
             let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
-            if !changes.add.is_empty() {
+            if !(changes.add.is_empty() && changes.select.is_empty()) {
                 meta.insert("next", self.next).map_err(|e| write(&e))?;
             }
             if let Some((hash, generation)) = &changes.policy {
@@ -262,14 +295,56 @@ impl StoreReader {
         .and_then(|found| found.map_err(|id| damaged(&self.path, &not_a_claim(id))))
     }
 
+    /// A claim by selector.
+    pub fn selector(&self, id: ClaimId) -> Result<Option<SelectorClaim>, StoreError> {
+        self.read_table(SELECTORS, |table| {
+            let Some(row) = table.get(id.0)? else { return Ok(None) };
+            Ok(Some(serde_json::from_slice(row.value()).map_err(|_| id.0)))
+        })
+        .and_then(|found| found.transpose().map_err(|id| damaged(&self.path, &not_a_claim(id))))
+    }
+
+    /// The same as [`Self::list`] of claims by selector.
+    pub fn list_selectors(
+        &self,
+        after: ClaimId,
+        limit: usize,
+        now: WallTime,
+    ) -> Result<Vec<SelectorClaim>, StoreError> {
+        self.read_table(SELECTORS, |table| {
+            let mut claims: Vec<SelectorClaim> = Vec::new();
+            for row in table.range::<u64>((Bound::Excluded(after.0), Bound::Unbounded))? {
+                if claims.len() == limit {
+                    break;
+                }
+                let (id, row) = row?;
+                match serde_json::from_slice::<SelectorClaim>(row.value()) {
+                    Ok(claim) if claim.until <= now => {}
+                    Ok(claim) => claims.push(claim),
+                    Err(_) => return Ok(Err(id.value())),
+                }
+            }
+            Ok(Ok(claims))
+        })
+        .and_then(|found| found.map_err(|id| damaged(&self.path, &not_a_claim(id))))
+    }
+
     fn read<T>(
         &self,
+        work: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::StorageError>,
+    ) -> Result<T, StoreError> {
+        self.read_table(CLAIMS, work)
+    }
+
+    fn read_table<T>(
+        &self,
+        table: TableDefinition<'_, u64, &'static [u8]>,
         work: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::StorageError>,
     ) -> Result<T, StoreError> {
         let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
         let db = self.db.upgrade().ok_or_else(|| damaged(&"the daemon is stopping"))?;
         let txn = db.begin_read().map_err(|e| damaged(&e))?;
-        let table = txn.open_table(CLAIMS).map_err(|e| damaged(&e))?;
+        let table = txn.open_table(table).map_err(|e| damaged(&e))?;
         work(&table).map_err(|e| damaged(&e))
     }
 }
@@ -301,6 +376,7 @@ mod tests {
             reason: "leaked".into(),
             actor: "uid:0".into(),
             source: "admin".into(),
+            parent: None,
         }
     }
 
@@ -324,7 +400,7 @@ mod tests {
         assert_eq!(store.reader().list(ClaimId(0), 10, b.until).unwrap(), [], "none in force");
         let mut heads = Vec::new();
         store.each(|h| heads.push(h)).unwrap();
-        assert_eq!(heads, [ClaimHead { id: b.id, fingerprint: b.fingerprint, until: b.until }]);
+        assert_eq!(heads, [ClaimHead::from(&b)]);
         assert_eq!(store.policy(), Some(("h".into(), 3)));
         assert_eq!(store.next_id(), ClaimId(3), "ids are not used twice");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -151,13 +151,23 @@ impl Plane {
             return false;
         }
         let reader = self.store.reader();
-        let mut gone = Vec::with_capacity(ids.len());
+        let (mut gone, mut selectors) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in &ids {
             match reader.claim(*id) {
                 Ok(Some(claim)) => gone.push(claim),
-                // It was lifted before its time.
-                Ok(None) => {}
+                // A selector's, or one that was lifted before its time.
+                Ok(None) => match reader.selector(*id) {
+                    Ok(Some(claim)) => selectors.push(claim),
+                    Ok(None) => {}
+                    Err(e) => tracing::error!(error = %e, "an expired revocation stays in the store"),
+                },
                 Err(e) => tracing::error!(error = %e, "an expired revocation stays in the store"),
+            }
+        }
+        for claim in &selectors {
+            // What follows from it ended no later, and goes by itself.
+            if let Err(e) = self.unselect(claim) {
+                tracing::error!(error = %e, "an expired revocation stays in the store");
             }
         }
         let lift = gone.iter().map(|c| c.id).collect();

@@ -33,7 +33,7 @@ use super::ServeError;
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{ClaimId, Order, PlaneHandle, RevokeError},
+    revoke::{AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder},
     telemetry::Metrics,
     token::Token,
 };
@@ -191,10 +191,20 @@ impl AdminSocket {
 struct RevokeRequest {
     token: Option<String>,
     fingerprint: Option<String>,
+    selector: Option<Selector>,
     ttl: Option<String>,
     #[serde(default)]
     reason: String,
     actor: Option<String>,
+    /// Only tells what it would do.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Who is meant.
+enum Target {
+    Token(DenyFingerprint),
+    Selector(Selector),
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
@@ -213,10 +223,14 @@ async fn revoke(
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
     let r: RevokeRequest = parse(&body)?;
-    let fingerprint = match (r.token, r.fingerprint) {
-        (Some(token), None) => s.decider.key().deny(&read_token(&token)?),
-        (None, Some(f)) => f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?,
-        _ => return Err(bad("give either `token` or `fingerprint`")),
+    let target = match (r.token, r.fingerprint, r.selector) {
+        (Some(token), None, None) => Target::Token(s.decider.key().deny(&read_token(&token)?)),
+        (None, Some(f), None) => Target::Token(f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?),
+        (None, None, Some(selector)) => {
+            selector.check().map_err(|e| bad(e.to_string()))?;
+            Target::Selector(selector)
+        }
+        _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
     };
     let ttl = match r.ttl.as_deref() {
         None => s.default_ttl,
@@ -235,17 +249,51 @@ async fn revoke(
         }
         Some(_) => return Err(bad("`actor` must be printable and of at most 100 bytes")),
     };
-    let order = Order {
-        fingerprint,
-        until: s.clock.wall().plus(ttl),
-        reason: r.reason,
-        actor,
-        source: "admin".to_owned(),
-    };
-    let claim = s.plane.revoke(order).await?;
+    let until = s.clock.wall().plus(ttl);
+    let (reason, source) = (r.reason, "admin".to_owned());
+    match target {
+        Target::Selector(selector) => {
+            by_selector(&s, SelectorOrder { selector, until, reason, actor, source }, r.dry_run, start).await
+        }
+        Target::Token(fingerprint) if r.dry_run => {
+            Ok(Json(json!({"dry_run": true, "fingerprint": fingerprint.to_string(), "live": 1}))
+                .into_response())
+        }
+        Target::Token(fingerprint) => {
+            let order = Order { fingerprint, until, reason, actor, source, parent: None };
+            let claim = s.plane.revoke(order).await?;
+            s.metrics.revocation("admin", start.elapsed());
+            tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
+            Ok((StatusCode::CREATED, Json(claim)).into_response())
+        }
+    }
+}
+
+/// Revokes all that a selector matches: the decision path refuses it from here on, seen or not, and what was seen lately
+/// is in the kernel when this is answered.
+async fn by_selector(
+    s: &AdminState,
+    order: SelectorOrder,
+    dry_run: bool,
+    start: Instant,
+) -> Result<Response, ApiError> {
+    if dry_run {
+        let (id, created) = (ClaimId(0), s.clock.wall());
+        let SelectorOrder { selector, until, reason, actor, source } = order;
+        let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
+        let live = s.decider.matched(&claim).len();
+        return Ok(Json(json!({"dry_run": true, "selector": claim.selector, "live": live})).into_response());
+    }
+    let claim = s.plane.select(order).await?;
+    let matched = s.decider.matched(&claim);
+    let live = matched.len();
+    let condemned = s.plane.follow(claim.id, matched).await?;
     s.metrics.revocation("admin", start.elapsed());
-    tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
-    Ok((StatusCode::CREATED, Json(claim)).into_response())
+    tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, reason = claim.reason, live, condemned, "revoked by selector");
+    let mut told = serde_json::to_value(&claim).unwrap_or_default();
+    told["live"] = live.into();
+    told["condemned"] = condemned.into();
+    Ok((StatusCode::CREATED, Json(told)).into_response())
 }
 
 /// A token as it may stand in a request: whatever else is there could never be condemned by its text.
@@ -264,7 +312,10 @@ fn read_token(text: &str) -> Result<Token, ApiError> {
 
 async fn unrevoke(State(s): State<AdminState>, UrlPath(id): UrlPath<u64>) -> Result<Response, ApiError> {
     let claim = s.plane.lift(ClaimId(id)).await?;
-    tracing::info!(id, fingerprint = %claim.fingerprint, "revocation lifted");
+    match &claim {
+        AnyClaim::Token(c) => tracing::info!(id, fingerprint = %c.fingerprint, "revocation lifted"),
+        AnyClaim::Selector(c) => tracing::info!(id, selector = %c.selector, "revocation lifted"),
+    }
     Ok(Json(claim).into_response())
 }
 
@@ -278,7 +329,7 @@ struct Page {
 async fn list(State(s): State<AdminState>, Query(page): Query<Page>) -> Result<Response, ApiError> {
     let limit = page.limit.unwrap_or(100).clamp(1, MAX_PAGE);
     let claims = s.plane.list(ClaimId(page.after), limit).await?;
-    let next = claims.last().filter(|_| claims.len() == limit).map(|c| c.id);
+    let next = claims.last().filter(|_| claims.len() == limit).map(AnyClaim::id);
     Ok(Json(json!({"revocations": claims, "next": next})).into_response())
 }
 

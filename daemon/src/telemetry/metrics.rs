@@ -17,6 +17,10 @@ pub struct KernelSide<'a> {
     pub attached: Vec<(&'a str, &'a str)>,
     /// Interfaces that are waited for.
     pub waiting: Vec<&'a str>,
+    /// Interfaces on which floods are shed, and how.
+    pub shed: Vec<(&'a str, &'a str)>,
+    /// Interfaces on which they cannot be.
+    pub shed_failed: Vec<&'a str>,
     /// Instructions the verifier walked for the largest program.
     pub instructions: u32,
     /// Connections that were there before guard.
@@ -34,6 +38,8 @@ pub enum Door {
     Data,
     /// `portcullis decide`.
     Admin,
+    /// The kernel itself, in learn and hold mode.
+    Wire,
 }
 
 impl Door {
@@ -43,6 +49,7 @@ impl Door {
             Self::ForwardAuth => "forward_auth",
             Self::Data => "data",
             Self::Admin => "admin",
+            Self::Wire => "wire",
         }
     }
 }
@@ -51,8 +58,8 @@ impl Door {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    decisions: [Vec<IntCounter>; 3],
-    decision_seconds: [Histogram; 3],
+    decisions: [Vec<IntCounter>; 4],
+    decision_seconds: [Histogram; 4],
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_entries: IntGauge,
@@ -71,6 +78,7 @@ pub struct Metrics {
     kernel_places: IntCounterVec,
     kernel_mode: IntGaugeVec,
     kernel_attached: IntGaugeVec,
+    shed_attached: IntGaugeVec,
     kernel_instructions: IntGauge,
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
@@ -83,7 +91,7 @@ const SECONDS: &[f64] = &[
     0.25, 1.0,
 ];
 
-const DOORS: [Door; 3] = [Door::ForwardAuth, Door::Data, Door::Admin];
+const DOORS: [Door; 4] = [Door::ForwardAuth, Door::Data, Door::Admin, Door::Wire];
 
 struct Maker<'a>(&'a Registry);
 
@@ -153,6 +161,7 @@ impl Metrics {
             kernel_places: make.counters("portcullis_kernel_guarded_total", "What was seen at each guarded interface and port, since the programs in force were loaded.", &["interface", "port", "what"])?,
             kernel_mode: make.gauges("portcullis_kernel_mode", "1 for the mode in force: enforce, observe or off.", &["mode"])?,
             kernel_attached: make.gauges("portcullis_kernel_attached", "1 for each interface that is guarded.", &["interface", "hook"])?,
+            shed_attached: make.gauges("portcullis_kernel_shed_attached", "1 for each interface on which floods are shed, 0 where they cannot be.", &["interface", "hook"])?,
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
@@ -239,6 +248,13 @@ impl Metrics {
         for interface in &side.waiting {
             self.kernel_attached.with_label_values(&[*interface, "none"]).set(0);
         }
+        self.shed_attached.reset();
+        for (interface, hook) in &side.shed {
+            self.shed_attached.with_label_values(&[*interface, *hook]).set(1);
+        }
+        for interface in &side.shed_failed {
+            self.shed_attached.with_label_values(&[*interface, "none"]).set(0);
+        }
         self.kernel_instructions.set(side.instructions.into());
         self.older_connections.set(i64::try_from(side.older).unwrap_or(i64::MAX));
         let before = self.destroyed_connections.get();
@@ -282,7 +298,12 @@ mod tests {
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
         m.kernel_place("lo", Some(80), Sight::Packets, 1);
-        m.kernel_side(&KernelSide { mode: "enforce", waiting: vec!["lo"], ..KernelSide::default() });
+        m.kernel_side(&KernelSide {
+            mode: "enforce",
+            waiting: vec!["lo"],
+            shed_failed: vec!["lo"],
+            ..KernelSide::default()
+        });
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md"));
         for family in m.registry.gather() {
             assert!(

@@ -161,6 +161,11 @@ impl FingerprintKey {
         self.key.allow(token.as_bytes())
     }
 
+    /// The name of all requests with this method and target, as the kernel programs make it.
+    pub fn request(&self, method_and_target: &[u8]) -> [u64; 2] {
+        self.key.request(method_and_target)
+    }
+
     /// A keyed name of any other text, in a `domain` of the caller's.
     pub fn digest(&self, domain: u64, text: &[u8]) -> [u64; 2] {
         self.key.digest(domain, text)

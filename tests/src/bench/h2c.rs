@@ -8,6 +8,7 @@ use portcullis::kernel::{
     test_support::{Which, expected},
 };
 
+use super::kernel::Effort;
 use crate::{
     bpffs::Bpffs,
     figures::{Figures, median},
@@ -45,7 +46,8 @@ impl Pair {
 }
 
 /// Measures both.
-pub fn measure(figures: &mut Figures, rounds: usize, repeat: u32) -> Result<()> {
+pub fn measure(figures: &mut Figures, effort: Effort) -> Result<()> {
+    let Effort { rounds, repeat, .. } = effort;
     let bpffs = Bpffs::mount()?;
     let (plain, framed) = (Pair::make()?, Pair::make()?);
     let mut settings = settings(&bpffs);

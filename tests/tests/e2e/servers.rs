@@ -56,9 +56,9 @@ s.listen(+process.argv[1], "0.0.0.0", () => console.error("LISTENS"));
 "#;
 
 /// A server and where it listens.
-struct Under {
-    name: &'static str,
-    port: u16,
+pub(super) struct Under {
+    pub(super) name: &'static str,
+    pub(super) port: u16,
     process: Process,
 }
 
@@ -74,7 +74,7 @@ impl Under {
     }
 
     /// Whole requests that held a token. (nginx also logs one whose head was never completed, as a 400.)
-    fn holding(&self, token: &str) -> usize {
+    pub(super) fn holding(&self, token: &str) -> usize {
         let whole =
             |line: &&String| line.contains("PARSED") && line.ends_with(" 200") && line.contains(token);
         self.process.lines().iter().filter(whole).count()
@@ -129,7 +129,7 @@ fn script(ns: &Namespace, program: &str, flag: &str, text: &str, port: u16) -> R
 }
 
 /// The servers that are installed; the deferred port of nginx's is among nginx's.
-fn servers(w: &World) -> Result<Vec<Under>> {
+pub(super) fn servers(w: &World) -> Result<Vec<Under>> {
     let ns = &w.net.server;
     let mut all = Vec::new();
     if has("nginx") {
@@ -146,7 +146,7 @@ fn servers(w: &World) -> Result<Vec<Under>> {
     Ok(all)
 }
 
-fn world(interface: &str) -> Result<World> {
+pub(super) fn world(interface: &str) -> Result<World> {
     World::with(|config, _| {
         interface.clone_into(&mut config.interface);
         config.ports.extend([NGINX, DEFERRED, PYTHON, NODE]);
@@ -155,7 +155,13 @@ fn world(interface: &str) -> Result<World> {
 }
 
 /// Sends a stream in pieces and reads what comes back; to its end, or for as long as an answer is awaited.
-fn exchange(ns: &Namespace, port: u16, host: &str, pieces: &[&[u8]], answers: usize) -> Result<String> {
+pub(super) fn exchange(
+    ns: &Namespace,
+    port: u16,
+    host: &str,
+    pieces: &[&[u8]],
+    answers: usize,
+) -> Result<String> {
     use std::io::Read as _;
     let mut client = Client::connect(ns, at(host, port))?;
     for piece in pieces {

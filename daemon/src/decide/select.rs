@@ -1,0 +1,37 @@
+//! Selectors as the decision path meets them: which tokens that were seen lately one matches, and what is done when one
+//! matches a token that is presented.
+
+use super::{Decider, decider::Known};
+use crate::{
+    clock::WallTime,
+    revoke::{ClaimId, Matched, SelectorClaim},
+};
+
+impl Decider {
+    /// Tokens seen lately that a selector's claim matches, each until its `exp` and the leeway.
+    pub fn matched(&self, claim: &SelectorClaim) -> Vec<Matched> {
+        let live = self.identities.iter().map(|(_, live)| live);
+        live.filter(|live| self.parts.plane.is_match(claim, &live.names))
+            .map(|live| (live.fingerprint, self.ends(live.identity.expires_at)))
+            .collect()
+    }
+
+    /// When a token is of no use to anybody any more.
+    fn ends(&self, exp: Option<i64>) -> WallTime {
+        exp.map_or(WallTime(i64::MAX), |exp| WallTime::from_seconds(exp).plus(self.settings.leeway))
+    }
+
+    /// Has a token condemned that a selector matches, so that the kernel refuses it from here on. Nobody waits for it: the
+    /// decision path refuses it anyway.
+    pub(super) fn follow(&self, claim: ClaimId, known: &Known) {
+        let (Some(fingerprint), Ok(identity)) = (known.fingerprint, &known.status) else { return };
+        let matched = vec![(fingerprint, self.ends(identity.expires_at))];
+        let plane = self.parts.plane.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(e) = plane.follow(claim, matched).await {
+                tracing::warn!(error = %e, "a token that a selector matches is refused by the decision path alone");
+            }
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! What the plane does with selectors: each is stored, then refused by the index, then acknowledged; and tokens that
+//! it is known to match are condemned one by one, as claims that follow from it and are lifted with it.
+
+use std::sync::Arc;
+
+use portcullis_common::fingerprint::DenyFingerprint;
+
+use super::{
+    Claim, ClaimId, Names, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment, store::Changes,
+};
+use crate::{
+    clock::WallTime,
+    kernel::{Kernel, KernelError},
+};
+
+/// By which way claims come that follow from a selector.
+const SOURCE: &str = "selector";
+
+/// A token that a selector was seen to match, with the time after which it is of no use to anybody.
+pub type Matched = (DenyFingerprint, WallTime);
+
+impl Plane {
+    /// Takes a selector. In force for the decision path, for tokens seen or not, when this returns.
+    pub(super) fn select(&mut self, o: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
+        let claim = SelectorClaim {
+            id: self.store.next_id(),
+            selector: o.selector,
+            created: self.clock.wall(),
+            until: o.until,
+            reason: o.reason,
+            actor: o.actor,
+            source: o.source,
+        };
+        let changes = Changes { select: vec![&claim], ..Changes::default() };
+        self.commit(&changes).map_err(RevokeError::Store)?;
+        self.select_in_force(&claim);
+        // The kernel's own allows know no selectors; tokens that this one does not match are asked about once more.
+        self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        Ok(claim)
+    }
+
+    /// Puts what is on disk in force.
+    pub(super) fn select_in_force(&mut self, claim: &SelectorClaim) {
+        self.index.selectors.add(self.settings.namer.of(&claim.selector), claim.mark());
+        self.ledger.calendar().note(claim.id, claim.until);
+    }
+
+    pub(super) fn forget_verdicts(&mut self) -> Result<(), KernelError> {
+        self.kernel.as_mut().map_or(Ok(()), Kernel::forget_verdicts)
+    }
+
+    /// Lifts a selector and every claim that follows from it.
+    pub(super) fn unselect(&mut self, claim: &SelectorClaim) -> Result<(), RevokeError> {
+        let children = self.ledger.children(claim.id).to_vec();
+        let lift = std::iter::once(claim.id).chain(children.iter().map(|(id, _)| *id)).collect();
+        self.commit(&Changes { lift, ..Changes::default() }).map_err(RevokeError::Store)?;
+        self.index.selectors.remove(self.settings.namer.of(&claim.selector), claim.id);
+        self.ledger.forget_children(claim.id);
+        for (id, f) in &children {
+            self.ledger.lift(*id, *f);
+        }
+        let tokens: Vec<_> = children.iter().map(|(_, f)| *f).collect();
+        self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))
+    }
+
+    /// Condemns tokens that a selector matches, as claims that follow from it; those that it has condemned before and
+    /// those there is no room for are left out, for the decision path refuses them all the same. Tells how many are in
+    /// force in the kernel.
+    pub(super) fn follow(&mut self, parent: ClaimId, tokens: Vec<Matched>) -> Result<usize, RevokeError> {
+        let read = |e| RevokeError::Read(Arc::new(e));
+        let Some(selector) = self.store.reader().selector(parent).map_err(read)? else { return Ok(0) };
+        let known: std::collections::HashSet<_> =
+            self.ledger.children(parent).iter().map(|(_, f)| *f).collect();
+        let Moment { wall, .. } = Moment::now(&*self.clock);
+        let mut claims: Vec<Claim> = Vec::new();
+        for (fingerprint, ends) in tokens {
+            let until = selector.until.min(ends);
+            let new = !known.contains(&fingerprint) && claims.iter().all(|c| c.fingerprint != fingerprint);
+            if until <= wall || !new || !self.ledger.has_room(fingerprint, claims.len()) {
+                continue;
+            }
+            claims.push(Claim {
+                id: self.store.next_id(),
+                fingerprint,
+                key_id: self.settings.key_id,
+                created: wall,
+                until,
+                reason: selector.reason.clone(),
+                actor: selector.actor.clone(),
+                source: SOURCE.to_owned(),
+                parent: Some(parent),
+            });
+        }
+        let changes = Changes { add: claims.iter().collect(), ..Changes::default() };
+        self.commit(&changes).map_err(RevokeError::Store)?;
+        for claim in &claims {
+            self.ledger.add(claim.into());
+        }
+        let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
+        self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
+        if !tokens.is_empty() {
+            self.end_connections(tokens);
+        }
+        Ok(claims.len())
+    }
+}
+
+/// Whether a selector's claim matches a token, in time.
+pub(super) fn is_match(plane: &super::PlaneHandle, claim: &SelectorClaim, names: &Names) -> bool {
+    let name = plane.namer.of(&claim.selector);
+    names.has(name) && claim.mark().matches(names, plane.clock.wall())
+}
