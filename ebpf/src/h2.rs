@@ -160,7 +160,8 @@ impl Sink for Lookup {
         if verdict::judge() != 0 {
             return true;
         }
-        let limits = ACTIVE.get(0).map_or(0, |a| if a.features & FEATURE_LIMITS != 0 { a.generation } else { 0 });
+        let limits =
+            ACTIVE.get(0).map_or(0, |a| if a.features & FEATURE_LIMITS != 0 { a.generation } else { 0 });
         // SAFETY: this CPU's scratch; no other reference to it is alive.
         limits != 0 && limit::exceeded(unsafe { &mut (*self.scratch).run }, limits)
     }
