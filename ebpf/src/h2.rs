@@ -15,7 +15,7 @@ use portcullis_common::{
     fingerprint::DenyFingerprint,
     h2::{self, Doom, H2, OLDER, Open, PREFACE, SLOTS},
     head::{FRONT, MAX_STEPS, Sink, Step},
-    layout::{ANSWER_TOKEN, GuardConfig, REACT_DROP},
+    layout::{ANSWER_TOKEN, FEATURE_LIMITS, GuardConfig, REACT_DROP},
     reason::{Outcome, Sight},
     stream::{Answers, PHASE_DEAD, PHASE_DOOMED, PHASE_HTTP, RANGES, Range, Stream, ahead},
 };
@@ -23,7 +23,8 @@ use portcullis_common::{
 use crate::{
     blocks,
     count::{Counters, Place, count, sight},
-    maps::{self, Scratch},
+    limit,
+    maps::{self, ACTIVE, Scratch},
     scan::{self, GOAWAY, TELL_HTTP, TELL_RESET, count_refusal},
     socket::Kind,
     strict::{Next, cause, is_gate, now, refused},
@@ -156,7 +157,13 @@ impl Sink for Lookup {
         // The lookup reads it from memory.
         // SAFETY: this CPU's scratch.
         unsafe { (&raw mut (*self.scratch).run.fingerprint).write_volatile(fingerprint) };
-        verdict::judge() != 0
+        if verdict::judge() != 0 {
+            return true;
+        }
+        let limits =
+            ACTIVE.get(0).map_or(0, |a| if a.features & FEATURE_LIMITS != 0 { a.generation } else { 0 });
+        // SAFETY: this CPU's scratch; no other reference to it is alive.
+        limits != 0 && limit::exceeded(unsafe { &mut (*self.scratch).run }, limits)
     }
 }
 

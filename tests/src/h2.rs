@@ -151,6 +151,8 @@ impl Session {
                     let (last, code) = (word(0).context("GOAWAY")?, word(4).context("GOAWAY")?);
                     self.told.goaway = Some((last, code, text.trim().to_owned()));
                 }
+                // Servers end connections whose client does not.
+                4 if flags & 1 == 0 => self.send(&frame(4, 1, 0, &[])),
                 _ => {}
             }
             if (kind <= 1 && flags & 1 != 0) || kind == 3 {

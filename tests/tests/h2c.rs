@@ -151,7 +151,7 @@ fn the_kernel_reads_frames_as_the_host_does() {
         max_shrink_iters: 200,
         ..Config::default()
     });
-    let found = RefCell::new([0_u32; 9]);
+    let found = RefCell::new([0_u32; 16]);
     runner
         .run(&cases(), |case| {
             let mut writer = Writer::default();

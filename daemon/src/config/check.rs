@@ -194,6 +194,11 @@ fn check_kernel(c: &Config, f: &mut Faults<'_>) {
             &format!("names {port}, which is not among kernel.ports"),
         );
     }
+    f.unless(
+        c.kernel.h2c_ports.is_empty() || c.kernel.unknown == UnknownMode::Pass,
+        "kernel.h2c_ports",
+        "works with kernel.unknown = \"pass\" alone: requests in HTTP/2 are not shown to the daemon, so none would wait for a decision",
+    );
     for port in &c.kernel.h2c_ports {
         f.unless(
             c.kernel.ports.iter().any(|p| p.port == *port),
