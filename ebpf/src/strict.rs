@@ -1,5 +1,7 @@
 //! Strict mode: what the server reads as heads is what was read here, however it is cut, ordered or repeated. The
 //! rules are [`portcullis_common::stream`]'s; these are the steps around them.
+//!
+//! Long because the verifier wants the steps of one segment in one place, and each is a line or two of the rules.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -596,7 +598,7 @@ fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
 }
 
 /// Keeps the requests that were read whole, and the tokens.
-#[inline(always)]
+#[inline(never)]
 fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let run = unsafe { &(*scratch).run };
