@@ -20,7 +20,7 @@ use portcullis_common::{
 use crate::{
     DROP, PASS, blocks,
     count::{arrive, count},
-    cut, h2,
+    cut, h2, inquiry,
     maps::{self, ACTIVE, OLDER, Scratch},
     packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, scan,
@@ -187,6 +187,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
     let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, &kept) };
     // SAFETY: as above.
     blocks::unlock(unsafe { &raw mut (*stream).busy });
+    inquiry::wipe_window(scratch, config);
     next as i32
 }
 
