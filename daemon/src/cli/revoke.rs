@@ -16,6 +16,7 @@ use super::{OK, Outcome, client::Target, input::TokenSource, print, print_json, 
 /// the decision path at once, and those seen lately are condemned in the kernel.
 ///
 /// Example: portcullis revoke --ttl 7d --reason "leaked in ticket 42" < token.txt
+///
 /// Example: portcullis revoke --issuer https://issuer.example.com --sub alice --reason "left the company"
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -24,8 +25,6 @@ pub struct Args {
     /// Revoke by fingerprint, as `portcullis fingerprint` and `events` show it
     #[arg(long, value_name = "HEX", conflicts_with = "token_file")]
     fingerprint: Option<String>,
-    #[command(flatten)]
-    selector: SelectorArgs,
     /// Only tell how many tokens seen lately it would condemn
     #[arg(long)]
     dry_run: bool,
@@ -43,6 +42,9 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    // Last, for its heading is every later option's too.
+    #[command(flatten)]
+    selector: SelectorArgs,
 }
 
 /// Which tokens, by what they say of themselves
