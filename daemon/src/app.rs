@@ -26,7 +26,7 @@ use crate::{
     config::{Config, KernelMode},
     decide::{Decider, DeciderParts},
     kernel::{self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView},
-    policy::{self, Active, LoadOptions, PolicySet},
+    policy::{self, Active, PolicySet},
     revoke::{Index, Limits, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{AdminSocket, AdminState, Doors, ObserveState, ServeError, bind, serve_admin, serve_observe},
     telemetry::Metrics,
@@ -109,9 +109,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         (kernel, events) = (Some(side), Some(source));
     }
     let (plane, thread) = plane.start().context("the revocation thread cannot be started")?;
-    let engine = set.engine().name();
+    metrics.policy(generation, set.engine().name(), set.engine().cause(), !set.tested().required);
     let active = Arc::new(Active::new(set, generation));
-    metrics.policy(generation, engine);
     let parts = DeciderParts {
         verifier,
         key,
@@ -253,6 +252,9 @@ fn announce(shared: &Shared) {
             "`kernel.mode` is \"off\": nothing is enforced in the kernel, the decision path alone refuses"
         );
     }
+    if !shared.config.load().policy.require_tests {
+        tracing::warn!("`policy.require_tests` is off: policy sets come into force untested");
+    }
     if shared.config.load().serve.fail_open {
         tracing::warn!("`serve.fail_open` is set: requests pass where no decision can be made");
     }
@@ -261,8 +263,10 @@ fn announce(shared: &Shared) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
+pub(crate) use settings::policy as policy_options;
+
 pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
-    policy::load(&config.policy.dirs, &config.policy.decision, &LoadOptions::default())
+    policy::load(&config.policy.dirs, &config.policy.decision, &settings::policy(config))
 }
 
 fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {

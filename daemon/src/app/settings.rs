@@ -11,6 +11,7 @@ use crate::{
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Reaction,
     },
+    policy::LoadOptions,
     serve::DoorSettings,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
 };
@@ -126,6 +127,15 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
         algorithms: i.algorithms.clone(),
         keys,
     })
+}
+
+/// How policy sets are loaded.
+pub fn policy(c: &Config) -> LoadOptions {
+    LoadOptions {
+        run_tests: c.policy.require_tests,
+        strict_builtin_errors: c.policy.strict_builtin_errors,
+        ..LoadOptions::default()
+    }
 }
 
 /// How decisions are kept.

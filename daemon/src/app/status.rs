@@ -5,7 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 use serde_json::{Map, Value, json};
 
 use super::Shared;
-use crate::{config::KernelMode, telemetry};
+use crate::{
+    config::KernelMode,
+    policy::{Reads, Shown},
+    telemetry,
+};
 
 const fn mode(m: KernelMode) -> &'static str {
     match m {
@@ -63,12 +67,22 @@ fn read(s: &Shared) -> Value {
             "engine": loaded.set.engine().name(),
             "interpreted_because": loaded.set.engine().reason(),
             "modules": loaded.set.modules(),
+            "tests_required": loaded.set.tested().required,
+            "tests": loaded.set.tested().tests,
+            "replayed_on_both_engines": loaded.set.tested().replayed,
+            "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,
         },
         "revocations": plane,
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
     })
+}
+
+/// What the decision depends on, in short.
+fn inputs(reads: &Reads) -> Value {
+    let places: Vec<String> = reads.input.keys().map(|path| Shown(path).to_string()).collect();
+    json!({"input": places, "data": reads.data, "volatile": reads.volatile, "unknown": reads.unknown})
 }
 
 /// Whether decisions are made and revocations taken. After a failed write to the store decisions go on.

@@ -265,10 +265,11 @@ async fn reload_once(shared: &Arc<Shared>) -> Result<u64, String> {
     }
     let generation =
         shared.plane.activate(set.hash().to_owned()).await.map_err(|e| refused(e.to_string()))?;
-    let engine = set.engine().name();
+    let (engine, tested) = (set.engine().clone(), set.tested());
     shared.policy.install(set, generation);
-    shared.metrics.policy(generation, engine);
+    shared.metrics.policy(generation, engine.name(), engine.cause(), !tested.required);
     shared.metrics.policy_reload(true);
-    tracing::info!(generation, engine, "policies loaded");
+    let because = engine.reason().unwrap_or_default();
+    tracing::info!(generation, engine = engine.name(), because, tests = tested.tests, "policies loaded");
     Ok(generation)
 }

@@ -222,6 +222,12 @@ section! {
         decision: String = "portcullis/decision".to_owned(),
         /// Load again when a file changes. A set that does not parse, compile or pass its tests is not taken.
         watch: bool = true,
+        /// A set whose own tests fail is refused. `false` takes it untested, and is shown in `status`, in the log
+        /// and by a metric; then the two engines are not compared by its tests either.
+        require_tests: bool = true,
+        /// A builtin that fails (`to_number("x")`) fails the decision, which then denies. OPA makes it undefined,
+        /// which can switch a denying rule off. Strict sets run on the slower interpreter.
+        strict_builtin_errors: bool = false,
     }
 }
 

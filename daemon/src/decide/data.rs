@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Decider, Refusal, Ruling,
+    attributes::OWN,
     decider::{Hit, Known, add_token},
 };
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
 
 /// Separates these cache keys from the others under the fingerprint key.
 const DATA_DOMAIN: u64 = 0x6461_7461_6170_6931;
+
+/// Separates the keys of what is read from those of whole bodies.
+const READ_DOMAIN: u64 = 0x6461_7461_7265_6164;
 
 /// An answer of the data API.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +58,9 @@ enum Shape {
 impl Decider {
     /// Answers a query for `path` with the input in `body`, an object with a member `input`. The token at
     /// `token_path` below it is verified and taken out; policies see what it says in `input.identity`. A token
-    /// that is revoked gets no allow from any path. A hit parses, copies and writes nothing: the key covers path
-    /// and body to the last byte, and the answer was written when the verdict was made.
+    /// that is revoked gets no allow from any path. A hit on the body parses, copies and writes nothing: the key covers
+    /// path and body to the last byte, and the answer was written when the verdict was made. A body that differs only
+    /// in what the policy does not read is parsed, and hits then.
     pub async fn data(
         &self,
         path: &[&str],
@@ -69,14 +74,20 @@ impl Decider {
         // Decisions alone are ever kept.
         if let Some(hit) = self.hit(key) {
             self.parts.metrics.cache(true);
-            return Ok(match hit {
-                Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
-                Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
-            });
+            return Ok(self.hit_answer(&hit, path));
         }
         let loaded = self.parts.policy.current();
         let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
         let (input, token) = parse(body, token_path)?;
+        let read = (is_decision && !loaded.set.reads().reads_all())
+            .then(|| self.read_key(&loaded, path, &input, token.as_ref()));
+        if let Some(hit) = read.and_then(|key| self.hit(key)) {
+            self.parts.metrics.cache(true);
+            if let Hit::Verdict(verdict) = &hit {
+                self.also(key, verdict);
+            }
+            return Ok(self.hit_answer(&hit, path));
+        }
         let known = self.know(token);
         let complete = |mut input: Value, now: WallTime| {
             add_token(&mut input, &known, now);
@@ -92,7 +103,34 @@ impl Decider {
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
         verdict.body = DataAnswer::new(result, reason).body;
-        Ok(DataAnswer { body: self.keep(key, verdict).body.clone(), reason })
+        let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
+        Ok(DataAnswer { body: self.keep(&keys, loaded.generation, verdict).body.clone(), reason })
+    }
+
+    fn hit_answer(&self, hit: &Hit, path: &[&str]) -> DataAnswer {
+        match hit {
+            Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
+            Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
+        }
+    }
+
+    /// The token, and what the policy reads of the rest.
+    fn read_key(
+        &self,
+        loaded: &Loaded,
+        path: &[&str],
+        input: &Value,
+        token: Result<&Option<Token>, &Reason>,
+    ) -> [u64; 2] {
+        let (kind, credential): (&[u8], _) = match token {
+            Ok(Some(token)) => (b"token", token.as_bytes()),
+            Ok(None) => (b"none", b"".as_slice()),
+            Err(reason) => (b"fault", reason.code().as_bytes()),
+        };
+        let (generation, parts) = (loaded.generation.to_le_bytes(), loaded.set.reads().pick(input, &OWN));
+        let fixed = [&generation[..], kind, credential, &parts];
+        let path = path.iter().map(|segment| segment.as_bytes());
+        self.parts.key.digest_all(READ_DOMAIN, fixed.into_iter().chain(path))
     }
 
     fn data_key(&self, path: &[&str], body: &[u8]) -> [u64; 2] {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use portcullis_common::{
     fingerprint::DenyFingerprint,
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     DecisionId, Permit, Refusal, Request, Ruling,
+    attributes::{Attributes, Headers},
     cache::{Identities, Verdict, Verdicts, bounded},
 };
 use crate::{
@@ -72,6 +74,8 @@ pub struct Decider {
     ready: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
+    /// See [`Decider::attributes`].
+    attributes: ArcSwap<Attributes>,
     /// Second of the last line about a policy that failed.
     last_log: AtomicI64,
 }
@@ -120,7 +124,9 @@ impl Decider {
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
         let (ready, shape) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { parts, settings, verdicts, identities, ready, shape, last_log: AtomicI64::new(0) }
+        let attributes = ArcSwap::from_pointee(Attributes::of(&parts.policy.current()));
+        let last_log = AtomicI64::new(0);
+        Self { parts, settings, verdicts, identities, ready, shape, attributes, last_log }
     }
 
     /// Says whether decisions can be made.
@@ -136,6 +142,18 @@ impl Decider {
     /// Verdicts in the cache.
     pub fn cached(&self) -> u64 {
         self.verdicts.entry_count()
+    }
+
+    /// Verdicts in the cache, counted now.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> u64 {
+        self.verdicts.run_pending_tasks();
+        self.verdicts.entry_count()
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_verdicts(&self) -> bool {
+        self.stored() > 0
     }
 
     /// The fingerprint key in use.
@@ -156,7 +174,8 @@ impl Decider {
             let revoked = self.is_revoked(fingerprint);
             return Ruling::Deny(Refusal::of(if revoked { Reason::TokenRevoked } else { Reason::NotReady }));
         }
-        let key = self.request_key(request, credential);
+        let attributes = self.attributes();
+        let key = self.request_key(&attributes, request, credential);
         let hit = self.hit(key);
         self.parts.metrics.cache(hit.is_some());
         match hit {
@@ -166,7 +185,17 @@ impl Decider {
         }
         let known = self.know(credential.map(|token| token.map(Presented::to_token)));
         let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
-        self.keep(key, verdict).ruling.clone()
+        self.keep(&[key], attributes.generation, verdict).ruling.clone()
+    }
+
+    /// What the active policy reads of a request. Found once for a generation.
+    pub(super) fn attributes(&self) -> Guard<Arc<Attributes>> {
+        let known = self.attributes.load();
+        if known.generation == self.parts.policy.generation() {
+            return known;
+        }
+        self.attributes.store(Arc::new(Attributes::of(&self.parts.policy.current())));
+        self.attributes.load()
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -185,27 +214,53 @@ impl Decider {
         f.is_some_and(|f| self.parts.index.is_revoked(f, self.parts.clock.wall()))
     }
 
-    /// Keeps a verdict for its time; one that has none is answered and forgotten.
-    pub(super) fn keep(&self, key: [u64; 2], verdict: Verdict) -> Arc<Verdict> {
+    /// Keeps a verdict for its time; one that has none is answered and forgotten. So is one of another set than the
+    /// keys were made for.
+    pub(super) fn keep(&self, keys: &[[u64; 2]], generation: u64, verdict: Verdict) -> Arc<Verdict> {
         let verdict = Arc::new(verdict);
-        if verdict.until > self.parts.clock.wall() {
-            self.verdicts.insert(key, Arc::clone(&verdict));
+        if verdict.until > self.parts.clock.wall() && verdict.generation == generation {
+            for key in keys {
+                self.verdicts.insert(*key, Arc::clone(&verdict));
+            }
         }
         verdict
     }
 
-    /// Every attribute and the token, each with its length before it, under the secret key.
-    fn request_key(&self, r: &Request<'_>, credential: Result<Option<Presented<'_>>, Reason>) -> [u64; 2] {
+    /// Keeps a verdict of the cache under another key too.
+    pub(super) fn also(&self, key: [u64; 2], verdict: &Arc<Verdict>) {
+        self.verdicts.insert(key, Arc::clone(verdict));
+    }
+
+    /// The attributes that the policy reads and the token, each with its length before it, under the secret key.
+    fn request_key(
+        &self,
+        a: &Attributes,
+        r: &Request<'_>,
+        credential: Result<Option<Presented<'_>>, Reason>,
+    ) -> [u64; 2] {
         let (kind, credential): (&[u8], _) = match credential {
             Ok(Some(token)) => (b"token", token.as_bytes()),
             Ok(None) => (b"none", b"".as_slice()),
             Err(reason) => (b"fault", reason.code().as_bytes()),
         };
-        let attributes = [r.method, r.path.as_str(), r.query, r.host, r.source].map(str::as_bytes);
-        let headers = r.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
-        self.parts
-            .key
-            .digest_all(REQUEST_DOMAIN, attributes.into_iter().chain([kind, credential]).chain(headers))
+        // Taken apart, so that an attribute that is added later is not forgotten here.
+        let Request { method, path, query, host, headers, source } = r;
+        let read = [
+            (a.method, *method),
+            (a.path, path.as_str()),
+            (a.query, *query),
+            (a.host, *host),
+            (a.source, *source),
+        ];
+        let attributes = read.into_iter().map(|(read, text)| if read { text } else { "" }.as_bytes());
+        let headers = headers.iter().filter(|(name, _)| match &a.headers {
+            Headers::All => true,
+            Headers::Named(names) => names.iter().any(|n| n == name),
+        });
+        let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+        let generation = a.generation.to_le_bytes();
+        let fixed = [&generation[..], kind, credential];
+        self.parts.key.digest_all(REQUEST_DOMAIN, attributes.chain(fixed).chain(headers))
     }
 
     /// Fingerprints and verifies a token.
@@ -265,7 +320,10 @@ impl Decider {
     }
 
     async fn decided(&self, known: &Known, loaded: &Loaded, decision: Decision, now: WallTime) -> Verdict {
-        let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
+        // What changes by itself is kept only where the policy says for how long.
+        let volatile = self.attributes().volatile || loaded.generation != self.attributes().generation;
+        let default = if volatile { Duration::ZERO } else { self.settings.default_ttl };
+        let ttl = decision.ttl.unwrap_or(default).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let ruling = if decision.allow {

@@ -20,21 +20,21 @@ const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if input.token_status == \"valid\"";
 const BOOLEANS: &str = "default decision := false\ndecision if input.token_status == \"valid\"";
 
-struct World {
+pub(super) struct World {
     _dir: tempfile::TempDir,
-    decider: Decider,
-    policy: Arc<Active>,
+    pub decider: Decider,
+    pub policy: Arc<Active>,
     plane: PlaneHandle,
 }
 
-fn set(rules: &str) -> PolicySet {
+pub(super) fn set(rules: &str) -> PolicySet {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.rego"), format!("package p\n\nimport rego.v1\n\n{rules}\n")).unwrap();
     load(&[dir.path().to_owned()], "p/decision", &LoadOptions::default()).unwrap()
 }
 
 impl World {
-    fn new(rules: &str) -> Self {
+    pub fn new(rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
@@ -61,7 +61,7 @@ impl World {
         };
         let minute = Duration::from_mins(1);
         let settings =
-            Settings { cache_entries: 100, default_ttl: minute, max_ttl: minute, leeway: Duration::ZERO };
+            Settings { cache_entries: 10_000, default_ttl: minute, max_ttl: minute, leeway: Duration::ZERO };
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
         Self { _dir: dir, decider, policy, plane }
@@ -87,7 +87,7 @@ impl World {
     }
 }
 
-fn token(jti: &str) -> String {
+pub(super) fn token(jti: &str) -> String {
     let now = SystemClock.wall().seconds();
     let claims =
         json!({"iss": "https://issuer", "aud": "a", "sub": "u", "jti": jti, "iat": now, "exp": now + 600});

@@ -11,7 +11,7 @@ use regorus::{
 };
 use serde_json::Value;
 
-use super::LoadError;
+use super::{LoadError, builtins};
 
 /// Arguments of a call that the RVM passes on.
 const MOST: usize = 8;
@@ -27,24 +27,73 @@ pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Res
         };
         let count = arguments.and_then(Value::as_array).map_or(0, Vec::len);
         if count > MOST {
-            return Err(too_many(file, node, count));
+            let message = format!(
+                "{count} arguments are more than the engine passes on ({MOST}); pass one object instead"
+            );
+            return Err(at(file, node, message));
+        }
+        let called = node.get("fcn").filter(|_| kind == "Call").and_then(dotted);
+        if let Some(builtin) = called.as_deref().and_then(builtins::find)
+            && count != usize::from(builtin.arity)
+        {
+            let message = format!(
+                "`{}` takes {} arguments, and perhaps one for its output",
+                builtin.name, builtin.arity
+            );
+            return Err(at(file, node, message));
         }
     }
     Ok(())
 }
 
-fn too_many(file: &str, node: &Value, count: usize) -> LoadError {
+fn at(file: &str, node: &Value, message: String) -> LoadError {
     let position = |name: &str| {
         let n = node.get("span").and_then(|span| span.get(name)).and_then(Value::as_u64);
         n.and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
     };
-    LoadError::Rego {
-        file: file.to_owned(),
-        line: position("line"),
-        column: position("col"),
-        message: format!(
-            "{count} arguments are more than the engine passes on ({MOST}); pass one object instead"
-        ),
+    LoadError::Rego { file: file.to_owned(), line: position("line"), column: position("col"), message }
+}
+
+/// What in the set the two engines would take for different functions: a rule under the name of a builtin of
+/// ours, or an import that such a name could begin with.
+pub(super) fn shadows(policy: &CompiledPolicy) -> Option<String> {
+    for path in policy.get_rules().keys() {
+        if builtins::ALL.iter().any(|b| path.strip_suffix(b.name).is_some_and(|rest| rest.ends_with('.'))) {
+            return Some(format!("`{path}` has the name of a builtin"));
+        }
+    }
+    for import in policy.get_modules().iter().flat_map(|m| &m.imports) {
+        let text = import.refr.span().text();
+        let alias =
+            import.r#as.as_ref().map_or_else(|| text.rsplit('.').next().unwrap_or(text), |s| s.text());
+        if builtins::ALL.iter().any(|b| b.name.split('.').next() == Some(alias)) {
+            return Some(format!("the import `{text}` has the name of builtins"));
+        }
+    }
+    None
+}
+
+/// A reference as its dotted text; `None` if anything in it is computed.
+pub(super) fn dotted(reference: &Value) -> Option<String> {
+    // From the end to the root.
+    let (mut at, mut names) = (reference, Vec::new());
+    loop {
+        if let Some(var) = at.get("Var") {
+            names.push(var.get("value")?.as_str()?);
+            names.reverse();
+            return Some(names.join("."));
+        }
+        let below = if let Some(dot) = at.get("RefDot") {
+            names.push(dot.get("field")?.get(1)?.as_str()?);
+            dot
+        } else {
+            let brack = at.get("RefBrack")?;
+            names.push(
+                brack.get("index")?.get("String")?.get("value")?.as_str().filter(|s| !s.contains('.'))?,
+            );
+            brack
+        };
+        at = below.get("refr")?;
     }
 }
 
@@ -121,7 +170,7 @@ fn iterates(rule: &Value) -> bool {
 }
 
 /// Every member of a syntax tree by name, but nothing within members named in `except`.
-fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
+pub(super) fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
     // A list of what is still to be seen, not recursion: the tree is as deep as its author made it.
     let (mut todo, mut members) = (vec![tree], Vec::new());
     while let Some(node) = todo.pop() {

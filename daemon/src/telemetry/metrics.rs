@@ -60,6 +60,7 @@ pub struct Metrics {
     policy_generation: IntGauge,
     policy_reloads: IntCounterVec,
     policy_engine: IntGaugeVec,
+    policy_untested: IntGauge,
     revocations: IntCounterVec,
     revocation_seconds: Histogram,
     claims: IntGauge,
@@ -141,7 +142,8 @@ impl Metrics {
             fail_open: make.counter("portcullis_fail_open_total", "Requests let through because no decision could be made and the configuration says `serve.fail_open`.")?,
             policy_generation: make.gauge("portcullis_policy_generation", "Number of the active policy set.")?,
             policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
-            policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set.", &["engine"])?,
+            policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set, with the kind of reason where it is the interpreter.", &["engine", "cause"])?,
+            policy_untested: make.gauge("portcullis_policy_untested", "1 where `policy.require_tests` is off: the active set was not tested.")?,
             revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
             revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
             claims: make.gauge("portcullis_revocations", "Revocations in force.")?,
@@ -185,10 +187,11 @@ impl Metrics {
     }
 
     /// Notes the active policy set.
-    pub fn policy(&self, generation: u64, engine: &str) {
+    pub fn policy(&self, generation: u64, engine: &str, cause: &str, untested: bool) {
         self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.policy_engine.reset();
-        self.policy_engine.with_label_values(&[engine]).set(1);
+        self.policy_engine.with_label_values(&[engine, cause]).set(1);
+        self.policy_untested.set(untested.into());
     }
 
     /// Counts an attempt to load policies.
@@ -277,7 +280,7 @@ mod tests {
     fn every_metric_is_documented() {
         let m = Metrics::new().unwrap();
         m.revocation("admin", Duration::ZERO);
-        m.policy(1, "rvm");
+        m.policy(1, "rvm", "none", false);
         m.policy_reload(true);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
