@@ -77,6 +77,8 @@ numbered! {
         RequestTooLarge = 19 => "request_too_large",
         /// The token is in the kernel's deny map by a policy's token-wide denial.
         TokenCondemned = 20 => "token_condemned",
+        /// A rate limit that the policy sets is used up.
+        RateLimited = 21 => "rate_limited",
     }
 }
 
@@ -229,6 +231,7 @@ impl Reason {
             Self::PolicyError | Self::PolicyTimeout | Self::NotReady => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
+            Self::RateLimited => 429,
             _ => 401,
         }
     }

@@ -10,12 +10,14 @@ mod cache;
 mod data;
 mod decider;
 mod id;
+mod limits;
 mod request;
 mod ruling;
 
 pub use data::DataAnswer;
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
+pub use limits::Allowance;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{Permit, Refusal, Ruling};
 

@@ -13,6 +13,7 @@ mod decision;
 mod files;
 mod hazards;
 mod load;
+mod machine;
 mod pool;
 mod reads;
 mod replay;
@@ -28,7 +29,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use active::{Active, Loaded};
-pub use decision::{Block, Decision, MAX_TTL};
+pub use decision::{Block, Decision, Limit, MAX_TTL};
 pub use load::{LoadOptions, load};
 pub use reads::{Extent, InputPath, Reads, Shown, Step};
 pub use set::{Cause, EngineKind, PolicySet, Tested};

@@ -142,6 +142,7 @@ pub fn policy(c: &Config) -> LoadOptions {
 pub fn decide(c: &Config) -> decide::Settings {
     decide::Settings {
         cache_entries: c.decide.cache_entries,
+        limit_entries: c.decide.limit_entries,
         default_ttl: c.decide.default_ttl.0,
         max_ttl: c.decide.max_ttl.0,
         leeway: c.token.leeway.0,

@@ -74,6 +74,7 @@ fn read(s: &Shared) -> Value {
             "dirs": config.policy.dirs,
         },
         "revocations": plane,
+        "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
     })
@@ -113,6 +114,7 @@ fn refresh(s: &Shared) {
         (plane.condemned, plane.condemned_limit),
     );
     s.metrics.cache_entries(s.decider.cached());
+    s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));
     let guarded = s.kernel.as_ref().map(super::KernelSide::guarded).unwrap_or_default();
     s.metrics.kernel_side(&telemetry::KernelSide {

@@ -240,7 +240,10 @@ section! {
         default_ttl: Span = Span::seconds(0),
         /// Longest time a verdict is kept, whatever the policy says.
         max_ttl: Span = Span::seconds(300),
-        /// Request headers that policies may read, in lower case. Every one is part of the cache key.
+        /// Keys of rate limits kept at once, about 40 bytes each. A request of another key is denied while none of
+        /// them has lapsed.
+        limit_entries: u64 = 1_000_000,
+        /// Request headers that policies may read, in lower case. Those that they do read are part of the cache key.
         headers: Vec<String> = Vec::new(),
     }
 }

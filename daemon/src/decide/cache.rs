@@ -9,7 +9,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
-use super::Ruling;
+use super::{Ruling, limits::Rate};
 use crate::{clock::WallTime, token::Identity};
 
 /// A decision as the cache holds it.
@@ -21,6 +21,8 @@ pub struct Verdict {
     pub body: Bytes,
     /// Whose token it is about; revocation is asked of it on every hit.
     pub fingerprint: Option<DenyFingerprint>,
+    /// What it is limited to; asked on every hit.
+    pub limits: Arc<[Rate]>,
     /// Until when it counts.
     pub until: WallTime,
     /// The policy set that gave it.

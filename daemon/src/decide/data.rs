@@ -7,8 +7,9 @@ use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
 use super::{
-    Decider, Refusal, Ruling,
+    Allowance, Decider, Refusal, Ruling,
     attributes::OWN,
+    cache::Verdict,
     decider::{Hit, Known, add_token},
 };
 use crate::{
@@ -31,17 +32,21 @@ pub struct DataAnswer {
     pub body: Bytes,
     /// Why, for metrics and logs.
     pub reason: Reason,
+    /// How its tightest rate limit stands, for the `RateLimit` headers.
+    pub allowance: Option<Allowance>,
 }
 
 impl DataAnswer {
     /// No value, for a reason.
     pub const fn undefined(reason: Reason) -> Self {
-        Self { body: Bytes::from_static(b"{}"), reason }
+        Self { body: Bytes::from_static(b"{}"), reason, allowance: None }
     }
 
     fn new(result: Option<Value>, reason: Reason) -> Self {
         match result {
-            Some(value) => Self { body: json!({"result": value}).to_string().into(), reason },
+            Some(value) => {
+                Self { body: json!({"result": value}).to_string().into(), reason, allowance: None }
+            }
             None => Self::undefined(reason),
         }
     }
@@ -104,12 +109,25 @@ impl Decider {
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
         verdict.body = DataAnswer::new(result, reason).body;
         let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
-        Ok(DataAnswer { body: self.keep(&keys, loaded.generation, verdict).body.clone(), reason })
+        Ok(self.charged_answer(&self.keep(&keys, loaded.generation, verdict), path))
+    }
+
+    /// A verdict's answer, once its rate limits were asked.
+    fn charged_answer(&self, verdict: &Verdict, path: &[&str]) -> DataAnswer {
+        match self.charge(verdict) {
+            Ok(allowance) => {
+                DataAnswer { body: verdict.body.clone(), reason: verdict.ruling.reason(), allowance }
+            }
+            Err(refusal) => DataAnswer {
+                allowance: refusal.allowance,
+                ..self.refused(&self.parts.policy.current(), path, refusal.reason)
+            },
+        }
     }
 
     fn hit_answer(&self, hit: &Hit, path: &[&str]) -> DataAnswer {
         match hit {
-            Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
+            Hit::Verdict(v) => self.charged_answer(v, path),
             Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
         }
     }

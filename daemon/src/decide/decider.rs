@@ -19,13 +19,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    DecisionId, Permit, Refusal, Request, Ruling,
+    Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::{Attributes, Headers},
     cache::{Identities, Verdict, Verdicts, bounded},
+    limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Input, Loaded, PolicyError},
+    policy::{Active, Block, Decision, Input, Limit, Loaded, PolicyError},
     revoke::{Condemnation, Index, PlaneHandle},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
@@ -33,6 +34,9 @@ use crate::{
 
 /// Separates keys of the verdict cache from other digests under the fingerprint key.
 const REQUEST_DOMAIN: u64 = 0x7265_7175_6573_7431;
+
+/// Separates keys of rate limits.
+const LIMIT_DOMAIN: u64 = 0x6c69_6d69_746b_6579;
 
 /// How decisions are kept.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,8 @@ pub struct Settings {
     pub default_ttl: Duration,
     /// Longest lifetime.
     pub max_ttl: Duration,
+    /// Keys of rate limits kept.
+    pub limit_entries: u64,
     /// Tolerance for clocks that differ, as the verifier has it.
     pub leeway: Duration,
 }
@@ -71,6 +77,7 @@ pub struct Decider {
     pub(super) settings: Settings,
     verdicts: Verdicts,
     identities: Identities,
+    limiter: Limiter,
     ready: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
@@ -125,8 +132,8 @@ impl Decider {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
         let (ready, shape) = (AtomicBool::new(false), AtomicU64::new(0));
         let attributes = ArcSwap::from_pointee(Attributes::of(&parts.policy.current()));
-        let last_log = AtomicI64::new(0);
-        Self { parts, settings, verdicts, identities, ready, shape, attributes, last_log }
+        let (last_log, limiter) = (AtomicI64::new(0), Limiter::new(settings.limit_entries));
+        Self { parts, settings, verdicts, identities, limiter, ready, shape, attributes, last_log }
     }
 
     /// Says whether decisions can be made.
@@ -180,12 +187,41 @@ impl Decider {
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked) => return Ruling::Deny(Refusal::of(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return verdict.ruling.clone(),
+            Some(Hit::Verdict(verdict)) => return self.charged(&verdict),
             None => {}
         }
         let known = self.know(credential.map(|token| token.map(Presented::to_token)));
         let (verdict, _) = self.evaluate(&known, |time| request_input(request, &known, time)).await;
-        self.keep(&[key], attributes.generation, verdict).ruling.clone()
+        self.charged(&self.keep(&[key], attributes.generation, verdict))
+    }
+
+    /// A verdict's ruling, once its rate limits were asked.
+    fn charged(&self, verdict: &Verdict) -> Ruling {
+        match (&verdict.ruling, self.charge(verdict)) {
+            (Ruling::Allow(permit), Ok(allowance)) => Ruling::Allow(permit.clone().limited(allowance)),
+            (denied, Ok(_)) => denied.clone(),
+            (_, Err(refusal)) => Ruling::Deny(refusal),
+        }
+    }
+
+    /// Asks a verdict's rate limits: what is left of the tightest, or the refusal.
+    pub(super) fn charge(&self, verdict: &Verdict) -> Result<Option<Allowance>, Refusal> {
+        if verdict.limits.is_empty() {
+            return Ok(None);
+        }
+        match self.limiter.ask(&verdict.limits, self.parts.clock.boot()) {
+            Asked::Passes(allowance) => Ok(allowance),
+            Asked::Limited(a) => Err(Refusal { allowance: Some(a), ..Refusal::of(Reason::RateLimited) }),
+            Asked::Full => {
+                self.parts.metrics.limits_full();
+                Err(Refusal::of(Reason::RateLimited))
+            }
+        }
+    }
+
+    /// Keys of rate limits in use.
+    pub fn limited_keys(&self) -> usize {
+        self.limiter.keys()
     }
 
     /// What the active policy reads of a request. Found once for a generation.
@@ -336,10 +372,18 @@ impl Decider {
             // What is wrong with the token says more than that the policy wants a good one.
             let reason = known.status.as_ref().err().copied().unwrap_or(Reason::PolicyDenied);
             let status = decision.status.unwrap_or(reason.status());
-            Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status })
+            Ruling::Deny(Refusal { reason, detail: decision.reason.map(Arc::from), status, allowance: None })
         };
+        let limits =
+            decision.limits.iter().map(|limit| Rate::new(limit, self.limit_key(known, limit))).collect();
         let (fingerprint, generation) = (known.fingerprint, loaded.generation);
-        Verdict { ruling, body: Bytes::new(), fingerprint, until, generation }
+        Verdict { ruling, body: Bytes::new(), fingerprint, limits, until, generation }
+    }
+
+    /// The secret name of a limit's key, with the token where it is part of it.
+    fn limit_key(&self, known: &Known, limit: &Limit) -> [u64; 2] {
+        let token = known.fingerprint.filter(|_| limit.token).map(|f| f.to_string()).unwrap_or_default();
+        self.parts.key.digest_all(LIMIT_DOMAIN, [limit.key.as_bytes(), token.as_bytes()])
     }
 
     /// Condemns a verified token until its `exp` and the leeway, or for the decision's ttl where the token
@@ -395,7 +439,8 @@ impl Decider {
                     (Ok(_), _) => Reason::PolicyDenied,
                 };
                 let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
-                (value, Ruling::Deny(Refusal { reason, detail: d.reason.map(Arc::from), status }))
+                let detail = d.reason.map(Arc::from);
+                (value, Ruling::Deny(Refusal { reason, detail, status, allowance: None }))
             }
             Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
         };
@@ -422,6 +467,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
         fingerprint: known.fingerprint,
+        limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,
     }

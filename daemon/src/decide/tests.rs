@@ -60,8 +60,13 @@ impl World {
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         let minute = Duration::from_mins(1);
-        let settings =
-            Settings { cache_entries: 10_000, default_ttl: minute, max_ttl: minute, leeway: Duration::ZERO };
+        let settings = Settings {
+            cache_entries: 10_000,
+            limit_entries: 1000,
+            default_ttl: minute,
+            max_ttl: minute,
+            leeway: Duration::ZERO,
+        };
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
         Self { _dir: dir, decider, policy, plane }
@@ -159,4 +164,36 @@ async fn what_is_no_token_has_verdicts_of_its_own() {
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {
         assert!(matches!(ask(other).await, Ruling::Deny(_)), "{other:?}");
     }
+}
+
+#[tokio::test]
+async fn limits_run_on_every_hit_and_hold_for_their_key() {
+    let limited = |token: bool| {
+        format!(
+            "decision := {{\"allow\": true, \"ttl\": 60, \"limit\": {{\"key\": \"k\", \"token\": {token}, \"rate\": 2, \"per\": 3600}}}}"
+        )
+    };
+    let (world, a, b) = (World::new(&limited(true)), token("1"), token("2"));
+    for _ in 0..2 {
+        for t in [&a, &b] {
+            let ruling = world.auth(t).await;
+            assert!(
+                matches!(&ruling, Ruling::Allow(p) if p.allowance().is_some_and(|a| a.limit == 2)),
+                "{ruling:?}"
+            );
+        }
+    }
+    let Ruling::Deny(refusal) = world.auth(&a).await else { panic!("not limited") };
+    assert_eq!((refusal.reason, refusal.status), (Reason::RateLimited, 429));
+    assert!(refusal.allowance.is_some_and(|a| a.retry_after > 1700 && a.remaining == 0));
+    let denial = json!({"result": {"allow": false, "reason": "rate_limited", "status": 429}});
+    for _ in 0..2 {
+        assert_eq!(world.data(&["p", "decision"], &a).await, denial, "the other door asks the same limit");
+        assert_eq!(world.data(&["p", "decision", "allow"], &b).await, json!({"result": false}));
+    }
+    // Without the token in its key, one limit is for all of them.
+    let world = World::new(&limited(false));
+    assert!(matches!(world.auth(&a).await, Ruling::Allow(_)));
+    assert!(matches!(world.auth(&b).await, Ruling::Allow(_)));
+    assert_eq!(world.auth(&token("3")).await.reason(), Reason::RateLimited);
 }

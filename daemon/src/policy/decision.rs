@@ -10,6 +10,10 @@ use super::PolicyError;
 pub const MAX_TTL: Duration = Duration::from_hours(24);
 /// Longest reason, in characters.
 const MAX_REASON: usize = 200;
+/// Most limits of one decision.
+const MAX_LIMITS: usize = 8;
+/// Longest key of a limit, in bytes.
+const MAX_KEY: usize = 512;
 
 /// A policy's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,23 @@ pub struct Decision {
     pub block: Block,
     /// How long the decision may be kept, at most [`MAX_TTL`].
     pub ttl: Option<Duration>,
+    /// Rate limits that an allow is under; asked of every request, also where the decision is kept.
+    pub limits: Vec<Limit>,
+}
+
+/// A rate limit: `rate` requests in `per`, `burst` of them at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Whose it is: requests with one key share it.
+    pub key: String,
+    /// Whether the token is part of the key.
+    pub token: bool,
+    /// Requests in `per`.
+    pub rate: u32,
+    /// The time that `rate` is meant for.
+    pub per: Duration,
+    /// Requests at once.
+    pub burst: u32,
 }
 
 /// What a denial reaches beyond its request.
@@ -39,10 +60,11 @@ pub enum Block {
 impl Decision {
     /// A decision that says no more than allow or deny.
     const fn bare(allow: bool) -> Self {
-        Self { allow, reason: None, status: None, block: Block::None, ttl: None }
+        Self { allow, reason: None, status: None, block: Block::None, ttl: None, limits: Vec::new() }
     }
 
-    /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`.
+    /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`,
+    /// `limit`.
     pub(super) fn read(value: &Value) -> Result<Self, PolicyError> {
         let members = match value {
             Value::Undefined => return Err(PolicyError::Undefined),
@@ -61,6 +83,7 @@ impl Decision {
                 Ok("status") => decision.status = Some(status(value, *allow)?),
                 Ok("block") => decision.block = block(value, *allow)?,
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
+                Ok("limit") => decision.limits = limits(value, *allow)?,
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
             }
@@ -108,6 +131,55 @@ fn ttl(value: &Value) -> Result<Duration, PolicyError> {
     }
 }
 
+/// One limit, or a list of them.
+fn limits(value: &Value, allow: bool) -> Result<Vec<Limit>, PolicyError> {
+    let limits: Vec<Limit> = match value {
+        Value::Array(items) => items.iter().map(limit).collect::<Result<_, _>>()?,
+        one => vec![limit(one)?],
+    };
+    match limits.len() {
+        0 => Ok(limits),
+        _ if !allow => bad("a denial cannot have a `limit`"),
+        n if n > MAX_LIMITS => bad(format!("`limit` has more than {MAX_LIMITS} entries")),
+        _ => Ok(limits),
+    }
+}
+
+fn limit(value: &Value) -> Result<Limit, PolicyError> {
+    let Value::Object(members) = value else { return bad("a `limit` is not an object") };
+    let (mut key, mut token, mut rate, mut per, mut burst) = (None, false, None, None, None);
+    for (name, value) in members.iter() {
+        let count = || value.as_u32().ok().filter(|n| (1..=1_000_000).contains(n));
+        match (name.as_string().map(AsRef::as_ref), value) {
+            (Ok("key"), Value::String(s)) if !s.is_empty() && s.len() <= MAX_KEY => key = Some(s.to_string()),
+            (Ok("token"), Value::Bool(b)) => token = *b,
+            (Ok("rate"), _) => rate = Some(count().ok_or("rate")),
+            (Ok("burst"), _) => burst = Some(count().ok_or("burst")),
+            (Ok("per"), _) => {
+                let seconds = value.as_f64().ok().filter(|s| (0.001..=86_400.0).contains(s));
+                per = Some(seconds.map(Duration::from_secs_f64).ok_or("per"));
+            }
+            (Ok(name @ ("key" | "token")), _) => {
+                return bad(format!("`{name}` of a limit is not what it must be"));
+            }
+            _ => return bad(format!("{name} is not a member of a limit")),
+        }
+    }
+    let given = |what: Option<Result<u32, &'static str>>| what.transpose();
+    let (rate, burst, per) = match (given(rate), given(burst), per.transpose()) {
+        (Ok(rate), Ok(burst), Ok(per)) => (rate, burst, per),
+        (Err(name), ..) | (_, Err(name), _) | (.., Err(name)) => {
+            return bad(format!("`{name}` of a limit is out of its range"));
+        }
+    };
+    match (key, rate, per) {
+        (Some(key), Some(rate), Some(per)) => {
+            Ok(Limit { key, token, rate, per, burst: burst.unwrap_or(rate) })
+        }
+        _ => bad("a `limit` has not all of `key`, `rate` and `per`"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -130,10 +202,23 @@ mod tests {
                 status: Some(401),
                 block: Block::Token,
                 ttl: Some(Duration::from_millis(1500)),
+                limits: Vec::new(),
             })
         );
+        let one = json!({"key": "k", "rate": 5, "per": 0.5});
+        let limit =
+            Limit { key: "k".into(), token: false, rate: 5, per: Duration::from_millis(500), burst: 5 };
+        assert_eq!(read(json!({"allow": true, "limit": one})).unwrap().limits, std::slice::from_ref(&limit));
+        let two = json!([one, {"key": "k", "rate": 5, "per": 0.5, "burst": 9, "token": true}]);
+        let burst = Limit { burst: 9, token: true, ..limit.clone() };
+        assert_eq!(read(json!({"allow": true, "limit": two})).unwrap().limits, [limit, burst]);
+        assert_eq!(read(json!({"allow": false, "limit": []})).unwrap().limits, []);
         assert_eq!(read(json!({"allow": true, "status": 204, "ttl": 1e12})).unwrap().ttl, Some(MAX_TTL));
         assert_eq!(Decision::read(&Value::Undefined), Err(PolicyError::Undefined));
+    }
+
+    fn one_limit() -> serde_json::Value {
+        json!({"key": "k", "rate": 5, "per": 1})
     }
 
     #[test]
@@ -160,6 +245,15 @@ mod tests {
             json!({"allow": true, "ttl": -1}),
             json!({"allow": true, "ttl": "5"}),
             json!({"allow": true, "ttl": null}),
+            json!({"allow": false, "limit": one_limit()}),
+            json!({"allow": true, "limit": "5/s"}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5}}),
+            json!({"allow": true, "limit": {"key": "", "rate": 5, "per": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 0, "per": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 0}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 1, "bust": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 1, "token": "yes"}}),
+            json!({"allow": true, "limit": vec![one_limit(); 9]}),
             json!({"allow": false, "reason": 1}),
             json!({"allow": false, "reason": "a\nb"}),
             json!({"allow": false, "reason": "x".repeat(201)}),

@@ -11,7 +11,7 @@ use regorus::{
 };
 use serde_json::Value;
 
-use super::{LoadError, builtins};
+use super::{LoadError, builtins, reads};
 
 /// Arguments of a call that the RVM passes on.
 const MOST: usize = 8;
@@ -109,7 +109,8 @@ pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
             let Ok(tree) = serde_json::to_value(rule.as_ref()) else {
                 return Some(format!("what `{path}` gives, which cannot be analysed,"));
             };
-            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree) {
+            let is_rule = |name: &str| named_in_package(policy, rule, name);
+            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree, is_rule) {
                 return Some(format!("the values that `{path}` takes in turn"));
             }
             if nodes(&tree, &[]).any(|(kind, _)| kind == "ObjectCompr") {
@@ -145,8 +146,17 @@ fn values(rule: &Rule) -> Option<Vec<Option<&str>>> {
     )
 }
 
+/// Whether a name is a rule's of the package that a rule stands in: an index of that name is no variable.
+fn named_in_package(policy: &CompiledPolicy, rule: &Rule, name: &str) -> bool {
+    let file = rule.span().source.get_path();
+    let module = policy.get_modules().iter().find(|m| m.package.span.source.get_path() == file);
+    let package = module.and_then(|m| reads::constant(&m.package.refr));
+    package
+        .is_some_and(|package| policy.get_rules().contains_key(&format!("data.{}.{name}", package.join("."))))
+}
+
 /// Whether a definition's body can be true in several ways. Comprehensions and `every` iterate within.
-fn iterates(rule: &Value) -> bool {
+fn iterates(rule: &Value, is_rule: impl Fn(&str) -> bool) -> bool {
     const INNER: [&str; 4] = ["ArrayCompr", "SetCompr", "ObjectCompr", "Every"];
     let variable = |node: &Value| {
         node.get("Var").and_then(|v| v.get("value")).and_then(Value::as_str).map(str::to_owned)
@@ -164,7 +174,9 @@ fn iterates(rule: &Value) -> bool {
     nodes(rule, &INNER).any(|(kind, node)| match kind {
         "SomeVars" | "SomeIn" => true,
         // An index that nothing binds runs over the whole collection.
-        "RefBrack" => node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name)),
+        "RefBrack" => {
+            node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name) && !is_rule(&name))
+        }
         _ => false,
     })
 }

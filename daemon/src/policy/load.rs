@@ -16,7 +16,7 @@ use regorus::{
 use super::{
     EngineKind, LoadError, PolicySet, builtins,
     files::{File, Files},
-    hazards,
+    hazards, machine,
     reads::{self, Reads},
     replay, rewrite,
     set::{Cause, Limits, Tested},
@@ -99,7 +99,7 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
         strict: options.strict_builtin_errors,
     };
     let rules: Vec<&str> = compiled.get_rules().keys().map(AsRef::as_ref).collect();
-    let program = to_program(&compiled, &path, &data, options).and_then(|program| {
+    let program = to_program(&compiled, &files, &path, &data, options).and_then(|program| {
         // Tests have more time than decisions: a slow machine must not make the engines differ.
         let patient = Limits { time: suite::TEST_TIME, ..limits };
         match replay::compare(&engine, &program, &path, &data, &rules, &cases, patient) {
@@ -206,6 +206,7 @@ fn overlaps(data: &Value, rule: &str) -> bool {
 /// Compiles to the RVM; the error says why the interpreter must do.
 fn to_program(
     compiled: &CompiledPolicy,
+    files: &Files,
     path: &str,
     data: &Value,
     options: &LoadOptions,
@@ -222,10 +223,26 @@ fn to_program(
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }
     let compile = || {
+        let modules = files.modules.iter().map(|file| {
+            let path = file.path.to_string_lossy();
+            (path.to_string(), rewrite::outputs(&path, &file.text))
+        });
+        let modules: Vec<_> = modules.collect();
+        let mut engine = Engine::new();
+        engine.set_policy_length_config(LENGTHS);
+        builtins::extend(&mut engine).map_err(|e| e.to_string())?;
+        engine.add_data(data.clone()).map_err(|e| e.to_string())?;
+        for ((path, _), copy) in modules.iter().zip(machine::copies(&modules)?) {
+            contained(|| engine.add_policy(path.clone(), copy))?
+                .map_err(|e| located(&e.to_string()).to_string())?;
+        }
+        let rule = path.into();
+        let compiled = contained(|| engine.compile_with_entrypoint(&rule))?;
+        let compiled = compiled.map_err(|e| located(&e.to_string()).to_string())?;
         let declared = builtins::declared();
         let program =
-            contained(|| Compiler::compile_from_policy_with_host_await(compiled, &[path], &declared))?;
-        let program = program.map_err(|e| e.to_string())?;
+            contained(|| Compiler::compile_from_policy_with_host_await(&compiled, &[path], &declared))?;
+        let program = program.map_err(|e| located(&e.to_string()).to_string())?;
         program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
         builtins::link(program)
     };

@@ -4,10 +4,9 @@
 //!   builtins alone.
 //! * In tests, what a `with` puts in place of `input` or of a data document is shown to [`super::replay`].
 
-use regorus::unstable::{Module, Parser, Source};
 use serde_json::Value;
 
-use super::{builtins, hazards, load::LENGTHS};
+use super::{builtins, hazards, machine};
 
 /// The builtin that tests show their values to.
 pub(super) const SEEN: &str = "portcullis_seen";
@@ -62,7 +61,7 @@ pub(super) fn shown(module: usize, path: &str, text: &str) -> String {
             let keyword = text.get(after..).and_then(|rest| rest.find(" as ")).map(|at| after + at + 4);
             let (Some(start), Some((_, end))) = (keyword, extent_of(modifier)) else { continue };
             edits.insert(start, format!("{SEEN}(\"{module}/{statement}/{i}/{}/{target}\", ", targets.len()));
-            edits.insert(end, ")".to_owned());
+            edits.insert(closed(text, end), ")".to_owned());
         }
     }
     edits.apply(text)
@@ -70,16 +69,12 @@ pub(super) fn shown(module: usize, path: &str, text: &str) -> String {
 
 /// The syntax tree; none where the text does not parse, of which the engine then tells.
 fn tree(path: &str, text: &str) -> Option<Value> {
-    let parse = || -> anyhow::Result<Module> {
-        let (bytes, lines) = (LENGTHS.max_file_bytes, LENGTHS.max_lines);
-        let source = Source::from_contents_with_limits(path.to_owned(), text.to_owned(), bytes, lines)?;
-        let mut parser = Parser::new(&source)?;
-        parser.set_max_col(LENGTHS.max_col);
-        parser.enable_rego_v1()?;
-        parser.parse()
-    };
-    let module = std::panic::catch_unwind(parse).ok()?.ok()?;
-    serde_json::to_value(&module).ok()
+    serde_json::to_value(machine::parse(path, text).ok()?).ok()
+}
+
+/// Where an expression ends whose span ends at `end`: that of a string leaves its quotation mark out.
+pub(super) fn closed(text: &str, end: usize) -> usize {
+    end + usize::from(matches!(text.as_bytes().get(end), Some(b'"' | b'`')))
 }
 
 /// Where an expression stands in the text.
@@ -95,11 +90,28 @@ fn extent_of(node: &Value) -> Option<(usize, usize)> {
 
 /// Replacements in a text, by place.
 #[derive(Default)]
-struct Edits(Vec<(usize, usize, String)>);
+pub(super) struct Edits(Vec<(usize, usize, String)>);
 
 impl Edits {
     fn insert(&mut self, at: usize, text: String) {
         self.0.push((at, at, text));
+    }
+
+    /// Puts a text in place of another.
+    pub fn replace(&mut self, start: usize, end: usize, with: &str) {
+        self.0.push((start, end, with.to_owned()));
+    }
+
+    /// A part of the text with the edits in it, which are then no edits of the whole any more.
+    pub fn cut(&mut self, text: &str, start: usize, end: usize) -> Option<String> {
+        let inside = |(from, to, _): &(usize, usize, String)| start <= *from && *to <= end;
+        let mut part = Self(self.0.iter().filter(|e| inside(e)).cloned().collect());
+        self.0.retain(|e| !inside(e));
+        part.0.iter_mut().for_each(|(from, to, _)| {
+            *from -= start;
+            *to -= start;
+        });
+        text.get(start..end).map(|text| part.apply(text))
     }
 
     /// Replaces `what` between two places, comments left alone; where it is a bracket, a comma before it goes too.
@@ -121,7 +133,8 @@ impl Edits {
         }
     }
 
-    fn apply(mut self, text: &str) -> String {
+    /// The text with all of them.
+    pub fn apply(mut self, text: &str) -> String {
         self.0.sort_by_key(|(start, end, _)| (*start, *end));
         let (mut out, mut at) = (String::with_capacity(text.len() + 64 * self.0.len()), 0);
         for (start, end, with) in self.0 {
@@ -175,7 +188,7 @@ mod tests {
         let text = "package p_test\nimport rego.v1\n\
             test_a if data.p.x with input as {\"a\": 1} with data.q.r as [1]\n\
             test_b if data.p.x with data.p.f as g with input as {}\n\
-            test_c if [1 | data.p.x with input.b as 1]\n";
+            test_c if [1 | data.p.x with input.b as \"s\"]\n";
         let out = shown(3, "p.rego", text);
         assert!(
             out.contains("as portcullis_seen(\"3/") && out.contains("/0/2/input\", {\"a\": 1}) with"),

@@ -218,6 +218,16 @@ impl PolicySet {
         self.decision.split('.').skip(1).eq(path.iter().copied())
     }
 
+    /// The decision's value on the machine and on the interpreter, where there is a machine. None where the interpreter
+    /// fails: it takes for an error what OPA and the machine take for undefined (`some x in 1`).
+    #[cfg(test)]
+    pub(super) fn on_both(&self, input: &Input) -> Option<(Value, Value)> {
+        let program = self.program.as_ref()?;
+        let machine = self.run(program, input).unwrap_or(Value::Undefined);
+        let interpreter = self.interpret(input, false, |e| e.eval_rule(self.decision.clone()));
+        interpreter.ok().map(|interpreter| (machine, interpreter))
+    }
+
     /// The value of any path in `data`, rules and base documents alike; `None` where it is undefined.
     pub fn eval_path(&self, path: &[&str], input: &Input) -> Result<Option<serde_json::Value>, PolicyError> {
         let value = if self.is_decision(path) {

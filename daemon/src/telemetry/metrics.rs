@@ -56,6 +56,8 @@ pub struct Metrics {
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_entries: IntGauge,
+    limits_full: IntCounter,
+    limited_keys: IntGauge,
     fail_open: IntCounter,
     policy_generation: IntGauge,
     policy_reloads: IntCounterVec,
@@ -139,6 +141,8 @@ impl Metrics {
             cache_hits: make.counter("portcullis_verdict_cache_hits_total", "Decisions answered from the verdict cache.")?,
             cache_misses: make.counter("portcullis_verdict_cache_misses_total", "Decisions that were evaluated.")?,
             cache_entries: make.gauge("portcullis_verdict_cache_entries", "Verdicts in the cache.")?,
+            limits_full: make.counter("portcullis_limits_full_total", "Requests denied because there was no room for the key of their rate limit.")?,
+            limited_keys: make.gauge("portcullis_limited_keys", "Keys of rate limits in use.")?,
             fail_open: make.counter("portcullis_fail_open_total", "Requests let through because no decision could be made and the configuration says `serve.fail_open`.")?,
             policy_generation: make.gauge("portcullis_policy_generation", "Number of the active policy set.")?,
             policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
@@ -179,6 +183,16 @@ impl Metrics {
     /// Notes how many verdicts are kept.
     pub fn cache_entries(&self, n: u64) {
         self.cache_entries.set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a request whose rate limit found no room.
+    pub fn limits_full(&self) {
+        self.limits_full.inc();
+    }
+
+    /// Notes how many keys of rate limits are in use.
+    pub fn limited_keys(&self, n: usize) {
+        self.limited_keys.set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
     /// Counts a request let through without a decision.

@@ -36,7 +36,8 @@ impl Net {
         if text.contains('/') {
             return Self::parse(text);
         }
-        let address: IpAddr = text.parse().ok()?;
+        // `::ffff:192.0.2.1` is the IPv4 address.
+        let address = text.parse::<IpAddr>().ok()?.to_canonical();
         Self::new(address, if address.is_ipv4() { 32 } else { 128 })
     }
 

@@ -102,7 +102,7 @@ impl<'a> Index<'a> {
 }
 
 /// A rule's name as far as it is constant.
-fn head(rule: &Rule) -> DataPath {
+pub fn head(rule: &Rule) -> DataPath {
     let reference = match rule {
         Rule::Spec {
             head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },

@@ -60,7 +60,7 @@ fn the_examples_run_on_the_machine_and_decide_as_the_interpreter_does() {
     let set = examples();
     shareable(&set);
     assert_eq!(set.engine(), &EngineKind::Rvm);
-    assert_eq!((set.modules(), set.hash().len()), (4, 64));
+    assert_eq!((set.modules(), set.hash().len()), (11, 64));
     let mut inputs = vec![json!({}), json!(null), json!({"token_status": "valid"})];
     for path in [
         "/v1/orders",
