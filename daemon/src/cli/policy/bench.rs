@@ -14,7 +14,7 @@ use crate::{
 /// Most evaluations that are timed one by one.
 const MOST: usize = 1_000_000;
 
-/// Measure how long one decision takes, evaluated each time
+/// Measure how long one decision takes, evaluated each time, on the engine that the daemon would use
 ///
 /// Example: portcullis policy bench policies --input request.json
 #[derive(Debug, ClapArgs)]
@@ -33,7 +33,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Outcome {
-        let (set, input) = (self.source.load(false)?, Input::from(self.input.read()?));
+        let (set, input) = (self.source.load(true)?, Input::from(self.input.read()?));
         if let Err(e) = set.eval_decision(&input) {
             return Err(Failure::new(FAILED, format!("there is nothing to measure: {e}")));
         }
