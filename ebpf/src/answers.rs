@@ -19,10 +19,10 @@ use crate::{
     count::count,
     h2_answers,
     maps::{self, ACTIVE, Scratch},
-    packet::{self, Packet, Port},
+    packet::{self, ACK, Packet, Port, RST},
     react,
     scan::{self, scan_answer},
-    socket, verdict,
+    socket, tomb, verdict,
 };
 
 /// Reads a packet that a server sends.
@@ -35,6 +35,12 @@ pub fn steps(skb: *mut __sk_buff) -> i32 {
     // SAFETY: `packet::read_out` has set it, and nothing writes it but the copy's mark.
     let p = unsafe { &(*scratch).packet };
     if p.len == 0 {
+        // A packet that was past guard when its connection was answered finds no socket, and the stack resets the
+        // client, which may not have read the answer yet. guard's own resets acknowledge.
+        if p.flags & (RST | ACK) == RST && tomb::is_fresh(skb, scratch, p) {
+            count(Outcome::TombstoneDropped);
+            return DROP;
+        }
         return PASS;
     }
     match segment(skb, scratch) {

@@ -16,10 +16,10 @@ use aya_ebpf::{
 };
 use portcullis_common::{
     fingerprint::Sip,
-    head::Step,
+    head::{BUFFER, Step},
     layout::{
-        ANSWER_TOKEN, FEATURE_LIMITS, FEATURE_REQUESTS, INQUIRY_HEADER, INQUIRY_MAX, INQUIRY_SLOTS, Inquiry,
-        RequestValue, UNKNOWN_HOLD, UNKNOWN_PASS, VERDICT_DENY, VERDICT_ONCE,
+        ANSWER_TOKEN, FEATURE_LIMITS, FEATURE_REQUESTS, GuardConfig, INQUIRY_HEADER, INQUIRY_MAX,
+        INQUIRY_SLOTS, Inquiry, RequestValue, UNKNOWN_HOLD, UNKNOWN_PASS, VERDICT_DENY, VERDICT_ONCE,
     },
     reason::Outcome,
     word,
@@ -308,6 +308,20 @@ fn claim(state: *mut u32, stamp: u32) -> bool {
         )
         .1
     }
+}
+
+/// Overwrites the scanner's window, in the modes that show tokens to the daemon: no other memory of this CPU's holds
+/// any.
+#[inline(never)]
+pub fn wipe_window(scratch: *mut Scratch, config: &GuardConfig) -> i32 {
+    if config.unknown == UNKNOWN_PASS {
+        return 0;
+    }
+    // SAFETY: this CPU's scratch; a read from address 0 fails, and the helper then fills its target with zeros.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut (*scratch).buffer).cast(), BUFFER as u32, core::ptr::null());
+    }
+    0
 }
 
 /// Overwrites what this CPU's memory holds of the head.

@@ -8,12 +8,25 @@ use portcullis_common::{
     reason::{Outcome, Reason},
 };
 
-use crate::{count::count, maps::LIMITS, scan::Run};
+use crate::{
+    count::count,
+    maps::{self, LIMITS},
+    scan::Run,
+};
 
 /// Whether a request of the token in `run.fingerprint` comes too soon; `run` then says why it is refused. One that does
 /// takes nothing of the token's share.
+///
+/// A global function to the verifier, which walks it once, and takes its own stack.
+#[unsafe(no_mangle)]
+pub extern "C" fn exceeds(generation: u32) -> i32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    // SAFETY: this CPU's scratch; the callers hold references to it that they do not use meanwhile.
+    i32::from(exceeded(unsafe { &mut (*scratch).run }, generation))
+}
+
 #[inline(always)]
-pub fn exceeded(run: &mut Run, generation: u64) -> bool {
+fn exceeded(run: &mut Run, generation: u32) -> bool {
     let Some(limit) = LIMITS.get_ptr_mut(&run.fingerprint) else { return false };
     // SAFETY: a value of a map; an LRU may reuse it for another token, whose next request then comes a little later.
     let (interval, tolerance, until, its, decision) = unsafe {
@@ -22,7 +35,7 @@ pub fn exceeded(run: &mut Run, generation: u64) -> bool {
     };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if until <= now || its != generation as u32 {
+    if until <= now || its != generation {
         return false;
     }
     // Another CPU may be at it: one more try, then the request passes.

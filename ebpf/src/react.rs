@@ -177,7 +177,8 @@ pub fn sever(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
 #[inline(never)]
 pub fn reset_client(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> i32 {
     let partial = u32::from(checksum_is_partial(skb, scratch, p));
-    let reset = Segment { back: 1, flags: RST, seq: p.ack, ack: 0, answer: 0, partial };
+    let ack = p.seq.wrapping_add(p.len);
+    let reset = Segment { back: 1, flags: RST | ACK, seq: p.ack, ack, answer: 0, partial };
     if write::<false>(skb, scratch, &reset) != 0 {
         count(Outcome::AnswerFailed);
         return DROP;

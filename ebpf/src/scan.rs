@@ -118,7 +118,7 @@ pub struct Env {
     pub scratch: *mut Scratch,
     pub config: *const ScanConfig,
     /// The policy generation, where tokens have limits; else 0.
-    pub limits: u64,
+    pub limits: u32,
     pub observe: bool,
     /// Heads are looked at as a whole.
     pub inquire: bool,
@@ -128,7 +128,7 @@ pub struct Env {
 struct Requests<'a> {
     run: &'a mut Run,
     observe: bool,
-    limits: u64,
+    limits: u32,
 }
 
 impl Sink for Requests<'_> {
@@ -143,7 +143,7 @@ impl Sink for Requests<'_> {
             }
             return !self.observe;
         }
-        if self.limits != 0 && limit::exceeded(self.run, self.limits) && !self.observe {
+        if self.limits != 0 && limit::exceeds(self.limits) != 0 && !self.observe {
             return true;
         }
         let next = self.run.token_count as usize & (TOKENS - 1);
@@ -248,7 +248,7 @@ pub fn run<const OUT: bool, const KEEP: bool>(
         skb,
         scratch,
         config: scan,
-        limits: if features & FEATURE_LIMITS != 0 { generation } else { 0 },
+        limits: if features & FEATURE_LIMITS != 0 { generation as u32 } else { 0 },
         observe: config.reaction == REACT_OBSERVE,
         inquire: !OUT && (features & FEATURE_REQUESTS != 0 || config.unknown != UNKNOWN_PASS),
     };

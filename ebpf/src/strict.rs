@@ -1,5 +1,7 @@
 //! Strict mode: what the server reads as heads is what was read here, however it is cut, ordered or repeated. The
 //! rules are [`portcullis_common::stream`]'s; these are the steps around them.
+//!
+//! Long because the verifier wants the steps of one segment in one place, and each is a line or two of the rules.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -18,7 +20,7 @@ use portcullis_common::{
 use crate::{
     DROP, PASS, blocks,
     count::{arrive, count},
-    cut, h2,
+    cut, h2, inquiry,
     maps::{self, ACTIVE, OLDER, Scratch},
     packet::{self, ACK, H2C, Packet, Port, RST, SYN, URG},
     pending, react, scan,
@@ -185,6 +187,7 @@ pub fn segment<const WAY: u32>(skb: *mut __sk_buff, scratch: *mut Scratch) -> i3
     let next = unsafe { locked::<WAY>(skb, scratch, p, config, &mut *stream, &kept) };
     // SAFETY: as above.
     blocks::unlock(unsafe { &raw mut (*stream).busy });
+    inquiry::wipe_window(scratch, config);
     next as i32
 }
 
@@ -596,7 +599,7 @@ fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
 }
 
 /// Keeps the requests that were read whole, and the tokens.
-#[inline(always)]
+#[inline(never)]
 fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
     // SAFETY: this CPU's scratch; no other reference to it is alive.
     let run = unsafe { &(*scratch).run };

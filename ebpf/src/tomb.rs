@@ -37,6 +37,25 @@ pub fn raise(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) {
     }
 }
 
+/// Whether a packet that the host sends belongs to a connection that was answered a moment ago.
+#[inline(never)]
+pub fn is_fresh(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> bool {
+    if p.copied == 0 && !packet::copy(skb, scratch) {
+        return false;
+    }
+    let out: Flow = packet::flow(skb, scratch, p);
+    let flow = Flow {
+        source: out.destination,
+        destination: out.source,
+        source_port: out.destination_port,
+        destination_port: out.source_port,
+        interface: out.interface,
+    };
+    let Some(raised) = TOMBS.get_ptr(&flow) else { return false };
+    // SAFETY: a word, read once, and a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns().saturating_sub(*raised) < IN_FLIGHT }
+}
+
 /// What a packet's connection is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

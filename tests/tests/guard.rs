@@ -258,7 +258,7 @@ fn late_packets_of_an_answered_connection_never_reach_the_stack() {
     assert_eq!(run(&mut kernel, &f().build(b"more")).action, DROP, "data that was in flight");
     let fin = run(&mut kernel, &Frame { flags: 0x11, ..f() }.build(b""));
     assert_eq!(fin.action, REDIRECT, "its end is answered");
-    assert_eq!(fin.packet[34 + 13], 4, "with a reset");
+    assert_eq!(fin.packet[34 + 13], 0x14, "with a reset that acknowledges");
     let other = Frame { source_port: 40001, flags: 0x10, ..f() }.build(b"");
     assert_eq!(run(&mut kernel, &other).action, PASS, "another connection");
     let syn = Frame { flags: 0x02, ..f() }.build(b"");
