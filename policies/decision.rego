@@ -1,19 +1,31 @@
 # METADATA
 # title: The decision
 # description: |
-#   Composes the policies of this directory into the one answer that Portcullis asks for. The first that
-#   speaks decides: an emergency stop, a public route, a token that is not valid, a token past its window,
-#   a scope that is missing. What none of them settles is denied.
+#   Composes the policies of this directory into the one answer that Portcullis asks for. The first that speaks
+#   decides: an emergency stop, a public route, a token that is not valid, a token past its window or dormant, another
+#   tenant's resource; then break-glass, which passes over the rest: network, hours, risk, a scope that is missing.
+#   What none of them settles is denied.
 package portcullis
 
 import rego.v1
 
+import data.portcullis.breakglass
+import data.portcullis.dormant
 import data.portcullis.emergency
+import data.portcullis.hours
+import data.portcullis.limits
+import data.portcullis.network
+import data.portcullis.risk
 import data.portcullis.scopes
+import data.portcullis.tenant
 import data.portcullis.window
 
-# An allow is kept no longer than this many seconds, nor beyond the token's window.
+# An allow is kept no longer than this many seconds, nor beyond the token's window or its client's hours.
 longest_ttl := 60
+
+ttl := seconds if {
+	seconds := min([longest_ttl, window.seconds_left, hours.seconds_left])
+} else := min([longest_ttl, window.seconds_left])
 
 default decision := {"allow": false, "reason": "no policy settles this request", "status": 403}
 
@@ -21,13 +33,36 @@ decision := emergency.denial if {
 	emergency.denial
 } else := {"allow": true, "ttl": longest_ttl} if {
 	scopes.public
-} else := {"allow": false, "reason": input.token_status, "status": 401} if {
-	input.token_status != "valid"
+} else := {"allow": false, "reason": status, "status": 401} if {
+	status := input.token_status
+	status != "valid"
 } else := window.denial if {
 	window.denial
+} else := dormant.denial if {
+	dormant.denial
+} else := tenant.denial if {
+	tenant.denial
+} else := {"allow": true, "ttl": seconds, "reason": reason} if {
+	input.token_status == "valid"
+	breakglass.granted
+	seconds := min([ttl, breakglass.seconds_left])
+	reason := breakglass.reason
+} else := network.denial if {
+	network.denial
+} else := hours.denial if {
+	hours.denial
+} else := risk.denial if {
+	risk.denial
 } else := scopes.denial if {
 	scopes.denial
-} else := {"allow": true, "ttl": min([longest_ttl, window.seconds_left])} if {
+} else := {"allow": true, "ttl": seconds, "limit": all} if {
+	limits.any
+	input.token_status == "valid"
+	scopes.granted
+	seconds := ttl
+	all := limits.all
+} else := {"allow": true, "ttl": ttl} if {
+	not limits.any
 	input.token_status == "valid"
 	scopes.granted
 }

@@ -77,7 +77,7 @@ numbered! {
         RequestTooLarge = 19 => "request_too_large",
         /// The token is in the kernel's deny map by a policy's token-wide denial.
         TokenCondemned = 20 => "token_condemned",
-        /// The token's requests come faster than the policy allows.
+        /// A rate limit that the policy sets is used up.
         RateLimited = 21 => "rate_limited",
         /// The daemon has more to decide than it can in time.
         Overloaded = 22 => "overloaded",

@@ -64,6 +64,7 @@ impl Bench {
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         let settings = Settings {
+            limit_entries: 1000,
             cache_entries: 400_000,
             default_ttl: Duration::ZERO,
             max_ttl: Duration::from_hours(1),

@@ -31,7 +31,7 @@ use crate::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
         Senders,
     },
-    policy::{self, Active, LoadOptions, PolicySet},
+    policy::{self, Active, PolicySet},
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
@@ -120,9 +120,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         (kernel, told) = (Some(side), Some(source));
     }
     let (plane, thread) = plane.start().context("the revocation thread cannot be started")?;
-    let engine = set.engine().name();
+    metrics.policy(generation, set.engine().name(), set.engine().cause(), !set.tested().required);
     let active = Arc::new(Active::new(set, generation));
-    metrics.policy(generation, engine);
     let parts = DeciderParts {
         verifier,
         key,
@@ -302,6 +301,9 @@ fn announce(shared: &Shared) {
         );
     }
     let config = shared.config.load();
+    if !config.policy.require_tests {
+        tracing::warn!("`policy.require_tests` is off: policy sets come into force untested");
+    }
     if !config.serve.fail_open.is_empty() {
         tracing::warn!(
             doors = ?config.serve.fail_open,
@@ -313,10 +315,12 @@ fn announce(shared: &Shared) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
+pub(crate) use settings::policy as policy_options;
+
 pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
     let written = config.serve.opa_writes.as_deref().and_then(documents::current);
     let dirs: Vec<PathBuf> = config.policy.dirs.iter().cloned().chain(written).collect();
-    policy::load(&dirs, &config.policy.decision, &LoadOptions::default())
+    policy::load(&dirs, &config.policy.decision, &settings::policy(config))
 }
 
 fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {

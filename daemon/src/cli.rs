@@ -13,6 +13,7 @@ mod events;
 mod fingerprint;
 mod input;
 mod mint;
+mod policy;
 mod revocations;
 mod revoke;
 mod run;
@@ -57,6 +58,7 @@ enum Command {
     Events(events::Args),
     Decide(decide::Args),
     Fingerprint(fingerprint::Args),
+    Policy(policy::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -85,6 +87,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
 impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, error: anyhow::anyhow!(message.into()) }
@@ -105,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Events(a) => a.run(),
         Command::Decide(a) => a.run(),
         Command::Fingerprint(a) => a.run(),
+        Command::Policy(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

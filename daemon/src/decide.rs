@@ -2,14 +2,17 @@
 //!
 //! Every step that can fail denies. A ruling that allows holds a [`Permit`], which only this room can make. A
 //! cached verdict is used only while its policy generation is active, its time has not come, and its token is
-//! not revoked, which is asked on every hit. The cache key is, for now, the whole input: the token's text and
-//! every attribute that policies may read.
+//! not revoked, which is asked on every hit. The cache key is the token's text and every attribute that the active
+//! policy reads, found by analysing it.
 
+mod attributes;
 mod cache;
 mod data;
 mod decider;
 mod document;
 mod id;
+mod keys;
+mod limits;
 mod orders;
 mod pressure;
 mod request;
@@ -19,10 +22,13 @@ mod select;
 pub use data::{DataAnswer, DataFault, DataQuery, Form};
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
 pub use id::DecisionId;
+pub use limits::Allowance;
 pub use orders::Asked;
 pub use pressure::watch_pressure;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{FailOpen, Permit, Refusal, Ruling};
 
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod tests;

@@ -8,13 +8,18 @@
 //! sockets or kernel. Only [`load()`] and [`watch()`] touch files.
 
 mod active;
+mod builtins;
 mod decision;
 mod files;
 mod hazards;
 mod load;
+mod machine;
 mod owned;
 mod pool;
+mod reads;
+mod replay;
 mod reply;
+mod rewrite;
 mod set;
 mod suite;
 mod watch;
@@ -26,12 +31,13 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use active::{Active, Loaded};
-pub use decision::{Block, Decision, Grant, MAX_TTL, RateLimit};
+pub use decision::{Block, Decision, Grant, Limit, MAX_TTL};
 pub use load::{LoadOptions, load};
 pub use owned::{Owned, owned, package_of};
+pub use reads::{Extent, InputPath, Reads, Shown, Step};
 pub use reply::{Headers, Reply};
-pub use set::{EngineKind, PolicySet};
-pub use suite::{Outcome, TestCase, TestReport, test_set};
+pub use set::{Cause, EngineKind, PolicySet, Tested};
+pub use suite::{Coverage, Outcome, TestCase, TestReport, run_tests};
 pub use watch::{WatchError, Watcher, watch};
 
 /// What a policy is asked about: any JSON. It is cheap to clone.
@@ -50,6 +56,12 @@ impl From<serde_json::Value> for Input {
     fn from(json: serde_json::Value) -> Self {
         Self(json.into())
     }
+}
+
+/// Reads a document in JSON or YAML.
+pub fn read_document(text: &str) -> Result<serde_json::Value, String> {
+    let value = regorus::Value::from_json_str(text).or_else(|_| regorus::Value::from_yaml_str(text));
+    value.and_then(|v| Ok(serde_json::to_value(&v)?)).map_err(|e| e.to_string())
 }
 
 /// Why there is no decision. Each denies; [`Self::reason`] is what the answer, log and metrics say.

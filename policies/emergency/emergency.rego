@@ -1,7 +1,8 @@
 # METADATA
 # title: Emergency stop
 # description: |
-#   Denies everything, or what comes from a client, subject or issuer, while data.emergency says so. Its
+#   Denies everything, or what comes from a client, subject, issuer, region (the header `x-client-region`, which
+#   `decide.headers` must let through and the gateway must set) or role (claim `roles`), while data.emergency says so. Its
 #   denials are kept for five seconds, so that lifting the stop is soon felt. Tokens are blocked in the
 #   kernel only where data.emergency.block_tokens asks for it, for a block outlives the stop.
 package portcullis.emergency
@@ -15,6 +16,27 @@ else := "this client is stopped" if input.identity.client in data.emergency.clie
 else := "this subject is stopped" if input.identity.sub in data.emergency.subjects
 
 else := "this issuer is stopped" if input.identity.iss in data.emergency.issuers
+
+else := "this region is stopped" if region_stopped
+
+else := "this role is stopped" if role_stopped
+
+region_stopped if {
+	count(data.emergency.regions) > 0
+	input.request.headers["x-client-region"] in data.emergency.regions
+}
+
+# Where regions are stopped, a request of no known region may be of one of them.
+region_stopped if {
+	count(data.emergency.regions) > 0
+	not input.request.headers["x-client-region"]
+}
+
+role_stopped if {
+	count(data.emergency.roles) > 0
+	some role in input.identity.claims.roles
+	role in data.emergency.roles
+}
 
 block := "token" if {
 	data.emergency.block_tokens == true

@@ -2,54 +2,57 @@
 # title: Scopes by route
 # description: |
 #   Denies a request whose token lacks a scope that its route needs, and every request that no route matches.
-#   Routes stand in data.scopes.routes: a method, a path whose segment `*` stands for any one segment and
-#   whose last segment `**` for any number of them, and the scopes needed. Where several routes match, the
-#   scopes of all of them are needed. A route that needs none is public.
+#   Literal routes stand in data.scopes.routes, by path and method, each with the scopes it needs: they are looked up,
+#   however many there are. Patterns stand in data.scopes.patterns and are tried one by one: a method, a path whose
+#   segment `*` stands for any one segment and whose last segment `**` for any number of them, and the scopes.
+#   Where several match, the scopes of all of them are needed. A route that needs none is public.
 package portcullis.scopes
 
 import rego.v1
 
 # The path as applications read it: every segment decoded, no slash at the end. The path as it was sent has many
 # spellings (`%6f` for `o`), and a literal route must match them all, or a pattern beside it would grant more.
-path := concat("/", array.concat([""], input.request.segments)) if count(input.request.segments) > 0
+path := joined if {
+	count(input.request.segments) > 0
+	joined := concat("/", array.concat([""], input.request.segments))
+} else := "/"
 
-else := "/"
+literal := data.scopes.routes[path][input.request.method]
 
-# The routes that match, found once. Most are literal: they are compared without calling a function.
-literal_hits := [route |
-	some route in data.scopes.routes
-	route.path == path
-	route.method == input.request.method
+pattern_hits := [pattern.scopes |
+	some pattern in data.scopes.patterns
+	pattern.method == input.request.method
+	fits(split(trim_prefix(pattern.path, "/"), "/"), input.request.segments)
 ]
 
-pattern_hits := [route |
-	some route in data.scopes.routes
-	contains(route.path, "*")
-	route.method == input.request.method
-	fits(split(trim_prefix(route.path, "/"), "/"), input.request.segments)
-]
-
-hits := array.concat(literal_hits, pattern_hits)
-
-matched if count(hits) > 0
-
-required := {scope | some route in hits; some scope in route.scopes}
-
-held := {scope | some scope in input.identity.scopes}
-
-missing := required - held
-
-public if {
-	matched
-	count(required) == 0
+# What the request needs; undefined where no route matches.
+required := literal if {
+	literal
+	count(pattern_hits) == 0
+} else := both if {
+	both := array.concat(literal, pattern_scopes)
+} else := pattern_scopes if {
+	count(pattern_hits) > 0
 }
 
+pattern_scopes := [scope |
+	some scopes in pattern_hits
+	some scope in scopes
+]
+
+missing := [scope |
+	some scope in required
+	not scope in input.identity.scopes
+]
+
+public if count(required) == 0
+
 granted if {
-	matched
+	required
 	count(missing) == 0
 }
 
-denial := {"allow": false, "reason": "no route matches this request", "status": 403} if not matched
+denial := {"allow": false, "reason": "no route matches this request", "status": 403} if not required
 
 else := {"allow": false, "reason": reason, "status": 403} if {
 	count(missing) > 0
@@ -58,22 +61,24 @@ else := {"allow": false, "reason": reason, "status": 403} if {
 
 fits(pattern, segments) if {
 	count(pattern) == count(segments)
-	every i, part in pattern {
-		part_fits(part, segments[i])
-	}
+	count(misfits(pattern, segments)) == 0
 }
 
 fits(pattern, segments) if {
 	head := count(pattern) - 1
 	pattern[head] == "**"
 	count(segments) >= head
-	every i, part in array.slice(pattern, 0, head) {
-		part_fits(part, segments[i])
-	}
+	count(misfits(array.slice(pattern, 0, head), segments)) == 0
 	every segment in segments {
 		ordinary(segment)
 	}
 }
+
+# The parts of a pattern that their segments do not fit.
+misfits(pattern, segments) := [part |
+	some i, part in pattern
+	not part_fits(part, segments[i])
+]
 
 part_fits(part, segment) if part == segment
 

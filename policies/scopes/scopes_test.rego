@@ -4,13 +4,15 @@ import rego.v1
 
 import data.portcullis.scopes
 
-routes := [
-	{"method": "GET", "path": "/v1/orders", "scopes": ["orders:read"]},
-	{"method": "POST", "path": "/v1/orders", "scopes": ["orders:write", "audit"]},
+routes := {
+	"/v1/orders": {"GET": ["orders:read"], "POST": ["orders:write", "audit"]},
+	"/v1/reports/secret": {"GET": ["secrets:read"]},
+	"/health": {"GET": []},
+}
+
+patterns := [
 	{"method": "GET", "path": "/v1/orders/*", "scopes": ["orders:read"]},
 	{"method": "GET", "path": "/v1/reports/**", "scopes": ["reports:read"]},
-	{"method": "GET", "path": "/v1/reports/secret", "scopes": ["secrets:read"]},
-	{"method": "GET", "path": "/health", "scopes": []},
 ]
 
 asked(method, path, held) := {
@@ -19,11 +21,11 @@ asked(method, path, held) := {
 }
 
 granted(method, path, held) if {
-	scopes.granted with input as asked(method, path, held) with data.scopes.routes as routes
+	scopes.granted with input as asked(method, path, held) with data.scopes as {"routes": routes, "patterns": patterns}
 }
 
 denial(method, path, held) := d if {
-	d := scopes.denial with input as asked(method, path, held) with data.scopes.routes as routes
+	d := scopes.denial with input as asked(method, path, held) with data.scopes as {"routes": routes, "patterns": patterns}
 }
 
 test_the_scope_of_the_route_is_needed if {
@@ -63,16 +65,23 @@ test_what_no_route_matches_is_denied if {
 }
 
 test_a_route_without_scopes_is_public if {
-	scopes.public with input as {"request": {"method": "GET", "path": "/health", "segments": ["health"]}} with data.scopes.routes as routes
-	not scopes.public with input as asked("GET", "/v1/orders", []) with data.scopes.routes as routes
-	not scopes.public with input as asked("GET", "/other", []) with data.scopes.routes as routes
+	scopes.public with input as {"request": {"method": "GET", "path": "/health", "segments": ["health"]}} with data.scopes as {"routes": routes, "patterns": patterns}
+	not scopes.public with input as asked("GET", "/v1/orders", []) with data.scopes as {"routes": routes, "patterns": patterns}
+	not scopes.public with input as asked("GET", "/other", []) with data.scopes as {"routes": routes, "patterns": patterns}
 }
 
 test_the_configured_routes_are_well_formed if {
-	every route in data.scopes.routes {
-		is_string(route.method)
-		startswith(route.path, "/")
-		is_array(route.scopes)
+	every path, methods in data.scopes.routes {
+		startswith(path, "/")
+		not contains(path, "*")
+		every scopes in methods {
+			is_array(scopes)
+		}
+	}
+	every pattern in data.scopes.patterns {
+		is_string(pattern.method)
+		startswith(pattern.path, "/")
+		is_array(pattern.scopes)
 	}
 }
 
@@ -83,11 +92,11 @@ test_other_spellings_of_a_literal_route_need_its_scopes if {
 		"request": {"method": "GET", "path": path, "segments": ["v1", "reports", "secret"]},
 		"identity": {"scopes": ["reports:read"]},
 	}
-	not scopes.granted with input as asked_as with data.scopes.routes as routes
-	scopes.denial with input as asked_as with data.scopes.routes as routes
+	not scopes.granted with input as asked_as with data.scopes as {"routes": routes, "patterns": patterns}
+	scopes.denial with input as asked_as with data.scopes as {"routes": routes, "patterns": patterns}
 }
 
 test_the_root_is_a_route if {
 	root := {"request": {"method": "GET", "path": "/", "segments": []}, "identity": {"scopes": []}}
-	scopes.public with input as root with data.scopes.routes as [{"method": "GET", "path": "/", "scopes": []}]
+	scopes.public with input as root with data.scopes as {"routes": {"/": {"GET": []}}, "patterns": []}
 }

@@ -12,6 +12,7 @@ use crate::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
+    policy::LoadOptions,
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
@@ -158,10 +159,20 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
     })
 }
 
+/// How policy sets are loaded.
+pub fn policy(c: &Config) -> LoadOptions {
+    LoadOptions {
+        run_tests: c.policy.require_tests,
+        strict_builtin_errors: c.policy.strict_builtin_errors,
+        ..LoadOptions::default()
+    }
+}
+
 /// How decisions are kept.
 pub fn decide(c: &Config) -> decide::Settings {
     decide::Settings {
         cache_entries: c.decide.cache_entries,
+        limit_entries: c.decide.limit_entries,
         default_ttl: c.decide.default_ttl.0,
         max_ttl: c.decide.max_ttl.0,
         leeway: c.token.leeway.0,

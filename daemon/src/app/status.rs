@@ -8,6 +8,7 @@ use super::{Shared, floods};
 use crate::{
     config::{KernelMode, ShedMode},
     kernel::Guarded,
+    policy::{Reads, Shown},
     telemetry,
 };
 
@@ -68,9 +69,14 @@ fn read(s: &Shared) -> Value {
             "engine": loaded.set.engine().name(),
             "interpreted_because": loaded.set.engine().reason(),
             "modules": loaded.set.modules(),
+            "tests_required": loaded.set.tested().required,
+            "tests": loaded.set.tested().tests,
+            "replayed_on_both_engines": loaded.set.tested().replayed,
+            "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,
         },
         "revocations": plane,
+        "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
     })
@@ -87,6 +93,12 @@ fn shed(s: &Shared, by: ShedMode, guarded: &Guarded) -> Value {
         "failed": guarded.shed_failed,
         "senders": floods::senders(s),
     })
+}
+
+/// What the decision depends on, in short.
+fn inputs(reads: &Reads) -> Value {
+    let places: Vec<String> = reads.input.keys().map(|path| Shown(path).to_string()).collect();
+    json!({"input": places, "data": reads.data, "volatile": reads.volatile, "unknown": reads.unknown})
 }
 
 /// Whether decisions are made and revocations taken. After a failed write to the store decisions go on.
@@ -117,6 +129,7 @@ fn refresh(s: &Shared) {
         (plane.condemned, plane.condemned_limit),
     );
     s.metrics.cache_entries(s.decider.cached());
+    s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));
     let guarded = s.kernel.as_ref().map(super::KernelSide::guarded).unwrap_or_default();
     s.metrics.kernel_side(&telemetry::KernelSide {

@@ -279,10 +279,11 @@ pub(super) async fn install(shared: &Shared, set: PolicySet) -> Result<u64, Stri
     }
     let activated = shared.plane.activate(set.hash().to_owned()).await;
     let generation = activated.map_err(|e| refused(shared, e.to_string()))?;
-    let engine = set.engine().name();
+    let (engine, tested) = (set.engine().clone(), set.tested());
     shared.policy.install(set, generation);
-    shared.metrics.policy(generation, engine);
+    shared.metrics.policy(generation, engine.name(), engine.cause(), !tested.required);
     shared.metrics.policy_reload(true);
-    tracing::info!(generation, engine, "policies loaded");
+    let because = engine.reason().unwrap_or_default();
+    tracing::info!(generation, engine = engine.name(), because, tests = tested.tests, "policies loaded");
     Ok(generation)
 }

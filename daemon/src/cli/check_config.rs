@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{FAILED, OK, Outcome, print, print_json};
 use crate::{
+    app,
     config::{self, ConfigError},
     policy,
 };
@@ -30,7 +31,7 @@ impl Args {
     pub fn run(self) -> Outcome {
         let checked = config::load(&self.config);
         let faults: Vec<String> = match &checked {
-            Ok(c) => policy::load(&c.policy.dirs, &c.policy.decision, &policy::LoadOptions::default())
+            Ok(c) => policy::load(&c.policy.dirs, &c.policy.decision, &app::policy_options(c))
                 .err()
                 .map(|e| e.to_string())
                 .into_iter()

@@ -105,6 +105,13 @@ fn human(s: &Value) -> String {
             text(&s["policy"]["hash"]).get(..12).unwrap_or_default()
         ),
     ];
+    if let Some(why) = s["policy"]["interpreted_because"].as_str() {
+        lines.push(format!("interpreted  {why}"));
+    }
+    if s["policy"]["tests_required"] == false {
+        lines
+            .push("UNTESTED     `policy.require_tests` is off: policies come into force untested".to_owned());
+    }
     let r = &s["revocations"];
     lines.push(format!(
         "revoked      {} tokens of {} by {} revocations",

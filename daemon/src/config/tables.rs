@@ -304,6 +304,12 @@ section! {
         decision: String = "portcullis/decision".to_owned(),
         /// Load again when a file changes. A set that does not parse, compile or pass its tests is not taken.
         watch: bool = true,
+        /// A set whose own tests fail is refused. `false` takes it untested, and is shown in `status`, in the log
+        /// and by a metric; then the two engines are not compared by its tests either.
+        require_tests: bool = true,
+        /// A builtin that fails (`to_number("x")`) fails the decision, which then denies. OPA makes it undefined,
+        /// which can switch a denying rule off. Strict sets run on the slower interpreter.
+        strict_builtin_errors: bool = false,
     }
 }
 
@@ -316,7 +322,10 @@ section! {
         default_ttl: Span = Span::seconds(0),
         /// Longest time a verdict is kept, whatever the policy says.
         max_ttl: Span = Span::seconds(300),
-        /// Request headers that policies may read, in lower case. Every one is part of the cache key.
+        /// Keys of rate limits kept at once, about 40 bytes each. A request of another key is denied while none of
+        /// them has lapsed.
+        limit_entries: u64 = 1_000_000,
+        /// Request headers that policies may read, in lower case. Those that they do read are part of the cache key.
         headers: Vec<String> = Vec::new(),
         /// How long requests may wait for their turn before those that are not in the verdict cache are refused as
         /// `overloaded`; 0 s refuses none.

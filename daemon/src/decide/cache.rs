@@ -9,7 +9,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
-use super::Ruling;
+use super::{Ruling, limits::Rate};
 use crate::{clock::WallTime, policy::Grant, revoke::Names, token::Identity};
 
 /// A decision as the cache holds it.
@@ -23,12 +23,16 @@ pub struct Verdict {
     pub fingerprint: Option<DenyFingerprint>,
     /// What selectors go by; they are asked on every hit, too.
     pub names: Option<Arc<Names>>,
+    /// What it is limited to; asked on every hit.
+    pub limits: Arc<[Rate]>,
     /// Until when it counts.
     pub until: WallTime,
     /// The policy set that gave it.
     pub generation: u64,
     /// How far an allow reaches, where the kernel holds it.
     pub grant: Grant,
+    /// Whether the kernel was told to deny its request: then it stands for no other target.
+    pub by_target: bool,
 }
 
 /// Keys here are outputs of a secret keyed hash: their own bits are hash enough.

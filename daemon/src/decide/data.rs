@@ -7,7 +7,9 @@ use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
 use super::{
-    Decider, Ruling,
+    Allowance, Decider, Ruling,
+    attributes::OWN,
+    cache::Verdict,
     decider::{Hit, Known, add_token},
 };
 use crate::{
@@ -18,6 +20,9 @@ use crate::{
 
 /// Separates these cache keys from the others under the fingerprint key.
 const DATA_DOMAIN: u64 = 0x6461_7461_6170_6931;
+
+/// Separates the keys of what is read from those of whole bodies.
+const READ_DOMAIN: u64 = 0x6461_7461_7265_6164;
 
 /// What OPA says where a client forgot the envelope.
 const WARNING: &str =
@@ -55,6 +60,8 @@ pub struct DataAnswer {
     pub body: Bytes,
     /// Why, for metrics and logs.
     pub reason: Reason,
+    /// How its tightest rate limit stands, for the `RateLimit` headers.
+    pub allowance: Option<Allowance>,
 }
 
 /// Why a query has no answer.
@@ -69,14 +76,16 @@ pub enum DataFault {
 impl DataAnswer {
     /// No value, for a reason.
     pub const fn undefined(reason: Reason) -> Self {
-        Self { body: Bytes::from_static(b"{}"), reason }
+        Self { body: Bytes::from_static(b"{}"), reason, allowance: None }
     }
 
     fn new(result: Option<&Value>, reason: Reason, warn: bool) -> Self {
         let warning = if warn { WARNING } else { "" };
         match result {
-            Some(value) => Self { body: format!("{{\"result\":{value}{warning}}}").into(), reason },
-            None if warn => Self { body: format!("{{{}}}", &warning[1..]).into(), reason },
+            Some(value) => {
+                Self { body: format!("{{\"result\":{value}{warning}}}").into(), reason, allowance: None }
+            }
+            None if warn => Self { body: format!("{{{}}}", &warning[1..]).into(), reason, allowance: None },
             None => Self::undefined(reason),
         }
     }
@@ -99,8 +108,9 @@ enum Shape {
 
 impl Decider {
     /// Answers a query. The token below its input is verified and taken out; policies see what it says in
-    /// `input.identity`. A token that is revoked gets no allow from any path. A hit parses, copies and writes nothing:
-    /// the key covers path and body to the last byte, and the answer was written when the verdict was made.
+    /// `input.identity`. A token that is revoked gets no allow from any path. A hit on the body parses, copies and
+    /// writes nothing: the key covers path and body to the last byte, and the answer was written when the verdict was
+    /// made. A body that differs only in what the policy does not read is parsed, and hits then.
     pub async fn data(&self, query: &DataQuery<'_>) -> Result<DataAnswer, DataFault> {
         if !self.is_ready() {
             return Ok(DataAnswer::undefined(Reason::NotReady));
@@ -110,21 +120,35 @@ impl Decider {
         // Decisions alone are ever kept.
         if let Some(hit) = self.hit(key).filter(|_| !query.strict) {
             self.parts.metrics.cache(true);
-            return Ok(match hit {
-                Hit::Verdict(v) => DataAnswer { body: v.body.clone(), reason: v.ruling.reason() },
-                Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
-            });
+            return Ok(self.hit_answer(&hit, path));
         }
         let loaded = self.parts.policy.current();
         let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
-        if self.is_overloaded() {
-            return Ok(if is_decision {
+        let overloaded = || {
+            if is_decision {
                 self.refused(&loaded, path, Reason::Overloaded)
             } else {
                 DataAnswer::undefined(Reason::Overloaded)
-            });
+            }
+        };
+        // Decisions alone have keys of what they read.
+        let is_keyed = is_decision && !query.strict && !loaded.set.reads().reads_all();
+        if self.is_overloaded() && !is_keyed {
+            return Ok(overloaded());
         }
-        let Parsed { input, token, warn } = parse(query)?;
+        let parsed = parse(query)?;
+        let read = is_keyed.then(|| self.read_key(&loaded, path, &parsed));
+        if let Some(hit) = read.and_then(|key| self.hit(key)) {
+            self.parts.metrics.cache(true);
+            if let Hit::Verdict(verdict) = &hit {
+                self.also(key, verdict);
+            }
+            return Ok(self.hit_answer(&hit, path));
+        }
+        if self.is_overloaded() {
+            return Ok(overloaded());
+        }
+        let Parsed { input, token, warn } = parsed;
         let known = self.know(token);
         let complete = |mut input: Value, now: WallTime| {
             add_token(&mut input, &known, now);
@@ -146,7 +170,42 @@ impl Decider {
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
         verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
-        Ok(DataAnswer { body: self.keep(key, verdict).body.clone(), reason })
+        let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
+        Ok(self.charged_answer(&self.keep(&keys, loaded.generation, verdict), path))
+    }
+
+    /// A verdict's answer, once its rate limits were asked.
+    fn charged_answer(&self, verdict: &Verdict, path: &[&str]) -> DataAnswer {
+        match self.charge(&verdict.limits) {
+            Ok(allowance) => {
+                DataAnswer { body: verdict.body.clone(), reason: verdict.ruling.reason(), allowance }
+            }
+            Err(refusal) => DataAnswer {
+                allowance: refusal.allowance,
+                ..self.refused(&self.parts.policy.current(), path, refusal.reason)
+            },
+        }
+    }
+
+    fn hit_answer(&self, hit: &Hit, path: &[&str]) -> DataAnswer {
+        match hit {
+            Hit::Verdict(v) => self.charged_answer(v, path),
+            Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
+        }
+    }
+
+    /// The token, what the policy reads of the rest, and whether the answer warns.
+    fn read_key(&self, loaded: &Loaded, path: &[&str], parsed: &Parsed) -> [u64; 2] {
+        let (kind, credential): (&[u8], _) = match &parsed.token {
+            Ok(Some(token)) => (b"token", token.as_bytes()),
+            Ok(None) => (b"none", b"".as_slice()),
+            Err(reason) => (b"fault", reason.code().as_bytes()),
+        };
+        let (generation, parts) =
+            (loaded.generation.to_le_bytes(), loaded.set.reads().pick(&parsed.input, &OWN));
+        let fixed = [&generation[..], kind, credential, &[u8::from(parsed.warn)], &parts];
+        let path = path.iter().map(|segment| segment.as_bytes());
+        self.parts.key.digest_all(READ_DOMAIN, fixed.into_iter().chain(path))
     }
 
     fn data_key(&self, query: &DataQuery<'_>) -> [u64; 2] {

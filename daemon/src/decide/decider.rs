@@ -8,25 +8,28 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Permit, Refusal, Request, Ruling,
+    Allowance, Permit, Refusal, Request, Ruling,
+    attributes::Attributes,
     cache::{Identities, Live, Verdict, Verdicts, bounded},
+    limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Grant, Input, Loaded, PolicyError},
+    policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
     revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
 };
 
-/// Separates keys of the verdict cache from other digests under the fingerprint key.
-const REQUEST_DOMAIN: u64 = 0x7265_7175_6573_7431;
+/// Separates keys of rate limits.
+const LIMIT_DOMAIN: u64 = 0x6c69_6d69_746b_6579;
 
 /// How decisions are kept.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,8 @@ pub struct Settings {
     pub default_ttl: Duration,
     /// Longest lifetime.
     pub max_ttl: Duration,
+    /// Keys of rate limits kept.
+    pub limit_entries: u64,
     /// Tolerance for clocks that differ, as the verifier has it.
     pub leeway: Duration,
 }
@@ -65,10 +70,13 @@ pub struct Decider {
     pub(super) settings: Settings,
     verdicts: Verdicts,
     pub(super) identities: Identities,
+    limiter: Limiter,
     ready: AtomicBool,
     overloaded: AtomicBool,
     /// See [`Decider::shape`].
     pub(super) shape: AtomicU64,
+    /// See [`Decider::attributes`].
+    attributes: ArcSwap<Attributes>,
     /// Second of the last line about a policy that failed.
     last_log: AtomicI64,
 }
@@ -126,8 +134,21 @@ impl Decider {
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
         let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
         let (ready, overloaded) = (AtomicBool::new(false), AtomicBool::new(false));
+        let attributes = ArcSwap::from_pointee(Attributes::of(&parts.policy.current()));
         let (shape, last_log) = (AtomicU64::new(0), AtomicI64::new(0));
-        Self { parts, settings, verdicts, identities, ready, overloaded, shape, last_log }
+        let limiter = Limiter::new(settings.limit_entries);
+        Self {
+            parts,
+            settings,
+            verdicts,
+            identities,
+            limiter,
+            ready,
+            overloaded,
+            shape,
+            attributes,
+            last_log,
+        }
     }
 
     /// Says whether decisions can be made.
@@ -156,6 +177,18 @@ impl Decider {
         self.verdicts.entry_count()
     }
 
+    /// Verdicts in the cache, counted now.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> u64 {
+        self.verdicts.run_pending_tasks();
+        self.verdicts.entry_count()
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_verdicts(&self) -> bool {
+        self.stored() > 0
+    }
+
     /// The fingerprint key in use.
     pub fn key(&self) -> &FingerprintKey {
         &self.parts.key
@@ -172,7 +205,7 @@ impl Decider {
             return Ruling::Deny(self.without_decision(owned(credential), Reason::NotReady));
         }
         match self.verdict(request, credential).await {
-            Ok(verdict) => verdict.ruling.clone(),
+            Ok(verdict) => self.charged(&verdict),
             Err(refusal) => Ruling::Deny(refusal),
         }
     }
@@ -183,8 +216,12 @@ impl Decider {
         request: &Request<'_>,
         credential: Result<Option<Presented<'_>>, Reason>,
     ) -> Result<Arc<Verdict>, Refusal> {
-        let key = self.request_key(request, credential);
-        let hit = self.hit(key);
+        let attributes = self.attributes();
+        let key = self.request_key(&attributes, false, request, credential);
+        // A denial that the kernel was told of for one target is not to be met by the others: it is to be told of each.
+        let by_target = || self.request_key(&attributes, true, request, credential);
+        let hit =
+            self.hit(key).or_else(|| if attributes.names_target() { None } else { self.hit(by_target()) });
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
@@ -197,13 +234,53 @@ impl Decider {
         let known = self.know(owned(credential));
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
-        Ok(self.keep(key, verdict))
+        let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
+        Ok(self.keep(&[key], attributes.generation, verdict))
     }
 
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
         let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
         Refusal::of(if self.is_revoked(fingerprint) { Reason::TokenRevoked } else { reason })
+    }
+
+    /// A verdict's ruling, once its rate limits were asked.
+    pub(super) fn charged(&self, verdict: &Verdict) -> Ruling {
+        match (&verdict.ruling, self.charge(&verdict.limits)) {
+            (Ruling::Allow(permit), Ok(allowance)) => Ruling::Allow(permit.clone().limited(allowance)),
+            (denied, Ok(_)) => denied.clone(),
+            (_, Err(refusal)) => Ruling::Deny(refusal),
+        }
+    }
+
+    /// Asks rate limits of a verdict: what is left of the tightest, or the refusal.
+    pub(super) fn charge(&self, limits: &[Rate]) -> Result<Option<Allowance>, Refusal> {
+        if limits.is_empty() {
+            return Ok(None);
+        }
+        match self.limiter.ask(limits, self.parts.clock.boot()) {
+            Asked::Passes(allowance) => Ok(allowance),
+            Asked::Limited(a) => Err(Refusal { allowance: Some(a), ..Refusal::of(Reason::RateLimited) }),
+            Asked::Full => {
+                self.parts.metrics.limits_full();
+                Err(Refusal::of(Reason::RateLimited))
+            }
+        }
+    }
+
+    /// Keys of rate limits in use.
+    pub fn limited_keys(&self) -> usize {
+        self.limiter.keys()
+    }
+
+    /// What the active policy reads of a request. Found once for a generation.
+    pub(super) fn attributes(&self) -> Guard<Arc<Attributes>> {
+        let known = self.attributes.load();
+        if known.generation == self.parts.policy.generation() {
+            return known;
+        }
+        self.attributes.store(Arc::new(Attributes::of(&self.parts.policy.current())));
+        self.attributes.load()
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -237,27 +314,21 @@ impl Decider {
         true
     }
 
-    /// Keeps a verdict for its time; one that has none is answered and forgotten.
-    pub(super) fn keep(&self, key: [u64; 2], verdict: Verdict) -> Arc<Verdict> {
+    /// Keeps a verdict for its time; one that has none is answered and forgotten. So is one of another set than the
+    /// keys were made for.
+    pub(super) fn keep(&self, keys: &[[u64; 2]], generation: u64, verdict: Verdict) -> Arc<Verdict> {
         let verdict = Arc::new(verdict);
-        if verdict.until > self.parts.clock.wall() {
-            self.verdicts.insert(key, Arc::clone(&verdict));
+        if verdict.until > self.parts.clock.wall() && verdict.generation == generation {
+            for key in keys {
+                self.verdicts.insert(*key, Arc::clone(&verdict));
+            }
         }
         verdict
     }
 
-    /// Every attribute and the token, each with its length before it, under the secret key.
-    fn request_key(&self, r: &Request<'_>, credential: Result<Option<Presented<'_>>, Reason>) -> [u64; 2] {
-        let (kind, credential): (&[u8], _) = match credential {
-            Ok(Some(token)) => (b"token", token.as_bytes()),
-            Ok(None) => (b"none", b"".as_slice()),
-            Err(reason) => (b"fault", reason.code().as_bytes()),
-        };
-        let attributes = [r.method, r.path.as_str(), r.query, r.host, r.source].map(str::as_bytes);
-        let headers = r.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
-        self.parts
-            .key
-            .digest_all(REQUEST_DOMAIN, attributes.into_iter().chain([kind, credential]).chain(headers))
+    /// Keeps a verdict of the cache under another key too.
+    pub(super) fn also(&self, key: [u64; 2], verdict: &Arc<Verdict>) {
+        self.verdicts.insert(key, Arc::clone(verdict));
     }
 
     /// Fingerprints and verifies a token.
@@ -285,8 +356,8 @@ impl Decider {
         Known { status, fingerprint, names }
     }
 
-    /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door knows it. Beside the verdict stand the policy's own words; none
-    /// where it is the daemon that denies.
+    /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door
+    /// knows it. Beside the verdict stand the policy's own words; none where it is the daemon that denies.
     pub(super) async fn evaluate(
         &self,
         known: &Known,
@@ -330,11 +401,14 @@ impl Decider {
         decision: Decision,
         now: WallTime,
     ) -> Verdict {
-        let ttl = decision.ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl);
+        // What changes by itself is kept only where the policy says for how long.
+        let volatile = self.attributes().volatile || loaded.generation != self.attributes().generation;
+        let default = if volatile { Duration::ZERO } else { self.settings.default_ttl };
+        let ttl = decision.ttl.unwrap_or(default).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
+        let limits = self.limits(known, loaded, &decision, exp, now).await;
         let ruling = if decision.allow {
-            self.limit(known, loaded, &decision, exp, now).await;
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject, decision.reply))
         } else {
@@ -351,11 +425,40 @@ impl Decider {
                 detail: decision.reason.map(Arc::from),
                 status,
                 reply: decision.reply,
+                allowance: None,
             })
         };
         let (fingerprint, names) = (known.fingerprint, known.names.clone());
         let (generation, grant) = (loaded.generation, decision.grant);
-        Verdict { ruling, body: Bytes::new(), fingerprint, names, until, generation, grant }
+        let by_target = decision.block == Block::Request && request.is_some();
+        let body = Bytes::new();
+        Verdict { ruling, body, fingerprint, names, limits, until, generation, grant, by_target }
+    }
+
+    /// A decision's limits made ready, and what the kernel keeps of them put there.
+    async fn limits(
+        &self,
+        known: &Known,
+        loaded: &Loaded,
+        decision: &Decision,
+        exp: Option<WallTime>,
+        now: WallTime,
+    ) -> Arc<[Rate]> {
+        let kept = match decision.of_token() {
+            Some(limit) if self.limit(known, loaded, limit, exp, now).await => Some(limit),
+            _ => None,
+        };
+        let ready = |limit: &Limit| {
+            let in_kernel = kept.is_some_and(|kept| std::ptr::eq(kept, limit));
+            Rate::new(limit, self.limit_key(known, limit), in_kernel)
+        };
+        decision.limits.iter().map(ready).collect()
+    }
+
+    /// The secret name of a limit's key, with the token where it is part of it.
+    fn limit_key(&self, known: &Known, limit: &Limit) -> [u64; 2] {
+        let token = known.fingerprint.filter(|_| limit.token).map(|f| f.to_string()).unwrap_or_default();
+        self.parts.key.digest_all(LIMIT_DOMAIN, [limit.key.as_bytes(), token.as_bytes()])
     }
 
     /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
@@ -375,10 +478,8 @@ impl Decider {
                     (Ok(_), _) => Reason::PolicyDenied,
                 };
                 let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
-                (
-                    value,
-                    Ruling::Deny(Refusal { reason, detail: d.reason.map(Arc::from), status, reply: d.reply }),
-                )
+                let detail = d.reason.map(Arc::from);
+                (value, Ruling::Deny(Refusal { reason, detail, status, reply: d.reply, allowance: None }))
             }
             Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
         };
@@ -411,9 +512,11 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         body: Bytes::new(),
         fingerprint: known.fingerprint,
         names: None,
+        limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,
         grant: Grant::Request,
+        by_target: false,
     }
 }
 

@@ -31,7 +31,7 @@ impl Decider {
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked) => return Ok(Ruling::deny(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return Ok(verdict.ruling.clone()),
+            Some(Hit::Verdict(verdict)) => return Ok(self.charged(&verdict)),
             None => {}
         }
         let mut input = read()?;
@@ -45,6 +45,8 @@ impl Decider {
             input
         };
         let (verdict, _) = self.evaluate(&known, None, complete).await;
-        Ok(self.keep(key, verdict).ruling.clone())
+        // The whole text is the key, under whatever policy set.
+        let generation = verdict.generation;
+        Ok(self.charged(&self.keep(&[key], generation, verdict)))
     }
 }

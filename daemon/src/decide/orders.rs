@@ -11,10 +11,10 @@ use portcullis_common::{
     reason::Reason,
 };
 
-use super::{Decider, DecisionId, Request, Ruling, decider::Known};
+use super::{Decider, DecisionId, Request, Ruling, cache::Verdict, decider::Known, limits::Rate};
 use crate::{
     clock::WallTime,
-    policy::{Decision, Grant, Loaded},
+    policy::{self, Decision, Grant, Loaded},
     revoke::Condemnation,
     token::Presented,
 };
@@ -56,15 +56,21 @@ impl Decider {
             Some(request) => self.verdict(request, credential).await.map_err(|refusal| refusal.reason),
         };
         let now = self.parts.clock.wall();
-        let (reason, status, until, generation, grant) = match &verdict {
-            Ok(v) => {
+        let rest = verdict.as_ref().map_or_else(|_| Vec::new(), |v| limits_of_the_daemon(v));
+        let (reason, status, until, generation, grant) = match (&verdict, self.charge(&rest)) {
+            (Ok(v), Err(limited)) => (limited.reason, limited.status, now, v.generation, Grant::Request),
+            // The next request is asked about too, since only here it is counted.
+            (Ok(v), Ok(_)) if !rest.is_empty() => (v.ruling.reason(), 200, now, v.generation, Grant::Request),
+            (Ok(v), Ok(_)) => {
                 let status = match &v.ruling {
                     Ruling::Allow(permit) => permit.status(),
                     Ruling::Deny(refusal) => refusal.status,
                 };
                 (v.ruling.reason(), status, v.until, v.generation, v.grant)
             }
-            Err(reason) => (*reason, reason.status(), now, self.parts.policy.generation(), Grant::Request),
+            (Err(reason), _) => {
+                (*reason, reason.status(), now, self.parts.policy.generation(), Grant::Request)
+            }
         };
         let mut key = asked.key;
         let mut kind = 0;
@@ -90,12 +96,14 @@ impl Decider {
             verdict: kind,
             reason: reason as u32,
         };
+        // Learn mode has no verdict that is used once: the request has passed.
+        let is_told = rest.is_empty() || asked.held || kind & VERDICT_DENY != 0;
         let names = verdict.as_ref().ok().and_then(|v| v.names.clone());
         let index = Arc::clone(&self.parts.index);
         let put = self.parts.plane.with_kernel(move |k| {
             // Asked where selectors are taken, too: what was taken since the decision counts.
             let selected = names.is_some_and(|n| index.selectors.find(&n, now).is_some());
-            if kind & VERDICT_DENY != 0 || !selected {
+            if kind & VERDICT_DENY != 0 || is_told && !selected {
                 k.put_verdict(key, value)?;
             }
             k.forget_question(asked.key)
@@ -142,18 +150,16 @@ impl Decider {
         }
     }
 
-    /// Has the kernel limit the rate of a verified token's requests.
+    /// Has the kernel limit the rate of a verified token's requests. Whether it does.
     pub(super) async fn limit(
         &self,
         known: &Known,
         loaded: &Loaded,
-        decision: &Decision,
+        limit: &policy::Limit,
         exp: Option<WallTime>,
         now: WallTime,
-    ) {
-        let (Ok(_), Some(token), Some(limit)) = (&known.status, known.fingerprint, decision.limit) else {
-            return;
-        };
+    ) -> bool {
+        let (Ok(_), Some(token)) = (&known.status, known.fingerprint) else { return false };
         let interval = nanoseconds(limit.interval());
         let value = Limit {
             arrival: 0,
@@ -164,8 +170,14 @@ impl Decider {
             pad: 0,
             decision: DecisionId::make().0,
         };
-        if let Ok(Err(e)) = self.parts.plane.with_kernel(move |k| k.limit(token, value)).await {
-            tracing::error!(error = %e, "a rate limit did not reach the kernel");
+        // Where there is no kernel side the decision path counts alone.
+        match self.parts.plane.with_kernel(move |k| k.limit(token, value)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(e)) => {
+                tracing::error!(error = %e, "a rate limit is kept by the decision path alone");
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -206,6 +218,11 @@ impl Decider {
         let ahead = u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0);
         self.parts.clock.boot().0.saturating_add(ahead.saturating_mul(1_000_000))
     }
+}
+
+/// The limits of a verdict that the kernel does not keep: its questions are counted under these.
+fn limits_of_the_daemon(verdict: &Verdict) -> Vec<Rate> {
+    verdict.limits.iter().filter(|rate| !rate.in_kernel).copied().collect()
 }
 
 /// What the kernel tells a client of a denial with this status.

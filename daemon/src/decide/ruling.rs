@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use portcullis_common::reason::Reason;
 
+use super::Allowance;
 use crate::policy::Reply;
 
 /// Leave to pass. Only the decision path makes one.
@@ -13,11 +14,21 @@ pub struct Permit {
     subject: Option<Arc<str>>,
     reply: Option<Arc<Reply>>,
     failure: Option<Reason>,
+    allowance: Option<Allowance>,
 }
 
 impl Permit {
     pub(super) const fn new(status: u16, subject: Option<Arc<str>>, reply: Option<Arc<Reply>>) -> Self {
-        Self { status, subject, reply, failure: None }
+        Self { status, subject, reply, failure: None, allowance: None }
+    }
+
+    pub(super) fn limited(self, allowance: Option<Allowance>) -> Self {
+        Self { allowance, ..self }
+    }
+
+    /// What is left of its tightest rate limit, for the `RateLimit` headers.
+    pub const fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.as_ref()
     }
 
     /// The HTTP status, 2xx.
@@ -56,12 +67,14 @@ pub struct Refusal {
     pub status: u16,
     /// What the policy says beside that.
     pub reply: Option<Arc<Reply>>,
+    /// The rate limit that it ran into, for the `RateLimit` headers.
+    pub allowance: Option<Allowance>,
 }
 
 impl Refusal {
     /// A denial for a reason, with its usual status.
     pub const fn of(reason: Reason) -> Self {
-        Self { reason, detail: None, status: reason.status(), reply: None }
+        Self { reason, detail: None, status: reason.status(), reply: None, allowance: None }
     }
 
     /// Leave to pass at a door that fails open, if this is no decision but the lack of one.
@@ -72,7 +85,9 @@ impl Refusal {
             | Reason::NotReady
             | Reason::Overloaded
             | Reason::InternalError => {
-                Some(Permit { status: 200, subject: None, reply: None, failure: Some(self.reason) })
+                let mut permit = Permit::new(200, None, None);
+                permit.failure = Some(self.reason);
+                Some(permit)
             }
             _ => None,
         }

@@ -20,21 +20,21 @@ const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if input.token_status == \"valid\"";
 const BOOLEANS: &str = "default decision := false\ndecision if input.token_status == \"valid\"";
 
-struct World {
+pub(super) struct World {
     _dir: tempfile::TempDir,
-    decider: Decider,
-    policy: Arc<Active>,
+    pub decider: Decider,
+    pub policy: Arc<Active>,
     plane: PlaneHandle,
 }
 
-fn set(rules: &str) -> PolicySet {
+pub(super) fn set(rules: &str) -> PolicySet {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.rego"), format!("package p\n\nimport rego.v1\n\n{rules}\n")).unwrap();
     load(&[dir.path().to_owned()], "p/decision", &LoadOptions::default()).unwrap()
 }
 
 impl World {
-    fn new(rules: &str) -> Self {
+    pub fn new(rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
@@ -62,8 +62,13 @@ impl World {
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         let minute = Duration::from_mins(1);
-        let settings =
-            Settings { cache_entries: 100, default_ttl: minute, max_ttl: minute, leeway: Duration::ZERO };
+        let settings = Settings {
+            cache_entries: 10_000,
+            limit_entries: 1000,
+            default_ttl: minute,
+            max_ttl: minute,
+            leeway: Duration::ZERO,
+        };
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
         Self { _dir: dir, decider, policy, plane }
@@ -97,7 +102,7 @@ impl World {
     }
 }
 
-fn token(jti: &str) -> String {
+pub(super) fn token(jti: &str) -> String {
     let now = SystemClock.wall().seconds();
     let claims =
         json!({"iss": "https://issuer", "aud": "a", "sub": "u", "jti": jti, "iat": now, "exp": now + 600});
@@ -192,4 +197,36 @@ async fn under_too_much_load_cached_verdicts_are_given_and_all_else_is_refused()
     assert_eq!(world.data(&["p"], &fresh).await, json!({}), "no value that a client could take for an allow");
     world.decider.set_overloaded(false);
     assert!(matches!(world.auth(&fresh).await, Ruling::Allow(_)));
+}
+
+#[tokio::test]
+async fn limits_run_on_every_hit_and_hold_for_their_key() {
+    let limited = |token: bool| {
+        format!(
+            "decision := {{\"allow\": true, \"ttl\": 60, \"limit\": {{\"key\": \"k\", \"token\": {token}, \"rate\": 2, \"per\": 3600}}}}"
+        )
+    };
+    let (world, a, b) = (World::new(&limited(true)), token("1"), token("2"));
+    for _ in 0..2 {
+        for t in [&a, &b] {
+            let ruling = world.auth(t).await;
+            assert!(
+                matches!(&ruling, Ruling::Allow(p) if p.allowance().is_some_and(|a| a.limit == 2)),
+                "{ruling:?}"
+            );
+        }
+    }
+    let Ruling::Deny(refusal) = world.auth(&a).await else { panic!("not limited") };
+    assert_eq!((refusal.reason, refusal.status), (Reason::RateLimited, 429));
+    assert!(refusal.allowance.is_some_and(|a| a.retry_after > 1700 && a.remaining == 0));
+    let denial = json!({"result": {"allow": false, "reason": "rate_limited", "status": 429}});
+    for _ in 0..2 {
+        assert_eq!(world.data(&["p", "decision"], &a).await, denial, "the other door asks the same limit");
+        assert_eq!(world.data(&["p", "decision", "allow"], &b).await, json!({"result": false}));
+    }
+    // Without the token in its key, one limit is for all of them.
+    let world = World::new(&limited(false));
+    assert!(matches!(world.auth(&a).await, Ruling::Allow(_)));
+    assert!(matches!(world.auth(&b).await, Ruling::Allow(_)));
+    assert_eq!(world.auth(&token("3")).await.reason(), Reason::RateLimited);
 }

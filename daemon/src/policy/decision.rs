@@ -10,6 +10,12 @@ use super::{PolicyError, Reply};
 pub const MAX_TTL: Duration = Duration::from_hours(24);
 /// Longest reason, in characters.
 const MAX_REASON: usize = 200;
+/// Most limits of one decision.
+const MAX_LIMITS: usize = 8;
+/// Longest key of a limit, in bytes.
+const MAX_KEY: usize = 512;
+/// The key of the limit that holds for all requests of one token.
+const TOKEN_KEY: &str = "token";
 
 /// A policy's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +32,8 @@ pub struct Decision {
     pub ttl: Option<Duration>,
     /// How far an allow reaches, in hold and learn mode.
     pub grant: Grant,
-    /// How often requests of the token may come.
-    pub limit: Option<RateLimit>,
+    /// Rate limits that an allow is under; asked of every request, also where the decision is kept.
+    pub limits: Vec<Limit>,
     /// What it says to client and service beside that.
     pub reply: Option<Arc<Reply>>,
 }
@@ -42,22 +48,19 @@ pub enum Grant {
     Token,
 }
 
-/// A rate limit: `requests` in `period`, up to `burst` of them at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests.
-    pub requests: u32,
-    /// In this time.
-    pub period: Duration,
-    /// How many may come at once.
+/// A rate limit: `rate` requests in `per`, `burst` of them at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Whose it is: requests with one key share it.
+    pub key: String,
+    /// Whether the token is part of the key.
+    pub token: bool,
+    /// Requests in `per`.
+    pub rate: u32,
+    /// The time that `rate` is meant for.
+    pub per: Duration,
+    /// Requests at once.
     pub burst: u32,
-}
-
-impl RateLimit {
-    /// The time that one request takes up.
-    pub fn interval(self) -> Duration {
-        self.period / self.requests.max(1)
-    }
 }
 
 /// What a denial reaches beyond its request.
@@ -72,11 +75,28 @@ pub enum Block {
     Token,
 }
 
+impl Limit {
+    /// Whether it holds for all requests of a token alike: then the kernel keeps it too.
+    fn is_of_token(&self) -> bool {
+        self.token && self.key == TOKEN_KEY
+    }
+
+    /// The time that one request takes up.
+    pub fn interval(&self) -> Duration {
+        self.per / self.rate.max(1)
+    }
+}
+
 impl Decision {
+    /// The limit that the kernel keeps too, if there is one.
+    pub fn of_token(&self) -> Option<&Limit> {
+        self.limits.iter().find(|limit| limit.is_of_token())
+    }
+
     /// A decision that says no more than allow or deny.
     const fn bare(allow: bool) -> Self {
         let (block, grant) = (Block::None, Grant::Request);
-        Self { allow, reason: None, status: None, block, ttl: None, grant, limit: None, reply: None }
+        Self { allow, reason: None, status: None, block, ttl: None, grant, limits: Vec::new(), reply: None }
     }
 
     /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`, `grant`,
@@ -110,7 +130,7 @@ impl Decision {
                 Ok("block") => decision.block = block(value, *allow)?,
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
                 Ok("grant") => decision.grant = grant(value, *allow)?,
-                Ok("limit") => decision.limit = Some(limit(value)?),
+                Ok("limit") => decision.limits = limits(value, *allow)?,
                 Ok(other) if reply.take(other, value)? => {}
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
@@ -161,38 +181,61 @@ fn grant(value: &Value, allow: bool) -> Result<Grant, PolicyError> {
     }
 }
 
-fn limit(value: &Value) -> Result<RateLimit, PolicyError> {
-    let Value::Object(members) = value else { return bad("`limit` is not an object") };
-    let (mut requests, mut seconds, mut burst) = (None, None, None);
-    for (name, value) in members.iter() {
-        let number = |from: f64, to: f64| match value.as_f64() {
-            Ok(n) if n >= from && n <= to => Ok(n),
-            _ => bad("a member of `limit` is out of its range"),
-        };
-        match name.as_string().map(AsRef::as_ref) {
-            Ok("requests") => requests = Some(whole(number(1.0, 1e6)?)?),
-            Ok("seconds") => seconds = Some(Duration::from_secs_f64(number(0.001, 86_400.0)?)),
-            Ok("burst") => burst = Some(whole(number(1.0, 1e6)?)?),
-            _ => return bad("`limit` has members other than `requests`, `seconds` and `burst`"),
-        }
-    }
-    let (Some(requests), Some(period)) = (requests, seconds) else {
-        return bad("`limit` wants `requests` and `seconds`");
-    };
-    Ok(RateLimit { requests, period, burst: burst.unwrap_or(requests) })
-}
-
-fn whole(n: f64) -> Result<u32, PolicyError> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its range was checked")]
-    if n.fract() == 0.0 { Ok(n as u32) } else { bad("`requests` and `burst` of `limit` are whole numbers") }
-}
-
 fn ttl(value: &Value) -> Result<Duration, PolicyError> {
     match value.as_f64() {
         Ok(seconds) if seconds >= 0.0 && seconds.is_finite() => {
             Ok(Duration::from_secs_f64(seconds.min(MAX_TTL.as_secs_f64())))
         }
         _ => bad("`ttl` is not a number of seconds"),
+    }
+}
+
+/// One limit, or a list of them.
+fn limits(value: &Value, allow: bool) -> Result<Vec<Limit>, PolicyError> {
+    let limits: Vec<Limit> = match value {
+        Value::Array(items) => items.iter().map(limit).collect::<Result<_, _>>()?,
+        one => vec![limit(one)?],
+    };
+    match limits.len() {
+        0 => Ok(limits),
+        _ if !allow => bad("a denial cannot have a `limit`"),
+        n if n > MAX_LIMITS => bad(format!("`limit` has more than {MAX_LIMITS} entries")),
+        _ => Ok(limits),
+    }
+}
+
+fn limit(value: &Value) -> Result<Limit, PolicyError> {
+    let Value::Object(members) = value else { return bad("a `limit` is not an object") };
+    let (mut key, mut token, mut rate, mut per, mut burst) = (None, false, None, None, None);
+    for (name, value) in members.iter() {
+        let count = || value.as_u32().ok().filter(|n| (1..=1_000_000).contains(n));
+        match (name.as_string().map(AsRef::as_ref), value) {
+            (Ok("key"), Value::String(s)) if !s.is_empty() && s.len() <= MAX_KEY => key = Some(s.to_string()),
+            (Ok("token"), Value::Bool(b)) => token = *b,
+            (Ok("rate"), _) => rate = Some(count().ok_or("rate")),
+            (Ok("burst"), _) => burst = Some(count().ok_or("burst")),
+            (Ok("per"), _) => {
+                let seconds = value.as_f64().ok().filter(|s| (0.001..=86_400.0).contains(s));
+                per = Some(seconds.map(Duration::from_secs_f64).ok_or("per"));
+            }
+            (Ok(name @ ("key" | "token")), _) => {
+                return bad(format!("`{name}` of a limit is not what it must be"));
+            }
+            _ => return bad(format!("{name} is not a member of a limit")),
+        }
+    }
+    let given = |what: Option<Result<u32, &'static str>>| what.transpose();
+    let (rate, burst, per) = match (given(rate), given(burst), per.transpose()) {
+        (Ok(rate), Ok(burst), Ok(per)) => (rate, burst, per),
+        (Err(name), ..) | (_, Err(name), _) | (.., Err(name)) => {
+            return bad(format!("`{name}` of a limit is out of its range"));
+        }
+    };
+    match (key, rate, per) {
+        (Some(key), Some(rate), Some(per)) => {
+            Ok(Limit { key, token, rate, per, burst: burst.unwrap_or(rate) })
+        }
+        _ => bad("a `limit` has not all of `key`, `rate` and `per`"),
     }
 }
 
@@ -219,21 +262,43 @@ mod tests {
                 block: Block::Token,
                 ttl: Some(Duration::from_millis(1500)),
                 grant: Grant::Request,
-                limit: None,
+                limits: Vec::new(),
                 reply: None,
             })
         );
         let plugins = read(json!({"allowed": false, "http_status": 429, "headers": {"x-a": "1"}})).unwrap();
         assert_eq!((plugins.allow, plugins.status), (false, Some(429)));
         assert_eq!(plugins.reply.unwrap().headers, [("x-a".to_owned(), "1".to_owned())]);
+        let one = json!({"key": "k", "rate": 5, "per": 0.5});
+        let limit =
+            Limit { key: "k".into(), token: false, rate: 5, per: Duration::from_millis(500), burst: 5 };
+        assert_eq!(read(json!({"allow": true, "limit": one})).unwrap().limits, std::slice::from_ref(&limit));
+        let two = json!([one, {"key": "k", "rate": 5, "per": 0.5, "burst": 9, "token": true}]);
+        let burst = Limit { burst: 9, token: true, ..limit.clone() };
+        assert_eq!(read(json!({"allow": true, "limit": two})).unwrap().limits, [limit, burst]);
+        assert_eq!(read(json!({"allow": false, "limit": []})).unwrap().limits, []);
         assert_eq!(read(json!({"allow": true, "status": 204, "ttl": 1e12})).unwrap().ttl, Some(MAX_TTL));
         assert_eq!(Decision::read(&Value::Undefined), Err(PolicyError::Undefined));
-        let limited = read(json!({"allow": true, "grant": "token", "limit": {"requests": 6, "seconds": 60}}));
-        let (grant, limit) = limited.map(|d| (d.grant, d.limit)).unwrap();
-        assert_eq!(
-            (grant, limit.map(|l| (l.requests, l.period, l.burst, l.interval()))),
-            (Grant::Token, Some((6, Duration::from_mins(1), 6, Duration::from_secs(10))))
-        );
+        let granted = read(json!({"allow": true, "grant": "token"})).unwrap();
+        assert_eq!((granted.grant, granted.limits.len()), (Grant::Token, 0));
+    }
+
+    #[test]
+    fn the_limit_of_a_token_is_the_one_with_its_key() {
+        let of = |limits| {
+            read(json!({"allow": true, "limit": limits})).unwrap().of_token().map(|l| (l.rate, l.interval()))
+        };
+        let token = json!({"key": "token", "token": true, "rate": 6, "per": 60});
+        assert_eq!(of(json!([one_limit(), token])), Some((6, Duration::from_secs(10))));
+        // One that only some of the token's requests share is none of the kernel's.
+        let (mut route, mut all) = (token.clone(), token);
+        route["key"] = json!("/orders");
+        all["token"] = json!(false);
+        assert_eq!(of(json!([route, all])), None);
+    }
+
+    fn one_limit() -> serde_json::Value {
+        json!({"key": "k", "rate": 5, "per": 1})
     }
 
     #[test]
@@ -259,10 +324,7 @@ mod tests {
             json!({"allow": false, "grant": "token"}),
             json!({"allow": true, "grant": "all"}),
             json!({"allow": true, "limit": 5}),
-            json!({"allow": true, "limit": {"requests": 5}}),
-            json!({"allow": true, "limit": {"requests": 0, "seconds": 1}}),
-            json!({"allow": true, "limit": {"requests": 1.5, "seconds": 1}}),
-            json!({"allow": true, "limit": {"requests": 1, "seconds": 1, "per": 1}}),
+            json!({"allow": true, "limit": {"requests": 6, "seconds": 60}}),
             json!({"allow": false, "block": "all"}),
             json!({"allow": false, "block": true}),
             json!({"allow": true, "status": 401}),
@@ -274,6 +336,15 @@ mod tests {
             json!({"allow": true, "ttl": -1}),
             json!({"allow": true, "ttl": "5"}),
             json!({"allow": true, "ttl": null}),
+            json!({"allow": false, "limit": one_limit()}),
+            json!({"allow": true, "limit": "5/s"}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5}}),
+            json!({"allow": true, "limit": {"key": "", "rate": 5, "per": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 0, "per": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 0}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 1, "bust": 1}}),
+            json!({"allow": true, "limit": {"key": "k", "rate": 5, "per": 1, "token": "yes"}}),
+            json!({"allow": true, "limit": vec![one_limit(); 9]}),
             json!({"allow": false, "reason": 1}),
             json!({"allow": false, "reason": "a\nb"}),
             json!({"allow": false, "reason": "x".repeat(201)}),

@@ -11,7 +11,7 @@ use regorus::{
 };
 use serde_json::Value;
 
-use super::LoadError;
+use super::{LoadError, builtins, reads};
 
 /// Arguments of a call that the RVM passes on.
 const MOST: usize = 8;
@@ -27,24 +27,73 @@ pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Res
         };
         let count = arguments.and_then(Value::as_array).map_or(0, Vec::len);
         if count > MOST {
-            return Err(too_many(file, node, count));
+            let message = format!(
+                "{count} arguments are more than the engine passes on ({MOST}); pass one object instead"
+            );
+            return Err(at(file, node, message));
+        }
+        let called = node.get("fcn").filter(|_| kind == "Call").and_then(dotted);
+        if let Some(builtin) = called.as_deref().and_then(builtins::find)
+            && count != usize::from(builtin.arity)
+        {
+            let message = format!(
+                "`{}` takes {} arguments, and perhaps one for its output",
+                builtin.name, builtin.arity
+            );
+            return Err(at(file, node, message));
         }
     }
     Ok(())
 }
 
-fn too_many(file: &str, node: &Value, count: usize) -> LoadError {
+fn at(file: &str, node: &Value, message: String) -> LoadError {
     let position = |name: &str| {
         let n = node.get("span").and_then(|span| span.get(name)).and_then(Value::as_u64);
         n.and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
     };
-    LoadError::Rego {
-        file: file.to_owned(),
-        line: position("line"),
-        column: position("col"),
-        message: format!(
-            "{count} arguments are more than the engine passes on ({MOST}); pass one object instead"
-        ),
+    LoadError::Rego { file: file.to_owned(), line: position("line"), column: position("col"), message }
+}
+
+/// What in the set the two engines would take for different functions: a rule under the name of a builtin of
+/// ours, or an import that such a name could begin with.
+pub(super) fn shadows(policy: &CompiledPolicy) -> Option<String> {
+    for path in policy.get_rules().keys() {
+        if builtins::ALL.iter().any(|b| path.strip_suffix(b.name).is_some_and(|rest| rest.ends_with('.'))) {
+            return Some(format!("`{path}` has the name of a builtin"));
+        }
+    }
+    for import in policy.get_modules().iter().flat_map(|m| &m.imports) {
+        let text = import.refr.span().text();
+        let alias =
+            import.r#as.as_ref().map_or_else(|| text.rsplit('.').next().unwrap_or(text), |s| s.text());
+        if builtins::ALL.iter().any(|b| b.name.split('.').next() == Some(alias)) {
+            return Some(format!("the import `{text}` has the name of builtins"));
+        }
+    }
+    None
+}
+
+/// A reference as its dotted text; `None` if anything in it is computed.
+pub(super) fn dotted(reference: &Value) -> Option<String> {
+    // From the end to the root.
+    let (mut at, mut names) = (reference, Vec::new());
+    loop {
+        if let Some(var) = at.get("Var") {
+            names.push(var.get("value")?.as_str()?);
+            names.reverse();
+            return Some(names.join("."));
+        }
+        let below = if let Some(dot) = at.get("RefDot") {
+            names.push(dot.get("field")?.get(1)?.as_str()?);
+            dot
+        } else {
+            let brack = at.get("RefBrack")?;
+            names.push(
+                brack.get("index")?.get("String")?.get("value")?.as_str().filter(|s| !s.contains('.'))?,
+            );
+            brack
+        };
+        at = below.get("refr")?;
     }
 }
 
@@ -60,7 +109,8 @@ pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
             let Ok(tree) = serde_json::to_value(rule.as_ref()) else {
                 return Some(format!("what `{path}` gives, which cannot be analysed,"));
             };
-            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree) {
+            let is_rule = |name: &str| named_in_package(policy, rule, name);
+            if values(rule).is_some_and(|v| v.contains(&None)) && iterates(&tree, is_rule) {
                 return Some(format!("the values that `{path}` takes in turn"));
             }
             if nodes(&tree, &[]).any(|(kind, _)| kind == "ObjectCompr") {
@@ -96,8 +146,17 @@ fn values(rule: &Rule) -> Option<Vec<Option<&str>>> {
     )
 }
 
+/// Whether a name is a rule's of the package that a rule stands in: an index of that name is no variable.
+fn named_in_package(policy: &CompiledPolicy, rule: &Rule, name: &str) -> bool {
+    let file = rule.span().source.get_path();
+    let module = policy.get_modules().iter().find(|m| m.package.span.source.get_path() == file);
+    let package = module.and_then(|m| reads::constant(&m.package.refr));
+    package
+        .is_some_and(|package| policy.get_rules().contains_key(&format!("data.{}.{name}", package.join("."))))
+}
+
 /// Whether a definition's body can be true in several ways. Comprehensions and `every` iterate within.
-fn iterates(rule: &Value) -> bool {
+fn iterates(rule: &Value, is_rule: impl Fn(&str) -> bool) -> bool {
     const INNER: [&str; 4] = ["ArrayCompr", "SetCompr", "ObjectCompr", "Every"];
     let variable = |node: &Value| {
         node.get("Var").and_then(|v| v.get("value")).and_then(Value::as_str).map(str::to_owned)
@@ -115,13 +174,15 @@ fn iterates(rule: &Value) -> bool {
     nodes(rule, &INNER).any(|(kind, node)| match kind {
         "SomeVars" | "SomeIn" => true,
         // An index that nothing binds runs over the whole collection.
-        "RefBrack" => node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name)),
+        "RefBrack" => {
+            node.get("index").and_then(variable).is_some_and(|name| !bound.contains(&name) && !is_rule(&name))
+        }
         _ => false,
     })
 }
 
 /// Every member of a syntax tree by name, but nothing within members named in `except`.
-fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
+pub(super) fn nodes<'a>(tree: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
     // A list of what is still to be seen, not recursion: the tree is as deep as its author made it.
     let (mut todo, mut members) = (vec![tree], Vec::new());
     while let Some(node) = todo.pop() {

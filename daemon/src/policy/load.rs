@@ -1,20 +1,33 @@
 //! Loading a policy set: read, parse, check, compile, test. Any fault refuses the whole.
 
 use std::{
+    num::{NonZeroU32, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use regorus::{CompiledPolicy, Engine, Value, languages::rego::compiler::Compiler, rvm::program::Program};
+use regorus::{
+    CompiledPolicy, Engine, PolicyLengthConfig, Value, languages::rego::compiler::Compiler,
+    rvm::program::Program,
+};
 
 use super::{
-    EngineKind, LoadError, PolicySet,
+    EngineKind, LoadError, PolicySet, builtins,
     files::{File, Files},
-    hazards,
-    set::Limits,
+    hazards, machine,
+    reads::{self, Reads},
+    replay, rewrite,
+    set::{Cause, Limits, Tested},
     suite,
+};
+
+/// What a module may measure: certificates in a policy make long lines. The set as a whole has limits of its own.
+pub(super) const LENGTHS: PolicyLengthConfig = PolicyLengthConfig {
+    max_col: NonZeroU32::new(1 << 16).unwrap(),
+    max_file_bytes: NonZeroUsize::new(16 << 20).unwrap(),
+    max_lines: NonZeroUsize::new(200_000).unwrap(),
 };
 
 /// How a set is loaded and how far its evaluations may go.
@@ -70,30 +83,39 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
             return Err(LoadError::Compile(message));
         }
     }
+    let mut tested = Tested { required: options.run_tests, ..Tested::default() };
+    let mut cases = Vec::new();
     if options.run_tests {
-        let report = suite::run(&files, options.strict_builtin_errors)?;
-        if !report.passed() {
-            return Err(LoadError::Tests(report));
+        let run = suite::run(&files, options.strict_builtin_errors, false, |_| true)?;
+        if !run.report.passed() {
+            return Err(LoadError::Tests(run.report));
         }
+        tested.tests = run.report.cases.len();
+        cases = run.seen;
     }
-    let program = if options.strict_builtin_errors {
-        // The machine takes any error in a rule's body for an undefined body.
-        Err("strict builtin errors are asked for".to_owned())
-    } else if let Some(what) = hazards::contradictable(&compiled) {
-        Err(format!("{what} could contradict each other, which only the interpreter notices"))
-    } else {
-        to_program(&compiled, &path, &data)
-    };
-    let (program, kind) = match program {
-        Ok(program) => (Some(program), EngineKind::Rvm),
-        Err(reason) => (None, EngineKind::Interpreter { reason }),
-    };
     let limits = Limits {
         time: options.time_limit,
         instructions: options.max_instructions,
         strict: options.strict_builtin_errors,
     };
-    Ok(PolicySet::new(engine, program, kind, path, data, limits, hash, files.modules.len()))
+    let rules: Vec<&str> = compiled.get_rules().keys().map(AsRef::as_ref).collect();
+    let program = to_program(&compiled, &files, &path, &data, options).and_then(|program| {
+        // Tests have more time than decisions: a slow machine must not make the engines differ.
+        let patient = Limits { time: suite::TEST_TIME, ..limits };
+        match replay::compare(&engine, &program, &path, &data, &rules, &cases, patient) {
+            Ok(replayed) => {
+                tested.replayed = replayed;
+                Ok(program)
+            }
+            Err(reason) => Err((Cause::Disagrees, reason)),
+        }
+    });
+    let (program, kind) = match program {
+        Ok(program) => (Some(program), EngineKind::Rvm),
+        Err((cause, reason)) => (None, EngineKind::Interpreter { cause, reason }),
+    };
+    let reads = contained(|| reads::analyse(&compiled, &path)).unwrap_or_else(Reads::everything);
+    Ok(PolicySet::new(engine, program, kind, path, data, limits, hash, files.modules.len(), tested, reads))
 }
 
 /// The rule's path in `data`.
@@ -113,14 +135,25 @@ fn entrypoint(decision: &str) -> Result<String, LoadError> {
 /// An engine with a set's modules and data, and its tests where asked.
 pub(super) fn engine(files: &Files, with_tests: bool) -> Result<Engine, LoadError> {
     let mut engine = Engine::new();
+    engine.set_policy_length_config(LENGTHS);
+    builtins::extend(&mut engine).map_err(|e| LoadError::Compile(e.to_string()))?;
+    if with_tests {
+        replay::listen(&mut engine).map_err(|e| LoadError::Compile(e.to_string()))?;
+    }
     for file in &files.data {
         let data = nested(file)?;
         engine.add_data(data).map_err(|e| bad_data(file, &e))?;
     }
-    let tests = files.tests.iter().filter(|_| with_tests);
-    for file in files.modules.iter().chain(tests) {
-        let added = contained(|| engine.add_policy(file.path.display().to_string(), file.text.clone()));
-        added.and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| located(&e))?;
+    let mut add = |file: &File, text: String| {
+        let added = contained(|| engine.add_policy(file.path.display().to_string(), text));
+        added.and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| located(&e))
+    };
+    for file in &files.modules {
+        add(file, rewrite::outputs(&file.path.to_string_lossy(), &file.text))?;
+    }
+    for (n, file) in files.tests.iter().enumerate().filter(|_| with_tests) {
+        let path = file.path.to_string_lossy();
+        add(file, rewrite::shown(n, &path, &rewrite::outputs(&path, &file.text)))?;
     }
     Ok(engine)
 }
@@ -171,11 +204,49 @@ fn overlaps(data: &Value, rule: &str) -> bool {
 }
 
 /// Compiles to the RVM; the error says why the interpreter must do.
-fn to_program(compiled: &CompiledPolicy, path: &str, data: &Value) -> Result<Arc<Program>, String> {
-    let program =
-        contained(|| Compiler::compile_from_policy(compiled, &[path]))?.map_err(|e| e.to_string())?;
-    program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
-    Ok(program)
+fn to_program(
+    compiled: &CompiledPolicy,
+    files: &Files,
+    path: &str,
+    data: &Value,
+    options: &LoadOptions,
+) -> Result<Arc<Program>, (Cause, String)> {
+    if options.strict_builtin_errors {
+        // The machine takes any error in a rule's body for an undefined body.
+        return Err((Cause::Strict, "strict builtin errors are asked for".to_owned()));
+    }
+    if let Some(what) = hazards::contradictable(compiled) {
+        let reason = format!("{what} could contradict each other, which only the interpreter notices");
+        return Err((Cause::Contradictable, reason));
+    }
+    if let Some(what) = hazards::shadows(compiled) {
+        return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
+    }
+    let compile = || {
+        let modules = files.modules.iter().map(|file| {
+            let path = file.path.to_string_lossy();
+            (path.to_string(), rewrite::outputs(&path, &file.text))
+        });
+        let modules: Vec<_> = modules.collect();
+        let mut engine = Engine::new();
+        engine.set_policy_length_config(LENGTHS);
+        builtins::extend(&mut engine).map_err(|e| e.to_string())?;
+        engine.add_data(data.clone()).map_err(|e| e.to_string())?;
+        for ((path, _), copy) in modules.iter().zip(machine::copies(&modules)?) {
+            contained(|| engine.add_policy(path.clone(), copy))?
+                .map_err(|e| located(&e.to_string()).to_string())?;
+        }
+        let rule = path.into();
+        let compiled = contained(|| engine.compile_with_entrypoint(&rule))?;
+        let compiled = compiled.map_err(|e| located(&e.to_string()).to_string())?;
+        let declared = builtins::declared();
+        let program =
+            contained(|| Compiler::compile_from_policy_with_host_await(&compiled, &[path], &declared))?;
+        let program = program.map_err(|e| located(&e.to_string()).to_string())?;
+        program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
+        builtins::link(program)
+    };
+    compile().map_err(|reason| (Cause::Uncompiled, reason))
 }
 
 /// Runs a step of regorus; a panic in it is an error like any other.

@@ -16,7 +16,12 @@ use regorus::{
     utils::limits::ExecutionTimerConfig,
 };
 
-use super::{Decision, Input, PolicyError, pool::Pool};
+use super::{Decision, Input, PolicyError, builtins, pool::Pool, reads::Reads};
+
+/// Longest value of a decision, in bytes, counted roughly.
+const MAX_DECISION: usize = 64 * 1024;
+/// Longest value of any other path: whole documents may be asked for.
+const MAX_VALUE: usize = 64 << 20;
 
 /// Steps of work between looks at the clock: about a microsecond's.
 const CLOCK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
@@ -28,9 +33,39 @@ pub enum EngineKind {
     Rvm,
     /// regorus's interpreter, several times slower, since the set uses what the machine has not.
     Interpreter {
+        /// What kind of reason that has.
+        cause: Cause,
         /// Why.
         reason: String,
     },
+}
+
+/// Why a set runs on the interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Builtins that fail are to fail the decision, which the RVM has not.
+    Strict,
+    /// Its rules could contradict each other, which the RVM does not notice.
+    Contradictable,
+    /// A function of its own has the name of a builtin.
+    Shadowed,
+    /// The RVM's compiler does not take it.
+    Uncompiled,
+    /// The RVM gave another answer in the set's own tests.
+    Disagrees,
+}
+
+impl Cause {
+    /// Its name in metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Contradictable => "contradictable",
+            Self::Shadowed => "shadowed",
+            Self::Uncompiled => "uncompiled",
+            Self::Disagrees => "disagrees",
+        }
+    }
 }
 
 /// How far one evaluation may go.
@@ -42,7 +77,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    const fn timer(self) -> ExecutionTimerConfig {
+    pub const fn timer(self) -> ExecutionTimerConfig {
         ExecutionTimerConfig { limit: self.time, check_interval: CLOCK_INTERVAL }
     }
 }
@@ -60,9 +95,28 @@ impl EngineKind {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Rvm => None,
-            Self::Interpreter { reason } => Some(reason),
+            Self::Interpreter { reason, .. } => Some(reason),
         }
     }
+
+    /// The kind of reason, as metrics have it; `none` for the RVM.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Rvm => "none",
+            Self::Interpreter { cause, .. } => cause.code(),
+        }
+    }
+}
+
+/// How far a set's own tests went before it was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tested {
+    /// Whether they had to pass.
+    pub required: bool,
+    /// Tests that were run.
+    pub tests: usize,
+    /// Cases of theirs in which both engines gave one answer.
+    pub replayed: usize,
 }
 
 /// An immutable, compiled policy set. Many threads may evaluate it at once.
@@ -77,6 +131,8 @@ pub struct PolicySet {
     limits: Limits,
     hash: String,
     modules: usize,
+    tested: Tested,
+    reads: Reads,
     machines: Pool<RegoVM>,
     interpreters: Pool<Engine>,
 }
@@ -92,11 +148,26 @@ impl PolicySet {
         limits: Limits,
         hash: String,
         modules: usize,
+        tested: Tested,
+        reads: Reads,
     ) -> Self {
         prototype.set_execution_timer_config(limits.timer());
         let (machines, interpreters) = (Pool::new(), Pool::new());
         let prototype = Mutex::new(prototype);
-        Self { prototype, program, kind, decision, data, limits, hash, modules, machines, interpreters }
+        Self {
+            prototype,
+            program,
+            kind,
+            decision,
+            data,
+            limits,
+            hash,
+            modules,
+            tested,
+            reads,
+            machines,
+            interpreters,
+        }
     }
 
     /// What evaluates the decision.
@@ -104,9 +175,24 @@ impl PolicySet {
         &self.kind
     }
 
+    /// The decision's path, such as `data.portcullis.decision`.
+    pub fn decision(&self) -> &str {
+        &self.decision
+    }
+
     /// SHA-256 over the set's files, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// What the decision depends on.
+    pub const fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// How far its own tests went.
+    pub const fn tested(&self) -> Tested {
+        self.tested
     }
 
     /// Number of modules, tests not counted.
@@ -132,10 +218,23 @@ impl PolicySet {
         self.decision.split('.').skip(1).eq(path.iter().copied())
     }
 
+    /// The decision's value on the machine and on the interpreter, where there is a machine. None where the interpreter
+    /// fails: it takes for an error what OPA and the machine take for undefined (`some x in 1`).
+    #[cfg(test)]
+    pub(super) fn on_both(&self, input: &Input) -> Option<(Value, Value)> {
+        let program = self.program.as_ref()?;
+        let machine = self.run(program, input).unwrap_or(Value::Undefined);
+        let interpreter = self.interpret(input, false, |e| e.eval_rule(self.decision.clone()));
+        interpreter.ok().map(|interpreter| (machine, interpreter))
+    }
+
     /// The value of any path in `data`, rules and base documents alike; `None` where it is undefined.
     pub fn eval_path(&self, path: &[&str], input: &Input) -> Result<Option<serde_json::Value>, PolicyError> {
-        let value =
-            if self.is_decision(path) { self.decide(input)? } else { self.query(path, input, false)? };
+        let value = if self.is_decision(path) {
+            self.decide(input)?
+        } else {
+            bounded(self.query(path, input, false)?, MAX_VALUE)?
+        };
         match value {
             Value::Undefined => Ok(None),
             value => serde_json::to_value(&value).map(Some).map_err(|e| PolicyError::Failed(e.to_string())),
@@ -149,20 +248,21 @@ impl PolicySet {
 
     /// The decision's value.
     fn decide(&self, input: &Input) -> Result<Value, PolicyError> {
-        match &self.program {
+        let value = match &self.program {
             Some(program) => self.run(program, input),
             None => self.interpret(input, self.limits.strict, |e| e.eval_rule(self.decision.clone())),
-        }
+        }?;
+        bounded(value, MAX_DECISION)
     }
 
     /// Runs the program on a machine of the pool. One that failed or panicked is not used again.
     fn run(&self, program: &Arc<Program>, input: &Input) -> Result<Value, PolicyError> {
         let mut machine = match self.machines.take() {
             Some(machine) => machine,
-            None => self.machine(program)?,
+            None => machine(program, &self.data, self.limits)?,
         };
         machine.set_input(input.0.clone());
-        let value = contained(|| machine.execute())?.map_err(|e| match e {
+        let value = guarded(false, || machine.execute())?.map_err(|e| match e {
             VmError::TimeLimitExceeded { .. } | VmError::InstructionLimitExceeded { .. } => {
                 PolicyError::Timeout
             }
@@ -172,15 +272,6 @@ impl PolicySet {
         machine.set_input(Value::Null);
         self.machines.give(machine);
         Ok(value)
-    }
-
-    fn machine(&self, program: &Arc<Program>) -> Result<RegoVM, PolicyError> {
-        let mut machine = RegoVM::new();
-        machine.load_program(program.clone());
-        machine.set_data(self.data.clone()).map_err(|e| PolicyError::Failed(e.to_string()))?;
-        machine.set_execution_timer_config(Some(self.limits.timer()));
-        machine.set_max_instructions(self.limits.instructions);
-        Ok(machine)
     }
 
     /// Evaluates a query for a path, as OPA does: a builtin that fails is undefined, unless `strict`.
@@ -215,17 +306,50 @@ impl PolicySet {
             .unwrap_or_else(|| self.prototype.lock().unwrap_or_else(PoisonError::into_inner).clone());
         engine.set_strict_builtin_errors(strict);
         engine.set_input(input.0.clone());
-        let value = contained(|| work(&mut engine))?.map_err(|e| interpreter_error(&e))?;
+        let value = guarded(strict, || work(&mut engine))?.map_err(|e| interpreter_error(&e))?;
         engine.set_input(Value::Null);
         self.interpreters.give(engine);
         Ok(value)
     }
 }
 
+/// A machine for a program, within limits.
+pub(super) fn machine(program: &Arc<Program>, data: &Value, limits: Limits) -> Result<RegoVM, PolicyError> {
+    let mut machine = RegoVM::new();
+    machine.load_program(program.clone());
+    machine.set_data(data.clone()).map_err(|e| PolicyError::Failed(e.to_string()))?;
+    machine.set_execution_timer_config(Some(limits.timer()));
+    machine.set_max_instructions(limits.instructions);
+    Ok(machine)
+}
+
 /// Runs an evaluation; a panic in it is an error like any other.
-fn contained<T>(evaluation: impl FnOnce() -> T) -> Result<T, PolicyError> {
+pub(super) fn guarded<T>(strict: bool, evaluation: impl FnOnce() -> T) -> Result<T, PolicyError> {
+    builtins::begin(strict);
     catch_unwind(AssertUnwindSafe(evaluation))
         .map_err(|_| PolicyError::Failed("the evaluation panicked".into()))
+}
+
+/// Refuses a value of more than `most` bytes, counted roughly: what is answered is copied and kept.
+fn bounded(value: Value, most: usize) -> Result<Value, PolicyError> {
+    let (mut todo, mut size) = (vec![&value], 0_usize);
+    while let Some(v) = todo.pop() {
+        size += match v {
+            Value::String(s) => s.len() + 8,
+            _ => 8,
+        };
+        match v {
+            Value::Array(items) => todo.extend(items.iter()),
+            Value::Set(items) => todo.extend(items.iter()),
+            Value::Object(members) => members.iter().for_each(|(k, v)| todo.extend([k, v])),
+            _ => {}
+        }
+        // What is still to be seen counts at least this much.
+        if size + todo.len() * 8 > most {
+            return Err(PolicyError::Failed(format!("its value has more than {most} bytes")));
+        }
+    }
+    Ok(value)
 }
 
 fn interpreter_error(error: &anyhow::Error) -> PolicyError {

@@ -14,11 +14,12 @@ use regorus::{
     utils::limits::ExecutionTimerConfig,
 };
 
-use super::{LoadError, LoadOptions, files::Files, load};
+use super::{LoadError, LoadOptions, builtins, files::Files, load, replay};
 
 /// Longest time for one test.
+pub(super) const TEST_TIME: Duration = Duration::from_secs(5);
 const TEST_LIMIT: ExecutionTimerConfig =
-    ExecutionTimerConfig { limit: Duration::from_secs(5), check_interval: NonZeroU32::new(64).unwrap() };
+    ExecutionTimerConfig { limit: TEST_TIME, check_interval: NonZeroU32::new(64).unwrap() };
 
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,19 +79,55 @@ impl TestReport {
     }
 }
 
-/// Runs the tests of the set in `dirs`, without loading the set.
-pub fn test_set(dirs: &[PathBuf], options: &LoadOptions) -> Result<TestReport, LoadError> {
-    run(&Files::collect(dirs, options)?, options.strict_builtin_errors)
+/// Runs the tests of the set in `dirs` that `wanted` takes by package and name, without loading the set; and tells
+/// which lines of its modules they reached, where that is asked for.
+pub fn run_tests(
+    dirs: &[PathBuf],
+    options: &LoadOptions,
+    cover: bool,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(TestReport, Vec<Coverage>), LoadError> {
+    let run = run(&Files::collect(dirs, options)?, options.strict_builtin_errors, cover, wanted)?;
+    Ok((run.report, run.coverage))
 }
 
-pub(super) fn run(files: &Files, strict: bool) -> Result<TestReport, LoadError> {
+/// Which lines of a file were evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Coverage {
+    /// The file.
+    pub file: String,
+    /// Lines that were evaluated.
+    pub covered: Vec<u32>,
+    /// Lines that could have been and were not.
+    pub not_covered: Vec<u32>,
+}
+
+/// A run of tests.
+#[derive(Default)]
+pub(super) struct Run {
+    pub report: TestReport,
+    /// What the tests put in place of input and data.
+    pub seen: Vec<replay::Case>,
+    /// Of the modules, where it was asked for.
+    pub coverage: Vec<Coverage>,
+}
+
+pub(super) fn run(
+    files: &Files,
+    strict: bool,
+    cover: bool,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Run, LoadError> {
     let mut report = TestReport::default();
     if files.tests.is_empty() {
-        return Ok(report);
+        return Ok(Run::default());
     }
+    // Nothing of a run that failed half way.
+    replay::noted();
     let mut engine = load::engine(files, true)?;
     engine.set_execution_timer_config(TEST_LIMIT);
     engine.set_strict_builtin_errors(strict);
+    engine.set_enable_coverage(cover);
     let in_test_file = |path: &str| files.tests.iter().any(|f| f.path.as_os_str() == path);
     let mut found: Vec<(String, String, String)> = Vec::new();
     for module in engine.get_modules() {
@@ -103,17 +140,27 @@ pub(super) fn run(files: &Files, strict: bool) -> Result<TestReport, LoadError> 
         for rule in &module.policy {
             let Some(name) = test_name(rule) else { continue };
             let case = (file.clone(), package.clone(), name);
-            if !found.contains(&case) {
+            if wanted(&format!("{}.{}", case.1, case.2)) && !found.contains(&case) {
                 found.push(case);
             }
         }
     }
     for (file, package, name) in found {
         let begun = Instant::now();
-        let outcome = run_one(&mut engine, format!("{package}.{name}"));
+        let outcome = run_one(&mut engine, strict, format!("{package}.{name}"));
         report.cases.push(TestCase { file, package, name, outcome, duration: begun.elapsed() });
     }
-    Ok(report)
+    let coverage = if cover { coverage(&engine, in_test_file)? } else { Vec::new() };
+    Ok(Run { report, seen: replay::noted(), coverage })
+}
+
+fn coverage(engine: &Engine, in_test_file: impl Fn(&str) -> bool) -> Result<Vec<Coverage>, LoadError> {
+    let report = engine.get_coverage_report().map_err(|e| LoadError::Compile(e.to_string()))?;
+    let modules = report.files.into_iter().filter(|f| !in_test_file(&f.path));
+    let lines = |set: std::collections::BTreeSet<u32>| set.into_iter().collect();
+    Ok(modules
+        .map(|f| Coverage { file: f.path, covered: lines(f.covered), not_covered: lines(f.not_covered) })
+        .collect())
 }
 
 /// The rule's name where it is a test.
@@ -123,7 +170,8 @@ fn test_name(rule: &Rule) -> Option<String> {
     Some(span.text()).filter(|name| name.starts_with("test_")).map(str::to_owned)
 }
 
-fn run_one(engine: &mut Engine, path: String) -> Outcome {
+fn run_one(engine: &mut Engine, strict: bool, path: String) -> Outcome {
+    builtins::begin(strict);
     match catch_unwind(AssertUnwindSafe(|| engine.eval_rule(path))) {
         Ok(Ok(Value::Bool(true))) => Outcome::Passed,
         Ok(Ok(_)) => Outcome::Failed,

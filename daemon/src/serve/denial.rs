@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use portcullis_common::reason::Reason;
 
-use crate::decide::Refusal;
+use crate::decide::{Allowance, Refusal};
 
 /// Why the request was refused, by code.
 pub(super) const REASON: &str = "x-portcullis-reason";
@@ -73,7 +73,10 @@ impl<'a> Denial<'a> {
                 if reason == Reason::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
             headers.push(("www-authenticate", challenge.into()));
         }
-        if matches!(refusal.status, 429 | 503) && !names("retry-after") {
+        let allowance = refusal.allowance.iter().flat_map(Allowance::headers);
+        headers.extend(allowance.filter(|(n, _)| !names(n)).map(|(n, v)| (n, v.into())));
+        let has_retry = headers.iter().any(|(n, _)| *n == "retry-after");
+        if matches!(refusal.status, 429 | 503) && !names("retry-after") && !has_retry {
             headers.push(("retry-after", RETRY_AFTER.into()));
         }
         let body = reply.and_then(|r| r.body.as_deref());
@@ -120,6 +123,19 @@ mod tests {
         assert_eq!((says(REASON), says(STATUS)), (Some("policy_denied"), Some("429")));
         assert_eq!((says("retry-after"), says("www-authenticate")), (Some("1"), None));
         assert_eq!(denial.body, r#"{"detail":null,"reason":"policy_denied"}"#);
+    }
+
+    #[test]
+    fn who_is_limited_is_told_when_to_come_again() {
+        let allowance = Allowance { limit: 5, window: 60, remaining: 0, reset: 60, retry_after: 12 };
+        let refusal = Refusal { allowance: Some(allowance), ..Refusal::of(Reason::RateLimited) };
+        let denial = Denial::new(&refusal, Dialect::Plain);
+        let all = |name: &str| {
+            denial.headers.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.as_ref()).collect::<Vec<_>>()
+        };
+        assert_eq!((denial.status, all("retry-after")), (429, vec!["12"]));
+        assert_eq!(all("ratelimit"), ["\"portcullis\";r=0;t=60"]);
+        assert_eq!(all("ratelimit-policy"), ["\"portcullis\";q=5;w=60"]);
     }
 
     #[test]

@@ -72,10 +72,13 @@ pub struct Metrics {
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_entries: IntGauge,
+    limits_full: IntCounter,
+    limited_keys: IntGauge,
     fail_open: IntCounterVec,
     policy_generation: IntGauge,
     policy_reloads: IntCounterVec,
     policy_engine: IntGaugeVec,
+    policy_untested: IntGauge,
     revocations: IntCounterVec,
     revocation_seconds: Histogram,
     claims: IntGauge,
@@ -165,10 +168,13 @@ impl Metrics {
             cache_hits: make.counter("portcullis_verdict_cache_hits_total", "Decisions answered from the verdict cache.")?,
             cache_misses: make.counter("portcullis_verdict_cache_misses_total", "Decisions that were evaluated.")?,
             cache_entries: make.gauge("portcullis_verdict_cache_entries", "Verdicts in the cache.")?,
+            limits_full: make.counter("portcullis_limits_full_total", "Requests denied because there was no room for the key of their rate limit.")?,
+            limited_keys: make.gauge("portcullis_limited_keys", "Keys of rate limits in use.")?,
             fail_open: make.counters("portcullis_fail_open_total", "Requests let through because no decision could be made and `serve.fail_open` names the front door.", &["door"])?,
             policy_generation: make.gauge("portcullis_policy_generation", "Number of the active policy set.")?,
             policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
-            policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set.", &["engine"])?,
+            policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set, with the kind of reason where it is the interpreter.", &["engine", "cause"])?,
+            policy_untested: make.gauge("portcullis_policy_untested", "1 where `policy.require_tests` is off: the active set was not tested.")?,
             revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
             revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
             claims: make.gauge("portcullis_revocations", "Revocations in force.")?,
@@ -208,16 +214,27 @@ impl Metrics {
         self.cache_entries.set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
+    /// Counts a request whose rate limit found no room.
+    pub fn limits_full(&self) {
+        self.limits_full.inc();
+    }
+
+    /// Notes how many keys of rate limits are in use.
+    pub fn limited_keys(&self, n: usize) {
+        self.limited_keys.set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
     /// Counts a request let through without a decision.
     pub fn fail_open(&self, door: Door) {
         self.fail_open.with_label_values(&[door.label()]).inc();
     }
 
     /// Notes the active policy set.
-    pub fn policy(&self, generation: u64, engine: &str) {
+    pub fn policy(&self, generation: u64, engine: &str, cause: &str, untested: bool) {
         self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.policy_engine.reset();
-        self.policy_engine.with_label_values(&[engine]).set(1);
+        self.policy_engine.with_label_values(&[engine, cause]).set(1);
+        self.policy_untested.set(untested.into());
     }
 
     /// Counts an attempt to load policies.
@@ -318,7 +335,7 @@ mod tests {
     fn every_metric_is_documented() {
         let m = Metrics::new().unwrap();
         m.revocation("admin", Duration::ZERO);
-        m.policy(1, "rvm");
+        m.policy(1, "rvm", "none", false);
         m.policy_reload(true);
         m.fail_open(Door::ExtAuthz);
         m.deny_map(0, (0, 0), (0, 0));

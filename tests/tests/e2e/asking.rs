@@ -47,10 +47,24 @@ decision := {"allow": false, "block": "request", "ttl": 60} if {
 /// Two requests at once, then one in each ten seconds.
 const LIMITED: &str = r#"
 decision := {
-    "allow": input.token_status == "valid",
+    "allow": true,
     "ttl": 60,
     "grant": "token",
-    "limit": {"requests": 6, "seconds": 60, "burst": 2},
+    "limit": {"key": "token", "token": true, "rate": 6, "per": 60, "burst": 2},
+} if {
+    input.token_status == "valid"
+}
+"#;
+
+/// Three requests, whoever makes them, then one in each ten minutes.
+const SHARED: &str = r#"
+decision := {
+    "allow": true,
+    "ttl": 60,
+    "grant": "token",
+    "limit": {"key": "all", "rate": 6, "per": 3600, "burst": 3},
+} if {
+    input.token_status == "valid"
 }
 "#;
 
@@ -241,6 +255,28 @@ fn a_tokens_rate_limit_is_kept_by_the_kernel() -> Result<()> {
     // Asked about again, the limit goes on as it stands.
     assert_eq!(w.daemon.auth("GET", "/other", &token)?.status, 200);
     assert_eq!(refusal(&w, &bearer("/c", &token)).status, 429);
+    Ok(())
+}
+
+#[test]
+fn a_limit_that_the_daemon_counts_holds_for_held_requests_of_all_tokens() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = ruled("hold", SHARED)?;
+    let (a, b) = (w.mint.hs256()?, w.mint.es256()?);
+    w.assert_request_passes(&bearer("/a", &a));
+    w.assert_request_passes(&bearer("/a", &a));
+    w.assert_request_passes(&bearer("/b", &b));
+    assert_eq!(w.daemon.counter("inquiry")?, 3, "an allow is used once");
+    let answer = refusal(&w, &bearer("/a", &a));
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert_eq!(refusal(&w, &bearer("/c", &b)).status, 429);
+    let metrics = w.daemon.metrics()?;
+    assert!(
+        metrics.contains(r#"portcullis_decisions_total{door="wire",reason="rate_limited"}"#),
+        "{metrics}"
+    );
     Ok(())
 }
 

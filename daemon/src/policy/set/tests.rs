@@ -5,7 +5,7 @@ use std::{fs, path::Path, path::PathBuf};
 use serde_json::json;
 
 use super::*;
-use crate::policy::{LoadError, LoadOptions, Outcome, load, test_set};
+use crate::policy::{LoadError, LoadOptions, Outcome, load, run_tests};
 
 /// Time enough on any machine, however busy: only the test of timeouts is about time.
 fn patient() -> LoadOptions {
@@ -60,7 +60,7 @@ fn the_examples_run_on_the_machine_and_decide_as_the_interpreter_does() {
     let set = examples();
     shareable(&set);
     assert_eq!(set.engine(), &EngineKind::Rvm);
-    assert_eq!((set.modules(), set.hash().len()), (4, 64));
+    assert_eq!((set.modules(), set.hash().len()), (11, 64));
     let mut inputs = vec![json!({}), json!(null), json!({"token_status": "valid"})];
     for path in [
         "/v1/orders",
@@ -184,7 +184,7 @@ fn rules_that_contradict_each_other_deny_also_behind_a_not() {
     ] {
         let set = rules(body);
         assert!(
-            matches!(set.engine(), EngineKind::Interpreter { reason } if reason.contains("contradict")),
+            matches!(set.engine(), EngineKind::Interpreter { reason, .. } if reason.contains("contradict")),
             "{body}"
         );
         let got = decide(&set, json!({"a": 1, "b": 1, "list": [true, false]}));
@@ -212,7 +212,7 @@ fn rules_that_contradict_each_other_deny_also_behind_a_not() {
 fn what_the_machine_has_not_runs_on_the_interpreter() {
     let set = rules("decision if x with input as {\"a\": 1}\nx if input.a == 1");
     assert!(
-        matches!(set.engine(), EngineKind::Interpreter { reason } if !reason.is_empty()),
+        matches!(set.engine(), EngineKind::Interpreter { reason, .. } if !reason.is_empty()),
         "{:?}",
         set.engine()
     );
@@ -286,7 +286,7 @@ fn a_failing_test_refuses_the_set_and_is_named() {
         text.contains("2 of") && text.contains("`test_bad` in") && text.contains("p_test.rego"),
         "{text}"
     );
-    let report = test_set(&dirs, &LoadOptions::default()).unwrap();
+    let report = run_tests(&dirs, &LoadOptions::default(), false, |_| true).unwrap().0;
     let outcomes: Vec<_> =
         report.cases.iter().map(|c| (c.name.as_str(), c.package.as_str(), &c.outcome)).collect();
     assert_eq!(outcomes[0], ("test_good", "data.p_test", &Outcome::Passed));

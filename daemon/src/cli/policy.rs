@@ -1,0 +1,44 @@
+//! `portcullis policy`: tests, checks and questions about a policy set, without a daemon.
+
+mod ask;
+mod bench;
+mod check;
+mod inputs;
+mod source;
+mod test;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::Outcome;
+
+/// Test, check and examine a policy set, without a daemon
+///
+/// Example: portcullis policy test -v policies
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Test(test::Args),
+    Check(check::Args),
+    Eval(ask::EvalArgs),
+    Explain(ask::ExplainArgs),
+    Bench(bench::Args),
+    Inputs(inputs::Args),
+}
+
+impl Args {
+    pub fn run(self) -> Outcome {
+        match self.command {
+            Command::Test(a) => a.run(),
+            Command::Check(a) => a.run(),
+            Command::Eval(a) => a.run(),
+            Command::Explain(a) => a.run(),
+            Command::Bench(a) => a.run(),
+            Command::Inputs(a) => a.run(),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Copies, and the differences that they are made for.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+use crate::policy::{Cause, EngineKind, Input, LoadOptions, PolicySet, load};
+
+fn copy(body: &str) -> Result<String, String> {
+    let module = ("p.rego".to_owned(), format!("package p\nimport rego.v1\n{body}"));
+    copies(&[module]).map(|mut all| all.remove(0).lines().skip(2).collect::<Vec<_>>().join("\n"))
+}
+
+fn set(body: &str) -> PolicySet {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.rego"), format!("package p\nimport rego.v1\n{body}")).unwrap();
+    load(&[dir.path().into()], "p/decision", &LoadOptions::default())
+        .unwrap_or_else(|e| panic!("{body}: {e}"))
+}
+
+#[test]
+fn assignments_become_equations_where_nothing_is_hidden() {
+    for (body, expected) in [
+        ("a if { x := input.a; x > 1 }", "a if { x = input.a; x > 1 }"),
+        ("a := x if x := input.a", "a := x if x = input.a"),
+        ("f(y) if { x := y }", "f(y) if { x = y }"),
+        ("a if { every v in input.l { x := v; x > 1 } }", "a if { every v in input.l { x = v; x > 1 } }"),
+        ("a := x if { x := 1 } else := x if { x := 2 }", "a := x if { x = 1 } else := x if { x = 2 }"),
+        ("a if { [x, _] := input.a; x }", "a if { [x, _] = input.a; x }"),
+    ] {
+        assert_eq!(copy(body).as_deref(), Ok(expected));
+    }
+    for (body, expected) in [
+        ("a if { x := 1; count([1 | x := 2]) == 1 }", "a if { x = 1; count([1 | x := 2; x == x]) == 1 }"),
+        ("a if { x := f(1); input.l[x] }", "a if { x := f(1); x == x; input.l[x] }"),
+        ("f(x) if { x := 1 }", "f(x) if { x := 1; x == x }"),
+        ("f(x) if x := \"a\"", "f(x) if { x := \"a\"; x == x }"),
+    ] {
+        assert_eq!(copy(body).as_deref(), Ok(expected));
+    }
+}
+
+#[test]
+fn terms_that_may_be_undefined_are_bound_in_the_query() {
+    let text = copy("a := [x.n | some x in input.l]").unwrap();
+    assert_eq!(text, "a := [portcullis_term_1 | some x in input.l\n; portcullis_term_1 = x.n\n]");
+    let nested = copy("a := [{y.m | some y in x.n; z := y} | some x in input.l]").unwrap();
+    assert!(nested.starts_with("a := [{portcullis_term_1 | some y in x.n; z = y\n"), "{nested}");
+    let nested = copy("a := [count([y.m | some y in x.n]) | some x in input.l]").unwrap();
+    assert!(nested.contains("portcullis_term_2 = count([portcullis_term_1 | some y in x.n"), "{nested}");
+    assert_eq!(copy("a := [x | some x in input.l]").unwrap(), "a := [x | some x in input.l]");
+    for body in [&text, &nested] {
+        parse("p.rego", &format!("package p\nimport rego.v1\n{body}"))
+            .unwrap_or_else(|e| panic!("{body}: {e}"));
+    }
+}
+
+/// Each of these got another answer from the RVM than from the interpreter.
+#[test]
+fn the_machine_ends_a_body_where_the_interpreter_does() {
+    for (body, engine) in [
+        ("default decision := false\ndecision if { x := input.a }", None),
+        (
+            "default decision := false\ndecision if { u := input.sub; not blocked[u] }\nblocked := {\"x\"}",
+            None,
+        ),
+        ("decision if { x := input.a } else := false", None),
+        ("decision := x if { x := upper(input.a) } else := false", None),
+        ("decision := count([input.a | 1 == 1]) > 0", None),
+        ("decision := count({x.a | some x in [{}, {}]}) > 0", None),
+        ("decision := f(1)\nf(y) := x if { x := input.a } else := false", None),
+        ("decision := {\"allow\": x} if { x := input.a } else := {\"allow\": false}", None),
+        ("decision := input.a if { 1 == 1 } else := false", Some(Cause::Uncompiled)),
+        ("decision := count(m) > 0\nm[input.a] := 1 if 1 == 1", Some(Cause::Uncompiled)),
+        ("decision := count([1 | b := input.a]) > 0\nb := 1", None),
+        ("decision if { b := input.a; b == 1 } else := false\nb := 1", None),
+        (
+            "decision := count([1 | k := \"b\"; count([1 | m[k] == 1]) == 1]) > 0\nm := {\"a\": 1, \"b\": 2}",
+            Some(Cause::Uncompiled),
+        ),
+        ("decision if { every i, x in [1, 2] { x == [2, 1][i] } } else := false", Some(Cause::Uncompiled)),
+        (
+            "decision if { every k in [\"z\"] { m[k] } } else := false\nm := {\"a\": 1}",
+            Some(Cause::Uncompiled),
+        ),
+    ] {
+        let set = set(body);
+        match (set.engine(), engine) {
+            (EngineKind::Rvm, None) => {}
+            (EngineKind::Interpreter { cause, .. }, Some(expected)) if *cause == expected => {}
+            (found, _) => panic!("{body} on {found:?}"),
+        }
+        let decision = set.eval_decision(&Input::from(json!({}))).unwrap_or_else(|e| panic!("{body}: {e}"));
+        assert!(!decision.allow, "{body}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Changes to a module's text before regorus reads it. No line moves, so errors name the right one.
+//!
+//! * `f(x, y)` of a builtin of ours becomes `f(x) = y`: regorus takes the form with an output argument for its own
+//!   builtins alone.
+//! * In tests, what a `with` puts in place of `input` or of a data document is shown to [`super::replay`].
+
+use serde_json::Value;
+
+use super::{builtins, hazards, machine};
+
+/// The builtin that tests show their values to.
+pub(super) const SEEN: &str = "portcullis_seen";
+
+/// A module's text with calls in output form written as equations; the text itself where there are none.
+pub(super) fn outputs(path: &str, text: &str) -> String {
+    if !builtins::ALL.iter().any(|b| text.contains(b.name)) {
+        return text.to_owned();
+    }
+    let Some(tree) = tree(path, text) else { return text.to_owned() };
+    let mut edits = Edits::default();
+    for (kind, node) in hazards::nodes(&tree, &[]) {
+        if !matches!(kind, "Expr" | "NotExpr") {
+            continue;
+        }
+        let Some(call) = node.get("expr").and_then(|e| e.get("Call")) else { continue };
+        let name = call.get("fcn").and_then(hazards::dotted);
+        let Some(builtin) = name.as_deref().and_then(builtins::find) else { continue };
+        let params = call.get("params").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let [.., before, last] = params else { continue };
+        if params.len() != usize::from(builtin.arity) + 1 {
+            continue;
+        }
+        let (Some((_, comma)), Some((start, end)), Some((_, close))) =
+            (extent(before), extent(last), extent_of(call))
+        else {
+            continue;
+        };
+        edits.between(text, comma, start, ',', ") =");
+        edits.between(text, end, close, ')', " ");
+    }
+    edits.apply(text)
+}
+
+/// A test module's text in which `with input as x` shows `x`. Each key is unique within the module: `module`, the
+/// statement, which of its values, how many there are, and the path that it replaces.
+pub(super) fn shown(module: usize, path: &str, text: &str) -> String {
+    let Some(tree) = tree(path, text) else { return text.to_owned() };
+    let mut edits = Edits::default();
+    for (statement, (_, list)) in
+        hazards::nodes(&tree, &[]).filter(|(kind, _)| *kind == "with_mods").enumerate()
+    {
+        let modifiers = list.as_array().map_or(&[][..], Vec::as_slice);
+        let targets: Vec<String> = modifiers.iter().filter_map(|m| hazards::dotted(m.get("refr")?)).collect();
+        let plain = |t: &String| matches!(t.split('.').next(), Some("input" | "data"));
+        if targets.len() != modifiers.len() || !targets.iter().all(plain) {
+            continue;
+        }
+        for (i, (modifier, target)) in modifiers.iter().zip(&targets).enumerate() {
+            // Objects' spans begin somewhere inside of them: the value's place is found from what is around it.
+            let after = modifier.get("refr").and_then(extent).map_or(0, |(_, end)| end);
+            let keyword = text.get(after..).and_then(|rest| rest.find(" as ")).map(|at| after + at + 4);
+            let (Some(start), Some((_, end))) = (keyword, extent_of(modifier)) else { continue };
+            edits.insert(start, format!("{SEEN}(\"{module}/{statement}/{i}/{}/{target}\", ", targets.len()));
+            edits.insert(closed(text, end), ")".to_owned());
+        }
+    }
+    edits.apply(text)
+}
+
+/// The syntax tree; none where the text does not parse, of which the engine then tells.
+fn tree(path: &str, text: &str) -> Option<Value> {
+    serde_json::to_value(machine::parse(path, text).ok()?).ok()
+}
+
+/// Where an expression ends whose span ends at `end`: that of a string leaves its quotation mark out.
+pub(super) fn closed(text: &str, end: usize) -> usize {
+    end + usize::from(matches!(text.as_bytes().get(end), Some(b'"' | b'`')))
+}
+
+/// Where an expression stands in the text.
+fn extent(expression: &Value) -> Option<(usize, usize)> {
+    expression.as_object()?.values().next().and_then(extent_of)
+}
+
+fn extent_of(node: &Value) -> Option<(usize, usize)> {
+    let span = node.get("span")?;
+    let at = |name: &str| span.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    Some((at("start")?, at("end")?))
+}
+
+/// Replacements in a text, by place.
+#[derive(Default)]
+pub(super) struct Edits(Vec<(usize, usize, String)>);
+
+impl Edits {
+    fn insert(&mut self, at: usize, text: String) {
+        self.0.push((at, at, text));
+    }
+
+    /// Puts a text in place of another.
+    pub fn replace(&mut self, start: usize, end: usize, with: &str) {
+        self.0.push((start, end, with.to_owned()));
+    }
+
+    /// A part of the text with the edits in it, which are then no edits of the whole any more.
+    pub fn cut(&mut self, text: &str, start: usize, end: usize) -> Option<String> {
+        let inside = |(from, to, _): &(usize, usize, String)| start <= *from && *to <= end;
+        let mut part = Self(self.0.iter().filter(|e| inside(e)).cloned().collect());
+        self.0.retain(|e| !inside(e));
+        part.0.iter_mut().for_each(|(from, to, _)| {
+            *from -= start;
+            *to -= start;
+        });
+        text.get(start..end).map(|text| part.apply(text))
+    }
+
+    /// Replaces `what` between two places, comments left alone; where it is a bracket, a comma before it goes too.
+    fn between(&mut self, text: &str, from: usize, to: usize, what: char, with: &str) {
+        let mut comment = false;
+        let mut done = false;
+        for (i, c) in text.get(from..to).unwrap_or_default().char_indices() {
+            match c {
+                '#' => comment = true,
+                '\n' => comment = false,
+                _ if comment => {}
+                _ if c == what && !done => {
+                    self.0.push((from + i, from + i + 1, with.to_owned()));
+                    done = true;
+                }
+                ',' if what == ')' => self.0.push((from + i, from + i + 1, " ".to_owned())),
+                _ => {}
+            }
+        }
+    }
+
+    /// The text with all of them.
+    pub fn apply(mut self, text: &str) -> String {
+        self.0.sort_by_key(|(start, end, _)| (*start, *end));
+        let (mut out, mut at) = (String::with_capacity(text.len() + 64 * self.0.len()), 0);
+        for (start, end, with) in self.0 {
+            let Some(kept) = text.get(at..start) else { return text.to_owned() };
+            out.push_str(kept);
+            out.push_str(&with);
+            at = end;
+        }
+        out.push_str(text.get(at..).unwrap_or_default());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_arguments_become_equations_and_lines_stay() {
+        let text = "package p\nimport rego.v1\n# io.jwt.decode(x, y)\n\
+            a := p if io.jwt.decode(input.t, [_, p, _])\n\
+            b if { not io.jwt.verify_hs256(\n  input.t,\n  \"k\", # a, comment\n  x,\n) }\n\
+            c := io.jwt.decode(input.t)[1]\n\
+            d := [x | crypto.sha256((\"é\"), x)]\n\
+            e if input.x\n";
+        let out = outputs("p.rego", text);
+        assert_eq!(out.lines().count(), text.lines().count());
+        for line in [
+            "# io.jwt.decode(x, y)",
+            "a := p if io.jwt.decode(input.t) = [_, p, _] ",
+            "  \"k\") = # a, comment",
+            "c := io.jwt.decode(input.t)[1]",
+            "d := [x | crypto.sha256((\"é\")) = x ]",
+        ] {
+            assert!(out.contains(line), "{line}\n{out}");
+        }
+        assert!(tree("p.rego", &out).is_some(), "{out}");
+        assert_eq!(outputs("p.rego", "package p\nx := {"), "package p\nx := {");
+    }
+
+    #[test]
+    fn the_librarys_tests_can_be_shown() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
+        let text = std::fs::read_to_string(format!("{dir}/decision_test.rego")).unwrap();
+        let out = shown(0, "p.rego", &text);
+        assert!(tree("p.rego", &out).is_some(), "{out}");
+    }
+
+    #[test]
+    fn values_of_with_are_shown() {
+        let text = "package p_test\nimport rego.v1\n\
+            test_a if data.p.x with input as {\"a\": 1} with data.q.r as [1]\n\
+            test_b if data.p.x with data.p.f as g with input as {}\n\
+            test_c if [1 | data.p.x with input.b as \"s\"]\n";
+        let out = shown(3, "p.rego", text);
+        assert!(
+            out.contains("as portcullis_seen(\"3/") && out.contains("/0/2/input\", {\"a\": 1}) with"),
+            "{out}"
+        );
+        assert!(out.contains("/1/2/data.q.r\", [1])\n"), "{out}");
+        assert!(out.contains("with input.b as portcullis_seen(\"3/"), "{out}");
+        assert!(tree("p.rego", &out).is_some(), "{out}");
+    }
+}

@@ -1,0 +1,45 @@
+# METADATA
+# title: Rate limits
+# description: |
+#   Limits requests by token (data.limits.token), by user (data.limits.user), by each role of the user's (claim `roles`,
+#   data.limits.roles) and where the risk is high (data.limits.high_risk). A limit is `rate` requests in `per` seconds,
+#   `burst` of them at once (as many as `rate` where that is absent); null is none. All that apply are asked of every
+#   request, whether its verdict was cached or not.
+package portcullis.limits
+
+import rego.v1
+
+import data.portcullis.risk
+
+any if data.limits.token != null
+
+any if data.limits.user != null
+
+any if data.limits.high_risk != null
+
+any if count(data.limits.roles) > 0
+
+user := concat("|", [input.identity.iss, object.get(input.identity, "sub", ""), object.get(input.identity, "client", "")])
+
+by_token := [limit |
+	data.limits.token != null
+	limit := object.union(data.limits.token, {"key": "token", "token": true})
+]
+
+by_user := [limit |
+	data.limits.user != null
+	limit := object.union(data.limits.user, {"key": concat(":", ["user", user])})
+]
+
+by_risk := [limit |
+	data.limits.high_risk != null
+	risk.level == "high"
+	limit := object.union(data.limits.high_risk, {"key": concat(":", ["risk", user])})
+]
+
+by_role := [limit |
+	some role in input.identity.claims.roles
+	limit := object.union(data.limits.roles[role], {"key": concat(":", ["role", role, user])})
+]
+
+all := array.concat(array.concat(by_token, by_user), array.concat(by_role, by_risk))
