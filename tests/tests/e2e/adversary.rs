@@ -184,9 +184,11 @@ fn a_request_that_is_held_takes_one_share_of_its_tokens_rate() -> Result<()> {
     let w = holding(
         r#"
 decision := {
-    "allow": input.token_status == "valid",
+    "allow": true,
     "ttl": 60,
-    "limit": {"requests": 2, "seconds": 3600, "burst": 2},
+    "limit": {"key": "token", "token": true, "rate": 2, "per": 3600, "burst": 2},
+} if {
+    input.token_status == "valid"
 }
 "#,
     )?;
