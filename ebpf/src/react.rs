@@ -42,6 +42,10 @@ const INGRESS: u64 = 1;
 const RECOMPUTE: u64 = 1;
 /// TCP header with the timestamps option.
 const TCP_WITH_TIMES: u32 = 32;
+/// How far an answer's timestamp is ahead of the last one of the server's that the client had when it sent. A later one
+/// may be on its way to the client, which would then take the answer for an old packet (RFC 7323 §5.3); some seconds
+/// ahead it never is, and nothing of the server's follows it.
+const AHEAD: u32 = 1 << 14;
 /// TCP header without options.
 const TCP_BARE: u32 = 20;
 
@@ -359,7 +363,7 @@ fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
     t[3] = ((tcp_len / 4) << 28 | s.flags << 16 | window).to_be();
     if let Some((value, echo)) = times {
         t[5] = 0x0101_080a_u32.to_be();
-        t[6] = echo.to_be();
+        t[6] = echo.wrapping_add(AHEAD).to_be();
         t[7] = value.to_be();
     }
     let pseudo = pseudo(h, p, tcp_len + answer_len);
