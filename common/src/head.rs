@@ -27,11 +27,12 @@ use self::{
     values::{
         before_token, begin_value, coding, colon, length, other_coding, other_protocol, protocol, scheme,
     },
-    window::{Window, clear, forget},
+    window::{Window, forget},
 };
 use crate::{
     fingerprint::{DenyFingerprint, Sip},
     layout::ScanConfig,
+    word::{self, clear},
 };
 
 /// Bytes of stream in a window.
@@ -139,9 +140,9 @@ pub struct Scan {
     /// Tokens looked up since the scan began.
     pub tokens: u32,
     /// Tokens over the limit since the scan began.
-    pub long_tokens: u32,
+    pub long_tokens: u16,
     /// Heads with oddities since the scan began.
-    pub odd_heads: u32,
+    pub odd_heads: u16,
     /// Set when a head begins; cleared by the caller.
     pub began: u32,
     /// What the present request's line and headers say of it: [`HEAD`] and its like.
@@ -156,8 +157,6 @@ pub struct Scan {
     pub token_end: u32,
     /// Tokens looked up in the present head.
     pub named: u32,
-    /// Padding.
-    pad: u32,
     mode: u8,
     /// What the value being read means: a `KIND_` constant.
     kind: u8,
@@ -279,9 +278,18 @@ impl Scan {
         // Each written whole: the BPF back end would make one loop over bytes of them.
         clear(&mut self.heads);
         clear(&mut self.tokens);
-        clear(&mut self.long_tokens);
-        clear(&mut self.odd_heads);
+        self.long_tokens = 0;
+        self.odd_heads = 0;
         clear(&mut self.began);
+    }
+
+    /// Makes it what another is: see [`word::copy`].
+    #[inline(always)]
+    pub fn copy_from(&mut self, other: &Self) {
+        // SAFETY: both are of this many words and nothing but plain integers.
+        unsafe {
+            word::copy::<{ size_of::<Self>() / 8 }>((&raw mut *self).cast(), (&raw const *other).cast());
+        }
     }
 
     /// Whether the scan stands inside a head: the stream must go on before the request is whole.

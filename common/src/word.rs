@@ -34,6 +34,58 @@ pub unsafe fn load<const OFFSET: usize>(p: *const u8) -> u64 {
     }
 }
 
+/// Copies `N` words, by a load and a store each: of what is larger than a few words, LLVM makes for BPF a call of a loop
+/// over bytes.
+///
+/// # Safety
+/// `from` must point at `N` words to read, `to` at as many to write.
+#[inline(always)]
+pub unsafe fn copy<const N: usize>(to: *mut u64, from: *const u64) {
+    for i in 0..N {
+        // SAFETY: the caller vouches for the words.
+        unsafe { to.add(i).write(load::<0>(from.add(i).cast()).to_le()) };
+    }
+}
+
+/// `N` zeros, which LLVM for the same reason does not see to be.
+#[inline(always)]
+pub fn zeros<const N: usize>() -> [u64; N] {
+    #[cfg(target_arch = "bpf")]
+    {
+        let zero: u64;
+        // SAFETY: it sets a register.
+        unsafe {
+            core::arch::asm!("{v} = 0", v = out(reg) zero, options(pure, nomem, nostack, preserves_flags));
+        }
+        [zero; N]
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        [0; N]
+    }
+}
+
+/// Writes zero, by one store.
+#[inline(always)]
+pub fn clear(x: &mut u32) {
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(x, 0) };
+}
+
+/// Stores a number after all that was stored before: the compiler moves nothing past it. Of the processor that is asked
+/// for alone where it keeps stores in order.
+///
+/// # Safety
+/// `p` must point at a word that may be written.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn store_after_all(p: *mut u32, v: u32) {
+    // SAFETY: the caller vouches for the word.
+    unsafe {
+        core::arch::asm!("*(u32 *)({p} + 0) = {v}", p = in(reg) p, v = in(reg) u64::from(v), options(nostack));
+    }
+}
+
 /// The number itself. The BPF verifier, which does not know `by`, forgets what it knew of it: ways that lead to different
 /// numbers are one to it from here on, and are walked once.
 #[inline(always)]

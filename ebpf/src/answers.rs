@@ -12,6 +12,7 @@ use portcullis_common::{
         self, ANSWERS_H2C, ANSWERS_LOST, ANSWERS_NEW, ANSWERS_READ, Answers, CARRY, PHASE_DEAD, PHASE_HTTP,
         Stream, TOKENS, ahead,
     },
+    word,
 };
 
 use crate::{
@@ -102,7 +103,10 @@ fn condemned(scratch: *mut Scratch, stream: &Stream, answers: &Answers) -> bool 
         if stream.is_open(i, done) {
             // SAFETY: this CPU's scratch; no other reference to it is alive.
             let run = unsafe { &mut (*scratch).run };
-            run.fingerprint = stream.tokens[i];
+            // SAFETY: two words each, of a map's values.
+            unsafe {
+                word::copy::<2>((&raw mut run.fingerprint).cast(), (&raw const stream.tokens[i]).cast())
+            };
             if verdict::refuses(run) {
                 return true;
             }
@@ -159,7 +163,7 @@ fn follow(
         run.asked = stream::stamped(run.kinds, stream.asked);
         run.answered = answers.answered;
         run.carried = answers.carried;
-        (*scratch).scan = answers.scan;
+        (*scratch).scan.copy_from(&answers.scan);
         if answers.carried != 0 {
             let buffer = (&raw mut (*scratch).buffer).cast::<u8>().add(FRONT).cast::<u64>();
             for i in 0..CARRY {
@@ -192,7 +196,7 @@ fn follow(
     }
     // SAFETY: as above; the buffer holds `CARRY` words behind any masked place.
     unsafe {
-        answers.scan = (*scratch).scan;
+        answers.scan.copy_from(&(*scratch).scan);
         if run.left != 0 {
             let at = (*scratch).cursor.at as usize & (portcullis_common::head::WINDOW - 1);
             let from = (&raw const (*scratch).buffer).cast::<u8>().add(FRONT + at);

@@ -38,11 +38,15 @@ pub fn lock(word: *mut u32) -> bool {
 
 /// Gives it back.
 #[inline(always)]
-pub fn unlock(word: *mut u32) {
+pub fn unlock(at: *mut u32) {
     // SAFETY: as above.
     unsafe {
+        // x86 keeps stores in order, and an exchange would wait for all before it.
+        #[cfg(store_order = "total")]
+        word::store_after_all(at, 0);
         // An exchange: BPF has no store that releases before its fourth version.
-        core::intrinsics::atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(word, 0);
+        #[cfg(not(store_order = "total"))]
+        core::intrinsics::atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(at, 0);
     }
 }
 

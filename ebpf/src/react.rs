@@ -20,6 +20,7 @@ use portcullis_common::{
         REACT_DROP, REACT_RESPOND,
     },
     reason::{Outcome, Reason, Sight},
+    word,
 };
 
 use crate::{
@@ -235,6 +236,7 @@ fn tell<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet,
         count(Outcome::EventsLost);
         return;
     };
+    let [zero] = word::zeros::<1>();
     // SAFETY: this CPU's scratch, and a helper without arguments.
     let event = unsafe {
         Event {
@@ -244,7 +246,7 @@ fn tell<const OUT: bool>(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet,
             flow: packet::flow(skb, scratch, p),
             reason: (*scratch).run.reason as u8,
             action: action as u8,
-            pad: [0; 6],
+            pad: [zero as u8; 6],
         }
     };
     entry.write(event);
@@ -278,7 +280,7 @@ fn sum<T: Copy>(plain: &T, seed: i64) -> i64 {
 /// The sum over the TCP pseudo-header (RFC 9293 §3.1).
 #[inline(always)]
 pub fn pseudo(h: Headers, p: &Packet, tcp_len: u32) -> i64 {
-    let mut b = [0u64; 5];
+    let mut b = word::zeros::<5>();
     if p.v6 != 0 {
         [b[0], b[1]] = h.address6(p.l3 + 8);
         [b[2], b[3]] = h.address6(p.l3 + 24);
@@ -356,7 +358,8 @@ fn written(skb: *mut __sk_buff, scratch: *mut Scratch) -> Result<(), ()> {
     let ports = h.u32(p.l4);
     let ports = if back { ports.rotate_left(16) } else { ports };
     let window = u32::from(h.u16(p.l4 + 14));
-    let mut t = [0u32; 8];
+    let [zero] = word::zeros::<1>();
+    let mut t = [zero as u32; 8];
     t[0] = ports.to_be();
     t[1] = s.seq.to_be();
     t[2] = s.ack.to_be();
@@ -485,7 +488,7 @@ fn network6(skb: *mut __sk_buff, h: Headers, p: &Packet, back: bool, len: u32) -
     let (source, destination) = if back { (24, 8) } else { (8, 24) };
     let extensions = p.l4 - p.l3 - 40;
     let next = if extensions == 0 { 6 } else { 60 };
-    let mut b = [0u64; 5];
+    let mut b = word::zeros::<5>();
     b[0] = (0x60 << 56 | u64::from((len - p.l3 - 40) & 0xffff) << 16 | next << 8 | 64).to_be();
     [b[1], b[2]] = h.address6(p.l3 + source);
     [b[3], b[4]] = h.address6(p.l3 + destination);

@@ -20,6 +20,7 @@ use portcullis_common::{
         self, ANSWERS_H2C, ANSWERS_LOST, ANSWERS_READ, ANSWERS_TUNNEL, KINDS, RANGES, Range, TOKENS,
         pop_kind, push_kind,
     },
+    word,
 };
 
 use crate::{
@@ -215,15 +216,15 @@ pub fn begin(scratch: *mut Scratch, at: u32, end: u32) {
     run.end = end;
     run.head = at;
     run.step = Step::More as u32;
-    run.carried = 0;
-    run.left = 0;
     run.keep = 0;
-    run.asked = 0;
-    run.ended = 0;
-    run.resume = 0;
-    run.base = 0;
-    run.token_count = 0;
-    run.ranges = 0;
+    word::clear(&mut run.token_count);
+    word::clear(&mut run.ranges);
+    word::clear(&mut run.base);
+    word::clear(&mut run.ended);
+    word::clear(&mut run.resume);
+    word::clear(&mut run.carried);
+    word::clear(&mut run.left);
+    word::clear(&mut run.asked);
     run.turn = ANSWERS_READ;
     run.finished = 0;
     run.answer = ANSWER_TOKEN;
@@ -334,8 +335,8 @@ pub fn account(scratch: *mut Scratch) {
     }
     c.add(Outcome::Tokens, s.scan.tokens);
     if s.scan.long_tokens | s.scan.odd_heads != 0 {
-        c.add(Outcome::TokenTooLong, s.scan.long_tokens);
-        c.add(Outcome::Ambiguous, s.scan.odd_heads);
+        c.add(Outcome::TokenTooLong, u32::from(s.scan.long_tokens));
+        c.add(Outcome::Ambiguous, u32::from(s.scan.odd_heads));
     }
     let step = s.run.step;
     if step == Step::More as u32 {

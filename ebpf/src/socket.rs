@@ -1,6 +1,6 @@
 //! The server's socket, looked up by a packet's addresses, and the state that is kept with it.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_tuple},
@@ -193,27 +193,28 @@ fn lookup(skb: *mut __sk_buff, scratch: *mut Scratch, p: &Packet) -> *mut bpf_so
         };
     }
     // Source, destination, both ports, as they stand in the packet.
-    let mut tuple = [0u32; 9];
+    let mut tuple = MaybeUninit::<[u32; 9]>::uninit();
+    let words = tuple.as_mut_ptr().cast::<u32>();
     let size = if p.v6 != 0 {
         let (source, destination) = (h.address6(p.l3 + 8), h.address6(p.l3 + 24));
-        // SAFETY: eight words hold two addresses.
+        // SAFETY: eight words hold two addresses, the ninth both ports.
         unsafe {
-            tuple.as_mut_ptr().cast::<[[u32; 2]; 2]>().write(halves(source));
-            tuple.as_mut_ptr().add(4).cast::<[[u32; 2]; 2]>().write(halves(destination));
+            words.cast::<[[u32; 2]; 2]>().write(halves(source));
+            words.add(4).cast::<[[u32; 2]; 2]>().write(halves(destination));
+            words.add(8).write(h.u32(p.l4).to_be());
         }
-        tuple[8] = h.u32(p.l4).to_be();
         36
     } else {
-        tuple[0] = h.u32(p.l3 + 12).to_be();
-        tuple[1] = h.u32(p.l3 + 16).to_be();
-        tuple[2] = h.u32(p.l4).to_be();
+        // SAFETY: two words hold two addresses, the third both ports.
+        unsafe {
+            words.write(h.u32(p.l3 + 12).to_be());
+            words.add(1).write(h.u32(p.l3 + 16).to_be());
+            words.add(2).write(h.u32(p.l4).to_be());
+        }
         12
     };
     // SAFETY: the tuple outlives the call and `size` bytes of it are set.
-    unsafe {
-        let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
-        bpf_skc_lookup_tcp(skb.cast(), tuple, size, CURRENT_NETNS, 0)
-    }
+    unsafe { bpf_skc_lookup_tcp(skb.cast(), words.cast::<bpf_sock_tuple>(), size, CURRENT_NETNS, 0) }
 }
 
 /// An address in words of the tuple's alignment.

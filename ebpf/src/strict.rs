@@ -15,6 +15,7 @@ use portcullis_common::{
         self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_FRAMES, PHASE_HTTP, PHASE_NEW,
         PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
+    word,
 };
 
 use crate::{
@@ -441,12 +442,12 @@ fn read<const WAY: u32>(
         run.kinds = stream.kinds;
         run.carried = stream.carried;
         let s = &mut (*scratch).scan;
-        *s = stream.scan;
-        s.heads = 0;
-        s.tokens = 0;
+        s.copy_from(&stream.scan);
+        word::clear(&mut s.heads);
+        word::clear(&mut s.tokens);
         s.long_tokens = 0;
         s.odd_heads = 0;
-        s.began = 0;
+        word::clear(&mut s.began);
         if stream.carried != 0 {
             let buffer = (&raw mut (*scratch).buffer).cast::<u8>().add(FRONT).cast::<u64>();
             for i in 0..CARRY {
@@ -570,7 +571,7 @@ pub fn cause(scratch: *mut Scratch, step: u32) {
     if step == Step::Refused as u32 {
         return;
     }
-    run.fingerprint.0 = [0; 2];
+    run.fingerprint.0 = word::zeros();
     run.decision = 0;
     let long = step == Step::TooLong as u32;
     run.answer = if long { ANSWER_TOO_LONG } else { ANSWER_MALFORMED };
@@ -583,7 +584,7 @@ fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
     // SAFETY: this CPU's scratch; no other reference to these fields is alive. The buffer holds `CARRY` words
     // behind any masked place.
     unsafe {
-        stream.scan = (*scratch).scan;
+        stream.scan.copy_from(&(*scratch).scan);
         let left = (*scratch).run.left;
         if left != 0 {
             let at = (*scratch).cursor.at as usize & (portcullis_common::head::WINDOW - 1);

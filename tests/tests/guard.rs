@@ -434,7 +434,12 @@ fn host(payload: &[u8], config: &ScanConfig, dead: DenyFingerprint) -> Reading {
         scan.skip(skip as u64);
         at += skip;
     }
-    Reading { refused: outcome == Step::Refused, heads: scan.heads, tokens: scan.tokens, odd: scan.odd_heads }
+    Reading {
+        refused: outcome == Step::Refused,
+        heads: scan.heads,
+        tokens: scan.tokens,
+        odd: u32::from(scan.odd_heads),
+    }
 }
 
 /// Pieces of requests, whole and broken, with the condemned token here and there.

@@ -74,6 +74,10 @@ fn compile(toolchain: &Toolchain, root: &Path, source: &Path, out: &Path) -> Res
         // The same source gives the same object in every clone, and no path of the builder goes with it.
         format!("--remap-path-prefix={}=portcullis", root.display()),
     ];
+    if cfg!(target_arch = "x86_64") {
+        // The kernel that loads the programs is of the architecture that they are built on.
+        flags.push("--cfg=store_order=\"total\"".to_owned());
+    }
     if let Some(home) = cargo_home() {
         flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
     }

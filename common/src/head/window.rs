@@ -88,13 +88,6 @@ pub(crate) const fn is_line_end(b: u8) -> bool {
     b == b'\r' || b == b'\n'
 }
 
-/// Writes zero, by one store.
-#[inline(always)]
-pub(super) fn clear(x: &mut u32) {
-    // SAFETY: a reference is valid to write.
-    unsafe { core::ptr::write_volatile(x, 0) };
-}
-
 /// A value as it stands in memory. In the kernel programs the verifier forgets where it came from, so that it walks what
 /// follows once and not for each way that leads here.
 #[inline(always)]
