@@ -4,6 +4,7 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod bundles;
 mod documents;
 mod floods;
 mod settings;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
     kernel: Option<KernelSide>,
+    bundles: Bundles,
+    clock: SharedClock,
     /// Held while policies are loaded and put in force: one at a time.
     loading: tokio::sync::Mutex<()>,
     /// Kernel events seen, for `status`.
@@ -87,7 +90,10 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
     let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
-    let set = load_policies(&config)?;
+    let (bundles, arrived) = Bundles::start(&config).await?;
+    bundles.check(&arrived).map_err(|e| anyhow!(e))?;
+    let set = load_policies(&config, &bundles.dirs(&arrived))?;
+    bundles.took(arrived, clock.wall());
     let store = Store::open(&config.revocation.store, key.id())?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
@@ -141,6 +147,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
         started: std::time::Instant::now(),
+        bundles,
+        clock: Arc::clone(&clock),
         path,
         config: ArcSwap::from_pointee(config),
     });
@@ -256,6 +264,7 @@ async fn serve(
         tasks.spawn(floods::watch(Arc::clone(&shared), stop.clone()));
     }
     let watcher = tasks::reload(&shared, reloads, &tasks, stop.clone())?;
+    bundles::follow(&shared, &tasks, &stop)?;
     shared.decider.set_ready(true);
     shared.metrics.ready(true);
     if let Some(told) = kernel {
@@ -315,11 +324,14 @@ fn announce(shared: &Shared) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
+use self::bundles::Bundles;
+pub(crate) use bundles::for_check as with_bundles;
 pub(crate) use settings::policy as policy_options;
 
-pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
+/// Loads the set of the configured directories, those of bundles, and what OPA's API wrote.
+pub(crate) fn load_policies(config: &Config, bundles: &[PathBuf]) -> Result<PolicySet, policy::LoadError> {
     let written = config.serve.opa_writes.as_deref().and_then(documents::current);
-    let dirs: Vec<PathBuf> = config.policy.dirs.iter().cloned().chain(written).collect();
+    let dirs: Vec<PathBuf> = config.policy.dirs.iter().chain(bundles).cloned().chain(written).collect();
     policy::load(&dirs, &config.policy.decision, &settings::policy(config))
 }
 

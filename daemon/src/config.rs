@@ -14,7 +14,7 @@ pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
     Admin, AttachMode, Config, Decide, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode,
-    Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode, Revocation, Serve,
-    ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
+    Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode,
+    Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -7,6 +7,7 @@
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
 mod claims;
+mod document;
 mod extract;
 mod identity;
 mod json;
@@ -20,6 +21,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub use document::{Document, DocumentKey};
 pub use extract::Extraction;
 pub use identity::Identity;
 pub use key::{FingerprintKey, KeyError};

@@ -7,6 +7,7 @@ mod e2e {
     mod asking;
     mod attach;
     mod authzen;
+    mod bundles;
     mod clients;
     mod connections;
     mod crafted;

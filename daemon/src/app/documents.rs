@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::store::Store;
 pub(super) use self::store::current;
-use super::{Shared, tasks::install};
+use super::{Shared, settings, tasks::install};
 use crate::{
     config::Config,
     policy::{self, LoadError, Owned},
@@ -64,23 +64,30 @@ async fn make(shared: &Arc<Shared>, change: Change) -> Result<(), DocumentError>
     let _one_at_a_time = shared.loading.lock().await;
     let config = shared.config.load_full();
     let failed = |_| DocumentError::Failed("the change could not be made".to_owned());
-    let staged = tokio::task::spawn_blocking(move || stage(&config, &change)).await.map_err(failed)??;
+    let bundles = shared.bundles.dirs(&[]);
+    let staged =
+        tokio::task::spawn_blocking(move || stage(&config, &bundles, &change)).await.map_err(failed)??;
     let (store, version, set) = staged;
     tokio::task::spawn_blocking(move || store.move_to(&version)).await.map_err(failed)??;
     install(shared, set).await.map(drop).map_err(DocumentError::Failed)
 }
 
 /// The next version, written and loaded but not in force.
-fn stage(config: &Config, change: &Change) -> Result<(Store, PathBuf, policy::PolicySet), DocumentError> {
+fn stage(
+    config: &Config,
+    bundles: &[PathBuf],
+    change: &Change,
+) -> Result<(Store, PathBuf, policy::PolicySet), DocumentError> {
     let dir =
         config.serve.opa_writes.as_ref().ok_or_else(|| DocumentError::Failed("no directory".to_owned()))?;
     let store = Store::open(dir)?;
     let mut written = store.read()?;
-    let owned = policy::owned(&config.policy.dirs).map_err(refused)?;
+    let mut dirs: Vec<PathBuf> = config.policy.dirs.iter().chain(bundles).cloned().collect();
+    let owned = policy::owned(&dirs).map_err(refused)?;
     apply(&mut written, change, &owned)?;
     let version = store.write(&written)?;
-    let dirs: Vec<PathBuf> = config.policy.dirs.iter().chain([&version]).cloned().collect();
-    let loaded = policy::load(&dirs, &config.policy.decision, &policy::LoadOptions::default());
+    dirs.push(version.clone());
+    let loaded = policy::load(&dirs, &config.policy.decision, &settings::policy(config));
     let set = loaded.map_err(|e| {
         store.discard(&version);
         refused(e)

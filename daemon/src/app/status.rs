@@ -74,6 +74,7 @@ fn read(s: &Shared) -> Value {
             "replayed_on_both_engines": loaded.set.tested().replayed,
             "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,
+            "bundles": s.bundles.show(),
         },
         "revocations": plane,
         "limited_keys": s.decider.limited_keys(),
@@ -131,6 +132,7 @@ fn refresh(s: &Shared) {
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));
+    s.metrics.bundles(&s.bundles.gauges());
     let guarded = s.kernel.as_ref().map(super::KernelSide::guarded).unwrap_or_default();
     s.metrics.kernel_side(&telemetry::KernelSide {
         mode: mode(s.config.load().kernel.mode),

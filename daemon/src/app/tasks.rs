@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Shared, load_policies, settings};
+use super::{Shared, bundles, settings};
 use crate::{
     clock::{Clock, SharedClock, WallTime},
     config::{self, Config, KernelMode},
@@ -152,7 +152,9 @@ pub fn reload(
     let (changed, mut changes) = mpsc::channel(1);
     let config = shared.config.load_full();
     let mut hangup = signal(SignalKind::hangup())?;
-    let watcher = config.policy.watch.then(|| watch(&config.policy.dirs, changed.clone())).transpose()?;
+    let watcher = (config.policy.watch && !config.policy.dirs.is_empty())
+        .then(|| watch(&config.policy.dirs, changed.clone()))
+        .transpose()?;
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         // Keeps the channel open where nothing is watched.
@@ -257,16 +259,15 @@ pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: Cancell
 /// All or nothing: a set that is refused leaves the old one in force.
 async fn reload_once(shared: &Arc<Shared>) -> Result<u64, String> {
     let _one_at_a_time = shared.loading.lock().await;
-    let config = shared.config.load_full();
-    let loaded = tokio::task::spawn_blocking(move || load_policies(&config)).await;
-    match loaded {
-        Ok(Ok(set)) => install(shared, set).await,
-        Ok(Err(e)) => Err(refused(shared, e.to_string())),
-        Err(_) => Err(refused(shared, "the policy loader failed".to_owned())),
+    let reader = Arc::clone(shared);
+    let read = tokio::task::spawn_blocking(move || reader.bundles.reread()).await;
+    match read.unwrap_or_else(|_| Err("the bundles could not be read".to_owned())) {
+        Ok(arrived) => bundles::take(shared, arrived).await,
+        Err(message) => Err(refused(shared, message)),
     }
 }
 
-fn refused(shared: &Shared, message: String) -> String {
+pub(super) fn refused(shared: &Shared, message: String) -> String {
     shared.metrics.policy_reload(false);
     tracing::error!(reason = message, "policies refused; the set in force stays");
     message

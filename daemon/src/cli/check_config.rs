@@ -31,11 +31,14 @@ impl Args {
     pub fn run(self) -> Outcome {
         let checked = config::load(&self.config);
         let faults: Vec<String> = match &checked {
-            Ok(c) => policy::load(&c.policy.dirs, &c.policy.decision, &app::policy_options(c))
-                .err()
-                .map(|e| e.to_string())
-                .into_iter()
-                .collect(),
+            Ok(c) => {
+                let load = |bundles: &[PathBuf]| {
+                    let dirs: Vec<PathBuf> = c.policy.dirs.iter().chain(bundles).cloned().collect();
+                    policy::load(&dirs, &c.policy.decision, &app::policy_options(c))
+                };
+                let loaded = app::with_bundles(c, load).and_then(|l| l.map(drop).map_err(|e| e.to_string()));
+                loaded.err().into_iter().collect()
+            }
             Err(ConfigError(faults)) => faults.iter().map(ToString::to_string).collect(),
         };
         if self.json {

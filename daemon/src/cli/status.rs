@@ -105,6 +105,14 @@ fn human(s: &Value) -> String {
             text(&s["policy"]["hash"]).get(..12).unwrap_or_default()
         ),
     ];
+    for b in s["policy"]["bundles"].as_array().into_iter().flatten() {
+        let revision = b["revision"].as_str().filter(|r| !r.is_empty()).unwrap_or("without a revision");
+        let signed = if b["signed"] == true { "signed" } else { "not signed" };
+        lines.push(format!("bundle       {} {revision}, {signed}", text(&b["name"])));
+        if let Some(why) = b["error"].as_str() {
+            lines.push(format!("             the last one that came is not used: {why}"));
+        }
+    }
     if let Some(why) = s["policy"]["interpreted_because"].as_str() {
         lines.push(format!("interpreted  {why}"));
     }

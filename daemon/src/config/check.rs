@@ -289,7 +289,12 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     for (i, issuer) in c.token.issuer.iter().enumerate() {
         check_issuer(issuer, i, f);
     }
-    f.unless(!c.policy.dirs.is_empty(), "policy.dirs", "names no directory");
+    f.unless(
+        !(c.policy.dirs.is_empty() && c.policy.bundle.is_empty()),
+        "policy.dirs",
+        "names no directory, and there is no `[[policy.bundle]]`",
+    );
+    check_bundles(c, f);
     f.unless(
         c.policy.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
         "policy.decision",
@@ -307,6 +312,20 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
     check_serve(c, f);
+}
+
+/// The `[[policy.bundle]]` tables.
+fn check_bundles(c: &Config, f: &mut Faults<'_>) {
+    for (i, b) in c.policy.bundle.iter().enumerate() {
+        let key = |k: &str| format!("policy.bundle[{i}].{k}");
+        f.unless(is_name(&b.name, 60), &key("name"), "is not a name of letters, digits and dashes");
+        let first = c.policy.bundle.iter().position(|o| o.name == b.name);
+        f.unless(first == Some(i), &key("name"), "is given twice");
+        f.unless(b.url.is_some() != b.file.is_some(), &key("url"), "or `file` must be given, one of them");
+        f.unless(b.poll_min <= b.poll_max, &key("poll_min"), "is longer than `poll_max`");
+        f.unless(!b.poll_min.0.is_zero(), &key("poll_min"), "must be longer than 0s");
+        f.unless(b.long_poll.0.as_secs() <= 600, &key("long_poll"), "must be at most 10m");
+    }
 }
 
 /// The `[serve]` table.
@@ -420,6 +439,11 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.revocation.store);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
+    fix(&mut c.policy.state_dir);
+    for b in &mut c.policy.bundle {
+        let files = [&mut b.file, &mut b.key_file, &mut b.bearer_file, &mut b.ca_file];
+        files.into_iter().flatten().for_each(fix);
+    }
     c.serve.opa_writes.iter_mut().for_each(fix);
     for tls in &mut c.serve.tls {
         [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use super::{
     section::Section,
-    tables::{Admin, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token},
+    tables::{
+        Admin, Decide, Issuer, Kernel, Log, Observe, Policy, PolicyBundle, Revocation, Serve, ServeTls, Token,
+    },
 };
 
 /// `docs/configuration.md`.
@@ -19,6 +21,7 @@ pub fn reference() -> String {
     write::<Token>(&mut page);
     write::<Issuer>(&mut page);
     write::<Policy>(&mut page);
+    write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
     write::<Serve>(&mut page);
@@ -39,7 +42,7 @@ fn write<S: Section>(page: &mut String) {
     );
     for f in S::fields() {
         // Tables of their own.
-        if matches!((S::TABLE, f.key), ("token", "issuer") | ("serve", "tls")) {
+        if matches!((S::TABLE, f.key), ("token", "issuer") | ("serve", "tls") | ("policy", "bundle")) {
             continue;
         }
         let default = if f.default.is_empty() { "none".to_owned() } else { format!("`{}`", f.default) };

@@ -307,9 +307,50 @@ section! {
         /// A set whose own tests fail is refused. `false` takes it untested, and is shown in `status`, in the log
         /// and by a metric; then the two engines are not compared by its tests either.
         require_tests: bool = true,
+        /// Where bundles are kept: the last good archive of each, and what it unpacks to.
+        state_dir: PathBuf = PathBuf::from("/var/lib/portcullis/bundles"),
+        /// Largest bundle, in bytes as it is sent; unpacked it may be sixteen times as large.
+        bundle_max_bytes: u64 = 64 << 20,
+        /// Bundles, beside the directories.
+        bundle: Vec<PolicyBundle> = Vec::new(),
         /// A builtin that fails (`to_number("x")`) fails the decision, which then denies. OPA makes it undefined,
         /// which can switch a denying rule off. Strict sets run on the slower interpreter.
         strict_builtin_errors: bool = false,
+    }
+}
+
+section! {
+    /// A bundle as `opa build` makes it, from a file or a server. It comes into force with the directories and the
+    /// other bundles, whole and only if the set passes its tests; the last one that did is used at the next start, should
+    /// the server not answer. Changes of these tables take a restart.
+    PolicyBundle as "policy.bundle" {
+        /// Its name: letters, digits and dashes.
+        name: String = String::new(),
+        /// The archive's address: `https`, or `http` on this host.
+        url: Option<String> = None,
+        /// The archive's file, in place of `url`; read again on `portcullis reload`.
+        file: Option<PathBuf> = None,
+        /// The key that it must be signed with (PEM, or a secret for `HS256` and its like). Without one, signatures are
+        /// not asked for.
+        key_file: Option<PathBuf> = None,
+        /// The signature's algorithm.
+        key_algorithm: String = "RS256".to_owned(),
+        /// The name that signatures give the key, where they give one.
+        key_id: Option<String> = None,
+        /// The scope that signatures must have.
+        scope: Option<String> = None,
+        /// File with the bearer token for the server.
+        bearer_file: Option<PathBuf> = None,
+        /// The only authorities that are believed (PEM); the system's where none is given.
+        ca_file: Option<PathBuf> = None,
+        /// Plain `http` may be spoken to other hosts.
+        plain_http: bool = false,
+        /// Shortest time from one request to the next.
+        poll_min: Span = Span::seconds(60),
+        /// Longest; the time is taken at random between the two.
+        poll_max: Span = Span::seconds(120),
+        /// How long the server may hold a request until there is something new (long polling), where it does that.
+        long_poll: Span = Span::seconds(0),
     }
 }
 

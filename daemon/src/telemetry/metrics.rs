@@ -79,6 +79,8 @@ pub struct Metrics {
     policy_reloads: IntCounterVec,
     policy_engine: IntGaugeVec,
     policy_untested: IntGauge,
+    bundles: IntGaugeVec,
+    bundle_requests: IntCounterVec,
     revocations: IntCounterVec,
     revocation_seconds: Histogram,
     claims: IntGauge,
@@ -175,6 +177,8 @@ impl Metrics {
             policy_reloads: make.counters("portcullis_policy_reloads_total", "Attempts to load the policies again.", &["result"])?,
             policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set, with the kind of reason where it is the interpreter.", &["engine", "cause"])?,
             policy_untested: make.gauge("portcullis_policy_untested", "1 where `policy.require_tests` is off: the active set was not tested.")?,
+            bundles: make.gauges("portcullis_bundle_activated_timestamp_seconds", "When the bundle in force came into force, with its revision.", &["bundle", "revision"])?,
+            bundle_requests: make.counters("portcullis_bundle_requests_total", "Requests for bundles, by what came of them: taken, unchanged, refused, failed.", &["bundle", "result"])?,
             revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
             revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
             claims: make.gauge("portcullis_revocations", "Revocations in force.")?,
@@ -240,6 +244,19 @@ impl Metrics {
     /// Counts an attempt to load policies.
     pub fn policy_reload(&self, good: bool) {
         self.policy_reloads.with_label_values(&[if good { "ok" } else { "refused" }]).inc();
+    }
+
+    /// Notes which bundles are in force: name, revision, since when (s since 1970).
+    pub fn bundles(&self, bundles: &[(String, String, i64)]) {
+        self.bundles.reset();
+        for (name, revision, since) in bundles {
+            self.bundles.with_label_values(&[name, revision]).set(*since);
+        }
+    }
+
+    /// Counts a request for a bundle.
+    pub fn bundle(&self, name: &str, result: &str) {
+        self.bundle_requests.with_label_values(&[name, result]).inc();
     }
 
     /// Counts an acknowledged revocation.
@@ -337,6 +354,8 @@ mod tests {
         m.revocation("admin", Duration::ZERO);
         m.policy(1, "rvm", "none", false);
         m.policy_reload(true);
+        m.bundles(&[("a".to_owned(), "1".to_owned(), 1)]);
+        m.bundle("a", "taken");
         m.fail_open(Door::ExtAuthz);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
