@@ -6,6 +6,7 @@
 
 mod documents;
 mod floods;
+mod records;
 mod settings;
 mod status;
 mod tasks;
@@ -32,6 +33,7 @@ use crate::{
         Senders,
     },
     policy::{self, Active, PolicySet},
+    record::Recorder,
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
@@ -73,6 +75,8 @@ pub(crate) struct Shared {
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
+    /// Takes kernel events, where they are recorded.
+    recorder: Option<Arc<Recorder>>,
     kernel: Option<KernelSide>,
     /// Held while policies are loaded and put in force: one at a time.
     loading: tokio::sync::Mutex<()>,
@@ -91,6 +95,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let store = Store::open(&config.revocation.store, key.id())?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
+    let records = records::open(&config)?;
     let kernel_settings = settings::kernel(&config, &key)?;
     let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
@@ -130,13 +135,17 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         plane: plane.clone(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
+        recorder: records.recorder.clone(),
     };
+    let recorder = records.recorder.clone();
+    let log = records.start(&config, &active, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
         policy: active,
         plane,
         metrics,
+        recorder: recorder.filter(|_| config.decision_log.kernel),
         kernel,
         loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
@@ -148,6 +157,9 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
+    if let Some(log) = log {
+        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
+    }
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .ok()

@@ -12,6 +12,7 @@ pub mod config;
 pub mod decide;
 pub mod kernel;
 pub mod policy;
+pub mod record;
 pub mod revoke;
 pub mod serve;
 pub mod telemetry;

@@ -11,6 +11,7 @@ mod e2e {
     mod connections;
     mod crafted;
     mod cuts;
+    mod decision_log;
     mod doors;
     mod edges;
     mod envoy;

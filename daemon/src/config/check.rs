@@ -307,6 +307,40 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
     check_serve(c, f);
+    check_record(c, f);
+}
+
+/// The `[host]` and `[decision_log]` tables.
+fn check_record(c: &Config, f: &mut Faults<'_>) {
+    let log = &c.decision_log;
+    f.unless(log.max_bytes >= 4096, "decision_log.max_bytes", "must be at least 4096");
+    f.unless(log.max_age.0.as_secs() >= 60, "decision_log.max_age", "must be at least 1m");
+    f.unless(log.keep <= 1000, "decision_log.keep", "must be at most 1000");
+    f.unless(
+        log.sample_allows >= 1,
+        "decision_log.sample_allows",
+        "must be at least 1: one of one is every one",
+    );
+    f.unless(
+        (1 << 16..=1 << 32).contains(&log.buffer_bytes),
+        "decision_log.buffer_bytes",
+        "must be from 65536 to 4294967296",
+    );
+    for h in &log.headers {
+        f.unless(
+            c.decide.headers.contains(h),
+            "decision_log.headers",
+            &format!("`{h}` is not among decide.headers: no decision knows it"),
+        );
+    }
+    let is_text = |s: &String| !s.is_empty() && s.len() <= 200 && !s.chars().any(char::is_control);
+    let texts =
+        c.host.name.iter().chain(&c.host.region).chain(c.host.labels.keys()).chain(c.host.labels.values());
+    f.unless(
+        texts.into_iter().all(is_text),
+        "host",
+        "has a text that is empty, longer than 200 bytes or not printable",
+    );
 }
 
 /// The `[serve]` table.
@@ -418,6 +452,7 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     fix(&mut c.revocation.store);
+    fix(&mut c.decision_log.file);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
     c.serve.opa_writes.iter_mut().for_each(fix);

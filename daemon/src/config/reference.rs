@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use super::{
     section::Section,
-    tables::{Admin, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token},
+    tables::{
+        Admin, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls,
+        Token,
+    },
 };
 
 /// `docs/configuration.md`.
@@ -21,6 +24,8 @@ pub fn reference() -> String {
     write::<Policy>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
+    write::<Host>(&mut page);
+    write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);
     write::<Admin>(&mut page);

@@ -1,6 +1,6 @@
 //! Every table and key, with documentation and default. Order here is the order of the reference page.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,42 @@ pub enum FailOpenDoor {
     /// AuthZEN.
     Authzen,
 }
+
+/// Where lines of the decision log go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSink {
+    /// Nowhere.
+    Off,
+    /// To a file.
+    File,
+    /// To standard output.
+    Stdout,
+}
+
+/// Claims that describe a person (OpenID Connect Core 5.1, and what Microsoft's tokens call them).
+const CLAIMS: [&str; 20] = [
+    "name",
+    "given_name",
+    "family_name",
+    "middle_name",
+    "nickname",
+    "preferred_username",
+    "profile",
+    "picture",
+    "website",
+    "email",
+    "gender",
+    "birthdate",
+    "zoneinfo",
+    "locale",
+    "phone_number",
+    "address",
+    "upn",
+    "unique_name",
+    "username",
+    "ipaddr",
+];
 
 section! {
     /// What the kernel programs guard, and what a refused request gets.
@@ -344,6 +380,48 @@ section! {
 }
 
 section! {
+    /// Who this host is, for policies (`data.portcullis.host`, `data.portcullis.region`) and in every line of the
+    /// decision log.
+    Host as "host" {
+        /// Its name; the kernel's host name where none is given.
+        name: Option<String> = None,
+        /// Where it stands, such as `"eu-west"`; policies find nothing where none is given.
+        region: Option<String> = None,
+        /// Labels of the operator's own, such as `{ rack = "7" }`.
+        labels: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// The decision log: one JSON object a decision, in OPA's format. See decision-log.md.
+    DecisionLog as "decision_log" {
+        /// Where lines go: `"off"`, `"file"` or `"stdout"`. It is off unless it is asked for: lines hold
+        /// what people did, and take room.
+        sink: LogSink = LogSink::Off,
+        /// The file, mode 0600.
+        file: PathBuf = PathBuf::from("/var/log/portcullis/decisions.log"),
+        /// Bytes after which the next file is begun.
+        max_bytes: u64 = 256 << 20,
+        /// Age after which the next file is begun.
+        max_age: Span = Span::seconds(24 * 3600),
+        /// Earlier files kept, as `decisions.log.1` (the newest) and so on.
+        keep: u32 = 7,
+        /// Bytes of memory for decisions that wait to be written. What finds no room is dropped and counted: no
+        /// decision waits.
+        buffer_bytes: u64 = 16 << 20,
+        /// One of so many allows is written, with the number in its line. Denials always are.
+        sample_allows: u32 = 1,
+        /// Headers of `decide.headers` that lines may hold. All others are taken out.
+        headers: Vec<String> = Vec::new(),
+        /// Claims that are taken out of `input.identity`: those of OpenID Connect that describe a person. `sub` stays,
+        /// unless it is named here.
+        erase_claims: Vec<String> = CLAIMS.map(str::to_owned).to_vec(),
+        /// Refusals by the kernel are written too, as lines of a kind of their own.
+        kernel: bool = false,
+    }
+}
+
+section! {
     /// The front doors. Every listener serves all of them, by HTTP/1 and HTTP/2: see gateways.md.
     Serve as "serve" {
         /// Where to listen in plain text: addresses, and Unix sockets as `"unix:/path"`. Whoever reaches them can
@@ -433,6 +511,10 @@ pub struct Config {
     pub decide: Decide,
     /// `[revocation]`
     pub revocation: Revocation,
+    /// `[host]`
+    pub host: Host,
+    /// `[decision_log]`
+    pub decision_log: DecisionLog,
     /// `[serve]`
     pub serve: Serve,
     /// `[admin]`
