@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decide;
+pub mod fetch;
 pub mod kernel;
 pub mod policy;
 pub mod record;

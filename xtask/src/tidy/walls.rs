@@ -16,6 +16,7 @@ const FENCES: &[Fence] = &[
     Fence { crates: &["prometheus"],        only_in: &["daemon/src/telemetry"] },
     Fence { crates: &["axum", "tonic", "prost"],     only_in: &["daemon/src/serve"] },
     Fence { crates: &["async_nats"],        only_in: &["daemon/src/revoke/feed"] },
+    Fence { crates: &["rustls_native_certs", "tower_service"], only_in: &["daemon/src/fetch"] },
     Fence { crates: &["aya_ebpf"],          only_in: &["ebpf"] },
 ];
 
@@ -38,6 +39,7 @@ const ROOMS: &[Room] = &[
     Room { name: "decide",    must_not_name: &["serve", "app", "cli"] },
     Room { name: "serve",     must_not_name: &["app", "cli"] },
     Room { name: "telemetry", must_not_name: &["token", "policy", "decide", "record", "revoke", "kernel", "serve", "app", "cli"] },
+    Room { name: "fetch",     must_not_name: &["token", "policy", "record", "decide", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
     Room { name: "config",    must_not_name: &["token", "policy", "decide", "revoke", "kernel", "serve", "telemetry", "app", "cli"] },
 ];
 
