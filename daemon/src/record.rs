@@ -19,7 +19,7 @@ pub use line::Labels;
 pub use log::{Log, LogParts};
 pub use queue::{Queue, Waiting, queue};
 pub use redact::Redaction;
-pub use sink::{FileSettings, Sink, SinkKind};
+pub use sink::{FileSettings, HttpSettings, Sink, SinkError, SinkKind};
 
 use crate::telemetry::Door;
 

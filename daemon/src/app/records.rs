@@ -9,7 +9,10 @@ use crate::{
     config::{Config, LogSink},
     decide::recorded_input,
     policy::Active,
-    record::{FileSettings, Labels, Log, LogParts, Recorder, Redaction, Sink, SinkKind, Waiting, queue},
+    record::{
+        FileSettings, HttpSettings, Labels, Log, LogParts, Recorder, Redaction, Sink, SinkKind, Waiting,
+        queue,
+    },
     telemetry::Metrics,
 };
 
@@ -29,6 +32,15 @@ pub(super) fn open(c: &Config) -> Result<Records> {
     let kind = match log.sink {
         LogSink::Off => return Ok(Records { recorder: None, log: None }),
         LogSink::Stdout => SinkKind::Stdout,
+        LogSink::Http => SinkKind::Http(HttpSettings {
+            url: log.url.clone(),
+            bearer_file: log.bearer_file.clone(),
+            ca_file: log.ca_file.clone(),
+            batch_bytes: usize::try_from(log.batch_bytes).unwrap_or(usize::MAX),
+            batch_time: log.batch_time.0,
+            retry_for: log.retry_for.0,
+            timeout: log.timeout.0,
+        }),
         LogSink::File => SinkKind::File(FileSettings {
             path: log.file.clone(),
             max_bytes: log.max_bytes,
@@ -36,7 +48,7 @@ pub(super) fn open(c: &Config) -> Result<Records> {
             keep: log.keep,
         }),
     };
-    let sink = Sink::open(kind).context("the decision log (`decision_log.file`) cannot be opened")?;
+    let sink = Sink::open(kind).context("the decision log cannot be opened")?;
     let (queue, waiting) = queue(ENTRIES, usize::try_from(log.buffer_bytes).unwrap_or(usize::MAX));
     let recorder = Recorder {
         log: Some(queue),

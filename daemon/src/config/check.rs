@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, ShedMode, UnknownMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, LogSink, ShedMode, UnknownMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -313,6 +313,17 @@ fn check(c: &Config, f: &mut Faults<'_>) {
 /// The `[host]` and `[decision_log]` tables.
 fn check_record(c: &Config, f: &mut Faults<'_>) {
     let log = &c.decision_log;
+    f.unless(
+        log.sink != LogSink::Http || !log.url.is_empty(),
+        "decision_log.url",
+        "must be given: the address that takes the lines",
+    );
+    f.unless(
+        (1024..=64 << 20).contains(&log.batch_bytes),
+        "decision_log.batch_bytes",
+        "must be from 1024 to 67108864",
+    );
+    f.unless(!log.timeout.0.is_zero(), "decision_log.timeout", "must be more than nothing");
     f.unless(log.max_bytes >= 4096, "decision_log.max_bytes", "must be at least 4096");
     f.unless(log.max_age.0.as_secs() >= 60, "decision_log.max_age", "must be at least 1m");
     f.unless(log.keep <= 1000, "decision_log.keep", "must be at most 1000");
@@ -453,6 +464,7 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.token.fingerprint_key);
     fix(&mut c.revocation.store);
     fix(&mut c.decision_log.file);
+    [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
     c.serve.opa_writes.iter_mut().for_each(fix);

@@ -169,6 +169,8 @@ pub enum LogSink {
     File,
     /// To standard output.
     Stdout,
+    /// To a server.
+    Http,
 }
 
 /// Claims that describe a person (OpenID Connect Core 5.1, and what Microsoft's tokens call them).
@@ -395,7 +397,7 @@ section! {
 section! {
     /// The decision log: one JSON object a decision, in OPA's format. See decision-log.md.
     DecisionLog as "decision_log" {
-        /// Where lines go: `"off"`, `"file"` or `"stdout"`. It is off unless it is asked for: lines hold
+        /// Where lines go: `"off"`, `"file"`, `"stdout"` or `"http"`. It is off unless it is asked for: lines hold
         /// what people did, and take room.
         sink: LogSink = LogSink::Off,
         /// The file, mode 0600.
@@ -406,6 +408,21 @@ section! {
         max_age: Span = Span::seconds(24 * 3600),
         /// Earlier files kept, as `decisions.log.1` (the newest) and so on.
         keep: u32 = 7,
+        /// Where `"http"` sends batches: `POST` of a JSON array of lines, compressed by gzip, as OPA sends them. Plain
+        /// `http` is spoken to this host alone.
+        url: String = String::new(),
+        /// A file with the token for its `Authorization: Bearer`, read for each batch.
+        bearer_file: Option<PathBuf> = None,
+        /// The only authorities (PEM) that its server is believed by; the system's where none are given.
+        ca_file: Option<PathBuf> = None,
+        /// Bytes of lines after which a batch is sent.
+        batch_bytes: u64 = 1 << 20,
+        /// Time after which a batch is sent whatever it holds.
+        batch_time: Span = Span::seconds(5),
+        /// How long a batch is tried again (no connection, 408, 425, 429, 5xx). Eight more wait meanwhile.
+        retry_for: Span = Span::seconds(300),
+        /// How long one try may take.
+        timeout: Span = Span::seconds(30),
         /// Bytes of memory for decisions that wait to be written. What finds no room is dropped and counted: no
         /// decision waits.
         buffer_bytes: u64 = 16 << 20,

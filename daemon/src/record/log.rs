@@ -15,7 +15,7 @@ use super::{
     mask,
     queue::{Entry, Waiting},
     redact::Changed,
-    sink::Sink,
+    sink::{Flushed, Sink},
 };
 use crate::{
     policy::{Active, Input, Loaded},
@@ -120,7 +120,8 @@ impl Writer {
             }
         }
         while self.round() {}
-        self.parts.sink.finish();
+        let last = self.parts.sink.finish();
+        self.count(last);
         self.tell(true);
     }
 
@@ -135,11 +136,15 @@ impl Writer {
             lines += 1;
         }
         let flushed = self.parts.sink.flush();
+        self.count(flushed);
+        self.tell(false);
+        lines == AT_ONCE
+    }
+
+    fn count(&mut self, flushed: Flushed) {
         self.told.sink += flushed.lost;
         self.told.error = flushed.error.or(self.told.error.take());
         self.parts.metrics.decision_log(flushed.written, self.parts.waiting.dropped(), flushed.lost);
-        self.tell(false);
-        lines == AT_ONCE
     }
 
     /// Takes note of the set in force.

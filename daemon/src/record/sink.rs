@@ -1,11 +1,13 @@
 //! Where lines go.
 
 mod file;
+mod http;
 
 use std::io::Write as _;
 
-pub use file::FileSettings;
-use file::FileSink;
+pub use file::{FileSettings, FileSink};
+pub use http::{HttpSettings, HttpSink};
+use thiserror::Error;
 
 /// Where lines go, as the configuration says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,19 @@ pub enum SinkKind {
     File(FileSettings),
     /// Standard output.
     Stdout,
+    /// A server.
+    Http(HttpSettings),
+}
+
+/// Why a sink cannot be opened.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// The file.
+    #[error("{0}; `decision_log.file` must be a file in a directory that exists and is writable")]
+    File(#[from] std::io::Error),
+    /// The server.
+    #[error("`decision_log.url`: {0}")]
+    Http(#[from] crate::fetch::FetchError),
 }
 
 /// What came of handing lines on.
@@ -33,6 +48,8 @@ pub enum Sink {
     File(FileSink),
     /// Standard output, and the lines that wait for it.
     Stdout(Lines),
+    /// A server.
+    Http(Box<HttpSink>),
 }
 
 /// Lines that wait.
@@ -66,10 +83,11 @@ impl Lines {
 
 impl Sink {
     /// Opens it. The error names what cannot be opened.
-    pub fn open(kind: SinkKind) -> std::io::Result<Self> {
+    pub fn open(kind: SinkKind) -> Result<Self, SinkError> {
         Ok(match kind {
             SinkKind::File(settings) => Self::File(FileSink::open(settings)?),
             SinkKind::Stdout => Self::Stdout(Lines::default()),
+            SinkKind::Http(settings) => Self::Http(Box::new(HttpSink::open(settings)?)),
         })
     }
 
@@ -78,12 +96,14 @@ impl Sink {
         match self {
             Self::File(file) => file.lines.put(line),
             Self::Stdout(lines) => lines.put(line),
+            Self::Http(server) => server.put(line),
         }
     }
 
     /// Hands on what was taken.
     pub fn flush(&mut self) -> Flushed {
         match self {
+            Self::Http(server) => server.flush(),
             Self::File(file) => file.flush(),
             Self::Stdout(lines) => lines.flush(|text| {
                 let mut out = std::io::stdout().lock();
@@ -94,7 +114,10 @@ impl Sink {
     }
 
     /// Hands on the last of it.
-    pub fn finish(&mut self) {
-        self.flush();
+    pub fn finish(&mut self) -> Flushed {
+        match self {
+            Self::Http(server) => server.finish(),
+            _ => self.flush(),
+        }
     }
 }
