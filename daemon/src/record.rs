@@ -18,7 +18,7 @@ pub use event::{Asked, Decided, Event, Secret, Texts};
 pub use line::Labels;
 pub use log::{Log, LogParts};
 pub use queue::{Queue, Waiting, queue};
-pub use redact::Redaction;
+pub use redact::{Changed, Redaction};
 pub use sink::{FileSettings, HttpSettings, Sink, SinkError, SinkKind};
 
 use crate::telemetry::Door;

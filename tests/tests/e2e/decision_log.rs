@@ -126,3 +126,38 @@ fn what_waits_is_written_before_the_daemon_ends_and_a_policy_masks_it() -> Resul
     assert_eq!(last["erased"], json!(["/input/identity/claims/sub", "/input/identity/sub"]));
     Ok(())
 }
+
+#[test]
+fn a_recorded_log_tells_what_another_set_would_decide() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = logged("")?;
+    let (one, two) = (w.mint.hs256()?, w.mint.hs256()?);
+    for token in [&one, &one, &two] {
+        assert_eq!(w.daemon.auth("GET", "/v1/orders", token)?.status, 200);
+    }
+    assert_eq!(w.daemon.auth("POST", "/v1/orders", &one)?.status, 403);
+    let file = w.dir.path("decisions.log");
+    lines(&file, 4)?;
+    let (old, log) = (w.dir.path("policies").display().to_string(), file.display().to_string());
+    let same = w.daemon.command(&["policy", "diff", &old, &old, "--log", &log])?;
+    assert_eq!(same.code, 0, "{same:?}");
+    assert!(same.stdout.contains("4 decisions made again"), "{same:?}");
+    let other = w.dir.path("other").display().to_string();
+    let copied = std::process::Command::new("cp").args(["-r", &old, &other]).status()?;
+    ensure!(copied.success(), "cp failed");
+    let emergency = fs::read_to_string(w.dir.path("other/emergency/data.json"))?;
+    let mut data: Value = serde_json::from_str(&emergency)?;
+    data["everything"] = true.into();
+    fs::write(w.dir.path("other/emergency/data.json"), data.to_string())?;
+    let changed = w.daemon.command(&["policy", "diff", &old, &other, "--log", &log, "--json"])?;
+    assert_eq!(changed.code, 1, "{changed:?}");
+    let told: Value = serde_json::from_str(&changed.stdout)?;
+    assert_eq!((&told["decided"], &told["newly_denied"]), (&json!(4), &json!(3)), "{told:#}");
+    assert_eq!(told["tokens"].as_object().map(serde_json::Map::len), Some(2));
+    assert!(told["changes"][0]["rules"].to_string().contains("data.portcullis.emergency"), "{told:#}");
+    let missing = w.daemon.command(&["policy", "diff", &old, "/nonexistent", "--log", &log])?;
+    assert_eq!(missing.code, 2, "{missing:?}");
+    Ok(())
+}
