@@ -14,10 +14,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use portcullis::{
     clock::{SharedClock, SystemClock},
-    decide::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings},
+    decide::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings, recorded_input},
     policy::{Active, LoadOptions, load},
+    record::{Asker, FileSettings, Labels, Log, LogParts, Recorder, Redaction, Sink, SinkKind, queue},
     revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
-    telemetry::Metrics,
+    telemetry::{Door, Metrics},
     token::{FingerprintKey, IssuerSettings, KeySource, Presented, Verifier},
 };
 use portcullis_common::reason::Reason;
@@ -31,12 +32,17 @@ const POLICY: &str = "package p\n\nimport rego.v1\n\ndefault decision := {\"allo
 struct Bench {
     dir: PathBuf,
     decider: Decider,
+    active: Arc<Active>,
     runtime: Runtime,
 }
 
 impl Bench {
-    fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("portcullis-bench-decide-{}", std::process::id()));
+    fn new(recorder: Option<Arc<Recorder>>) -> Self {
+        let dir = std::env::temp_dir().join(format!(
+            "portcullis-bench-decide-{}-{}",
+            std::process::id(),
+            recorder.is_some()
+        ));
         fs::create_dir_all(dir.join("policies")).unwrap();
         fs::write(dir.join("policies/p.rego"), POLICY).unwrap();
         fs::write(dir.join("hmac.key"), SECRET).unwrap();
@@ -54,14 +60,16 @@ impl Bench {
             algorithms: vec!["HS256".into()],
             keys: KeySource::HmacFile { path: dir.join("hmac.key"), kid: None },
         };
+        let active = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
             verifier: Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap(),
             key,
-            policy: Arc::new(Active::new(set, 1)),
+            policy: Arc::clone(&active),
             index,
             plane,
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
+            recorder,
         };
         let settings = Settings {
             limit_entries: 1000,
@@ -72,7 +80,7 @@ impl Bench {
         };
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
-        Self { dir, decider, runtime: Builder::new_current_thread().build().unwrap() }
+        Self { dir, decider, active, runtime: Builder::new_current_thread().build().unwrap() }
     }
 }
 
@@ -110,11 +118,37 @@ fn request() -> Request<'static> {
     }
 }
 
+const BY: Asker<'static> = Asker { door: Door::ForwardAuth, peer: "127.0.0.1" };
+
 fn cached(c: &mut Criterion) {
-    let bench = Bench::new();
+    measured(c, "decide", &Bench::new(None));
+}
+
+/// The same with the decision log on: to a file, every decision, redacted.
+fn logged(c: &mut Criterion) {
+    let (queue, waiting) = queue(16_384, 16 << 20);
+    let recorder = Arc::new(Recorder { log: Some(queue), sample_allows: 1, fail_open: Vec::new() });
+    let bench = Bench::new(Some(Arc::clone(&recorder)));
+    let hour = Duration::from_hours(1);
+    let file = FileSettings { path: bench.dir.join("d.log"), max_bytes: 64 << 20, max_age: hour, keep: 1 };
+    let log = Log::start(LogParts {
+        waiting,
+        sink: Sink::open(SinkKind::File(file)).unwrap(),
+        active: Arc::clone(&bench.active),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        labels: Labels::default(),
+        redaction: Redaction::default(),
+        input: Box::new(|event| recorded_input(event, &["token".to_owned()], &[])),
+    });
+    measured(c, "decide_logged", &bench);
+    println!("{} decisions found no room in the log's queue", recorder.log.as_ref().unwrap().dropped());
+    log.unwrap().stop();
+}
+
+fn measured(c: &mut Criterion, name: &str, bench: &Bench) {
     let (decider, at) = (&bench.decider, ["token".to_owned()]);
     let asked = request();
-    let mut group = c.benchmark_group("decide");
+    let mut group = c.benchmark_group(name);
     for count in [1000, 100_000] {
         let tokens: Vec<String> = (0..count).map(token).collect();
         let bodies: Vec<String> = tokens
@@ -123,7 +157,7 @@ fn cached(c: &mut Criterion) {
             .collect();
         let requests = tokens.iter().map(String::as_str).cycle();
         let ask = |token: &str| {
-            let ruling = decider.request(&asked, Ok(Some(Presented::new(token))));
+            let ruling = decider.request(BY, &asked, Ok(Some(Presented::new(token))));
             bench.runtime.block_on(ruling)
         };
         measure(&mut group, &format!("cached_request_{count}_tokens"), count, requests, |token| {
@@ -131,7 +165,8 @@ fn cached(c: &mut Criterion) {
         });
         let ask = |body: &str| {
             let (path, body) = (&["p", "decision"], body.as_bytes());
-            let query = DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false };
+            let query =
+                DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false, by: BY };
             bench.runtime.block_on(decider.data(&query)).unwrap()
         };
         let requests = bodies.iter().map(String::as_str).cycle();
@@ -154,5 +189,5 @@ fn measure<'a>(
     group.bench_function(name, |b| b.iter(|| ask(black_box(requests.next().unwrap()))));
 }
 
-criterion_group!(benches, cached);
+criterion_group!(benches, cached, logged);
 criterion_main!(benches);

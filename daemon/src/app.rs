@@ -7,6 +7,7 @@
 mod bundles;
 mod documents;
 mod floods;
+mod records;
 mod settings;
 mod status;
 mod tasks;
@@ -33,6 +34,7 @@ use crate::{
         Senders,
     },
     policy::{self, Active, PolicySet},
+    record::Recorder,
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
@@ -74,6 +76,8 @@ pub(crate) struct Shared {
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
+    /// Takes kernel events, where they are recorded.
+    recorder: Option<Arc<Recorder>>,
     kernel: Option<KernelSide>,
     bundles: Bundles,
     clock: SharedClock,
@@ -97,6 +101,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let store = Store::open(&config.revocation.store, key.id())?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
+    let records = records::open(&config)?;
     let kernel_settings = settings::kernel(&config, &key)?;
     let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
@@ -136,13 +141,17 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         plane: plane.clone(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
+        recorder: records.recorder.clone(),
     };
+    let recorder = records.recorder.clone();
+    let log = records.start(&config, &active, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
         policy: active,
         plane,
         metrics,
+        recorder: recorder.filter(|_| config.decision_log.kernel),
         kernel,
         loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
@@ -156,6 +165,9 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
+    if let Some(log) = log {
+        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
+    }
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .ok()

@@ -11,10 +11,12 @@ mod data;
 mod decider;
 mod document;
 mod id;
+mod input;
 mod keys;
 mod limits;
 mod orders;
 mod pressure;
+mod recording;
 mod request;
 mod ruling;
 mod select;
@@ -25,10 +27,13 @@ pub use id::DecisionId;
 pub use limits::Allowance;
 pub use orders::Asked;
 pub use pressure::watch_pressure;
+pub use recording::recorded_input;
 pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{FailOpen, Permit, Refusal, Ruling};
 
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod tests;

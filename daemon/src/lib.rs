@@ -14,6 +14,7 @@ pub mod decide;
 pub mod fetch;
 pub mod kernel;
 pub mod policy;
+pub mod record;
 pub mod revoke;
 pub mod serve;
 pub mod telemetry;

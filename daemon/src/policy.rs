@@ -9,6 +9,7 @@
 
 mod active;
 mod builtins;
+mod compare;
 mod decision;
 mod files;
 mod hazards;
@@ -31,6 +32,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use active::{Active, Loaded};
+pub use compare::{Cause as DecisionCause, Difference, Kind, compare, differing_rules};
 pub use decision::{Block, Decision, Grant, Limit, MAX_TTL};
 pub use load::{LoadOptions, load};
 pub use owned::{Owned, owned, package_of};

@@ -12,6 +12,7 @@ mod e2e {
     mod connections;
     mod crafted;
     mod cuts;
+    mod decision_log;
     mod doors;
     mod edges;
     mod envoy;

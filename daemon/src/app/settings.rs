@@ -159,6 +159,12 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
     })
 }
 
+/// This host's name.
+pub fn host_name(c: &Config) -> String {
+    let own = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    c.host.name.clone().or_else(own).unwrap_or_default()
+}
+
 /// How policy sets are loaded.
 pub fn policy(c: &Config) -> LoadOptions {
     LoadOptions {
@@ -200,7 +206,7 @@ pub fn doors(c: &Config) -> DoorSettings {
     }
 }
 
-const fn door(d: FailOpenDoor) -> Door {
+pub(super) const fn door(d: FailOpenDoor) -> Door {
     match d {
         FailOpenDoor::ForwardAuth => Door::ForwardAuth,
         FailOpenDoor::ExtAuthz => Door::ExtAuthz,

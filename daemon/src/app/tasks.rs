@@ -100,8 +100,12 @@ pub async fn events(
             if event.action == Outcome::GateRefused as u8 {
                 stopped.push(event.flow);
             }
+            let event = record(&event, &*clock);
+            if let Some(log) = shared.recorder.as_ref().and_then(|r| r.log.as_ref()) {
+                log.offer_kernel(serde_json::to_value(&event).unwrap_or_default());
+            }
             // Nobody listens: nothing is lost that somebody wanted.
-            let _ = sender.send(record(&event, &*clock));
+            let _ = sender.send(event);
         });
         tokio::select! {
             () = stop.cancelled() => return,

@@ -3,6 +3,7 @@
 mod ask;
 mod bench;
 mod check;
+mod diff;
 mod inputs;
 mod source;
 mod test;
@@ -28,6 +29,7 @@ enum Command {
     Explain(ask::ExplainArgs),
     Bench(bench::Args),
     Inputs(inputs::Args),
+    Diff(diff::Args),
 }
 
 impl Args {
@@ -39,6 +41,7 @@ impl Args {
             Command::Explain(a) => a.run(),
             Command::Bench(a) => a.run(),
             Command::Inputs(a) => a.run(),
+            Command::Diff(a) => a.run(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, ShedMode, UnknownMode};
+use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, LogSink, ShedMode, UnknownMode};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,6 +312,51 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
     check_serve(c, f);
+    check_record(c, f);
+}
+
+/// The `[host]` and `[decision_log]` tables.
+fn check_record(c: &Config, f: &mut Faults<'_>) {
+    let log = &c.decision_log;
+    f.unless(
+        log.sink != LogSink::Http || !log.url.is_empty(),
+        "decision_log.url",
+        "must be given: the address that takes the lines",
+    );
+    f.unless(
+        (1024..=64 << 20).contains(&log.batch_bytes),
+        "decision_log.batch_bytes",
+        "must be from 1024 to 67108864",
+    );
+    f.unless(!log.timeout.0.is_zero(), "decision_log.timeout", "must be more than nothing");
+    f.unless(log.max_bytes >= 4096, "decision_log.max_bytes", "must be at least 4096");
+    f.unless(log.max_age.0.as_secs() >= 60, "decision_log.max_age", "must be at least 1m");
+    f.unless(log.keep <= 1000, "decision_log.keep", "must be at most 1000");
+    f.unless(
+        log.sample_allows >= 1,
+        "decision_log.sample_allows",
+        "must be at least 1: one of one is every one",
+    );
+    f.unless(
+        (1 << 16..=1 << 32).contains(&log.buffer_bytes),
+        "decision_log.buffer_bytes",
+        "must be from 65536 to 4294967296",
+    );
+    for h in &log.headers {
+        f.unless(
+            c.decide.headers.contains(h),
+            "decision_log.headers",
+            &format!("`{h}` is not among decide.headers: no decision knows it"),
+        );
+    }
+    let is_text = |s: &String| !s.is_empty() && s.len() <= 200 && !s.chars().any(char::is_control);
+    let texts =
+        c.host.name.iter().chain(&c.host.region).chain(c.host.labels.keys()).chain(c.host.labels.values());
+    f.unless(
+        texts.into_iter().all(is_text),
+        "host",
+        "has a text that is empty, longer than 200 bytes or not printable",
+    );
 }
 
 /// The `[[policy.bundle]]` tables.
@@ -437,6 +482,8 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     fix(&mut c.revocation.store);
+    fix(&mut c.decision_log.file);
+    [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
     fix(&mut c.policy.state_dir);

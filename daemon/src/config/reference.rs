@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, Decide, Issuer, Kernel, Log, Observe, Policy, PolicyBundle, Revocation, Serve, ServeTls, Token,
+        Admin, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle, Revocation,
+        Serve, ServeTls, Token,
     },
 };
 
@@ -24,6 +25,8 @@ pub fn reference() -> String {
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
+    write::<Host>(&mut page);
+    write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);
     write::<Admin>(&mut page);

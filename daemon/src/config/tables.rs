@@ -1,6 +1,6 @@
 //! Every table and key, with documentation and default. Order here is the order of the reference page.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,44 @@ pub enum FailOpenDoor {
     /// AuthZEN.
     Authzen,
 }
+
+/// Where lines of the decision log go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSink {
+    /// Nowhere.
+    Off,
+    /// To a file.
+    File,
+    /// To standard output.
+    Stdout,
+    /// To a server.
+    Http,
+}
+
+/// Claims that describe a person (OpenID Connect Core 5.1, and what Microsoft's tokens call them).
+const CLAIMS: [&str; 20] = [
+    "name",
+    "given_name",
+    "family_name",
+    "middle_name",
+    "nickname",
+    "preferred_username",
+    "profile",
+    "picture",
+    "website",
+    "email",
+    "gender",
+    "birthdate",
+    "zoneinfo",
+    "locale",
+    "phone_number",
+    "address",
+    "upn",
+    "unique_name",
+    "username",
+    "ipaddr",
+];
 
 section! {
     /// What the kernel programs guard, and what a refused request gets.
@@ -385,6 +423,63 @@ section! {
 }
 
 section! {
+    /// Who this host is, for policies (`data.portcullis.host`, `data.portcullis.region`) and in every line of the
+    /// decision log.
+    Host as "host" {
+        /// Its name; the kernel's host name where none is given.
+        name: Option<String> = None,
+        /// Where it stands, such as `"eu-west"`; policies find nothing where none is given.
+        region: Option<String> = None,
+        /// Labels of the operator's own, such as `{ rack = "7" }`.
+        labels: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// The decision log: one JSON object a decision, in OPA's format. See decision-log.md.
+    DecisionLog as "decision_log" {
+        /// Where lines go: `"off"`, `"file"`, `"stdout"` or `"http"`. It is off unless it is asked for: lines hold
+        /// what people did, and take room.
+        sink: LogSink = LogSink::Off,
+        /// The file, mode 0600.
+        file: PathBuf = PathBuf::from("/var/log/portcullis/decisions.log"),
+        /// Bytes after which the next file is begun.
+        max_bytes: u64 = 256 << 20,
+        /// Age after which the next file is begun.
+        max_age: Span = Span::seconds(24 * 3600),
+        /// Earlier files kept, as `decisions.log.1` (the newest) and so on.
+        keep: u32 = 7,
+        /// Where `"http"` sends batches: `POST` of a JSON array of lines, compressed by gzip, as OPA sends them. Plain
+        /// `http` is spoken to this host alone.
+        url: String = String::new(),
+        /// A file with the token for its `Authorization: Bearer`, read for each batch.
+        bearer_file: Option<PathBuf> = None,
+        /// The only authorities (PEM) that its server is believed by; the system's where none are given.
+        ca_file: Option<PathBuf> = None,
+        /// Bytes of lines after which a batch is sent.
+        batch_bytes: u64 = 1 << 20,
+        /// Time after which a batch is sent whatever it holds.
+        batch_time: Span = Span::seconds(5),
+        /// How long a batch is tried again (no connection, 408, 425, 429, 5xx). Eight more wait meanwhile.
+        retry_for: Span = Span::seconds(300),
+        /// How long one try may take.
+        timeout: Span = Span::seconds(30),
+        /// Bytes of memory for decisions that wait to be written. What finds no room is dropped and counted: no
+        /// decision waits.
+        buffer_bytes: u64 = 16 << 20,
+        /// One of so many allows is written, with the number in its line. Denials always are.
+        sample_allows: u32 = 1,
+        /// Headers of `decide.headers` that lines may hold. All others are taken out.
+        headers: Vec<String> = Vec::new(),
+        /// Claims that are taken out of `input.identity`: those of OpenID Connect that describe a person. `sub` stays,
+        /// unless it is named here.
+        erase_claims: Vec<String> = CLAIMS.map(str::to_owned).to_vec(),
+        /// Refusals by the kernel are written too, as lines of a kind of their own.
+        kernel: bool = false,
+    }
+}
+
+section! {
     /// The front doors. Every listener serves all of them, by HTTP/1 and HTTP/2: see gateways.md.
     Serve as "serve" {
         /// Where to listen in plain text: addresses, and Unix sockets as `"unix:/path"`. Whoever reaches them can
@@ -474,6 +569,10 @@ pub struct Config {
     pub decide: Decide,
     /// `[revocation]`
     pub revocation: Revocation,
+    /// `[host]`
+    pub host: Host,
+    /// `[decision_log]`
+    pub decision_log: DecisionLog,
     /// `[serve]`
     pub serve: Serve,
     /// `[admin]`

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
 use super::{Ruling, limits::Rate};
-use crate::{clock::WallTime, policy::Grant, revoke::Names, token::Identity};
+use crate::{clock::WallTime, policy::Grant, record::Decided, revoke::Names, token::Identity};
 
 /// A decision as the cache holds it.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Verdict {
     pub grant: Grant,
     /// Whether the kernel was told to deny its request: then it stands for no other target.
     pub by_target: bool,
+    /// What it was decided on, where decisions are recorded.
+    pub about: Option<Arc<Decided>>,
 }
 
 /// Keys here are outputs of a secret keyed hash: their own bits are hash enough.

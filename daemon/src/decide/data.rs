@@ -1,20 +1,27 @@
 //! Decisions asked for by OPA's data API: any path of `data`, with any input.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use portcullis_common::reason::Reason;
 use serde_json::{Value, json};
 
 use super::{
-    Allowance, Decider, Ruling,
+    Allowance, Decider, DecisionId, Ruling,
     attributes::OWN,
     cache::Verdict,
-    decider::{Hit, Known, add_token},
+    decider::{Hit, Known},
+    input::add_token,
+    recording::Ruled,
 };
 use crate::{
     clock::WallTime,
     policy::{Input, Loaded},
+    record::{Asked, Asker, Decided, Recorder, Secret},
+    telemetry::Door,
     token::Token,
 };
 
@@ -50,6 +57,15 @@ pub struct DataQuery<'a> {
     pub token_path: &'a [String],
     /// Whether a builtin that fails is an error, for this query.
     pub strict: bool,
+    /// Who asks.
+    pub by: Asker<'a>,
+}
+
+/// What the record is told of a query beside its answer.
+#[derive(Default)]
+struct Note {
+    about: Option<Arc<Decided>>,
+    cached: bool,
 }
 
 /// An answer of the data API.
@@ -112,6 +128,43 @@ impl Decider {
     /// writes nothing: the key covers path and body to the last byte, and the answer was written when the verdict was
     /// made. A body that differs only in what the policy does not read is parsed, and hits then.
     pub async fn data(&self, query: &DataQuery<'_>) -> Result<DataAnswer, DataFault> {
+        let mut note = Note::default();
+        let answer = self.answered(query, &mut note).await;
+        if let Some(recorder) = &self.parts.recorder {
+            self.record_data(recorder, query, &answer, note);
+        }
+        answer
+    }
+
+    fn record_data(
+        &self,
+        recorder: &Recorder,
+        query: &DataQuery<'_>,
+        answer: &Result<DataAnswer, DataFault>,
+        note: Note,
+    ) {
+        let (reason, body) = match answer {
+            Ok(answer) => (answer.reason, answer.body.clone()),
+            Err(DataFault::Failed(reason, _)) => (*reason, Bytes::new()),
+            // Nothing was decided.
+            Err(DataFault::Malformed(_)) => return,
+        };
+        let ruled =
+            Ruled { allow: reason == Reason::Allowed, reason, status: reason.status(), failed_open: false };
+        let asked = || Asked::Data {
+            path: query.path.join("/"),
+            peer: query.by.peer.to_owned(),
+            body: Secret::copy(query.body),
+            read: match query.form {
+                Form::Envelope => |body, at| again(Form::Envelope, body, at),
+                Form::Bare => |body, at| again(Form::Bare, body, at),
+            },
+            answer: body,
+        };
+        self.record(recorder, query.by.door, asked, ruled, note.about, note.cached);
+    }
+
+    async fn answered(&self, query: &DataQuery<'_>, note: &mut Note) -> Result<DataAnswer, DataFault> {
         if !self.is_ready() {
             return Ok(DataAnswer::undefined(Reason::NotReady));
         }
@@ -120,6 +173,7 @@ impl Decider {
         // Decisions alone are ever kept.
         if let Some(hit) = self.hit(key).filter(|_| !query.strict) {
             self.parts.metrics.cache(true);
+            *note = Note { about: hit.about(), cached: true };
             return Ok(self.hit_answer(&hit, path));
         }
         let loaded = self.parts.policy.current();
@@ -143,6 +197,7 @@ impl Decider {
             if let Hit::Verdict(verdict) = &hit {
                 self.also(key, verdict);
             }
+            *note = Note { about: hit.about(), cached: true };
             return Ok(self.hit_answer(&hit, path));
         }
         if self.is_overloaded() {
@@ -162,10 +217,12 @@ impl Decider {
         }
         if !is_decision {
             let input = complete(input, self.parts.clock.wall());
+            note.about = self.about(DecisionId::make(), &known, &loaded, None, Duration::ZERO);
             return self.other_path(path, &known, input, warn);
         }
         self.parts.metrics.cache(false);
         let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
+        note.about.clone_from(&verdict.about);
         let reason = verdict.ruling.reason();
         let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
@@ -190,7 +247,7 @@ impl Decider {
     fn hit_answer(&self, hit: &Hit, path: &[&str]) -> DataAnswer {
         match hit {
             Hit::Verdict(v) => self.charged_answer(v, path),
-            Hit::Revoked => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
+            Hit::Revoked(_) => self.refused(&self.parts.policy.current(), path, Reason::TokenRevoked),
         }
     }
 
@@ -294,6 +351,12 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
     }
 }
 
+/// The input of a body that was parsed before, without its token.
+fn again(form: Form, body: &[u8], token_path: &[String]) -> Option<Value> {
+    let by = Asker { door: Door::Data, peer: "" };
+    parse(&DataQuery { path: &[], form, body, token_path, strict: false, by }).ok().map(|parsed| parsed.input)
+}
+
 /// A token, none, or why it cannot be read.
 pub(super) type Credential = Result<Option<Token>, Reason>;
 
@@ -361,7 +424,14 @@ mod tests {
 
     fn read(form: Form, body: &str, token_path: &[&str]) -> Result<Parsed, DataFault> {
         let token_path: Vec<String> = token_path.iter().map(|s| (*s).to_owned()).collect();
-        parse(&DataQuery { path: &[], form, body: body.as_bytes(), token_path: &token_path, strict: false })
+        parse(&DataQuery {
+            path: &[],
+            form,
+            body: body.as_bytes(),
+            token_path: &token_path,
+            strict: false,
+            by: Asker { door: Door::Data, peer: "" },
+        })
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -15,14 +15,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Allowance, Permit, Refusal, Request, Ruling,
+    Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
     cache::{Identities, Live, Verdict, Verdicts, bounded},
+    input::{request_input, status_code},
     limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
     policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
+    record::{Asker, Decided, Recorder},
     revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Presented, Token, Verifier},
@@ -62,6 +64,8 @@ pub struct DeciderParts {
     pub clock: SharedClock,
     /// Where decisions are counted.
     pub metrics: Arc<Metrics>,
+    /// Where they are recorded, if they are.
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 /// Decides requests; shared by all front doors.
@@ -103,7 +107,36 @@ pub(super) enum Hit {
     /// A verdict that counts.
     Verdict(Arc<Verdict>),
     /// One whose token was revoked since.
-    Revoked,
+    Revoked(Arc<Verdict>),
+}
+
+/// What came of looking for a verdict.
+pub(super) struct Found {
+    /// It, or why there is none.
+    pub ruled: Result<Arc<Verdict>, Refusal>,
+    /// What it was decided on, for the record.
+    pub about: Option<Arc<Decided>>,
+    /// Whether the cache had it.
+    pub cached: bool,
+}
+
+impl Hit {
+    /// What its verdict was decided on.
+    pub fn about(&self) -> Option<Arc<Decided>> {
+        match self {
+            Self::Verdict(v) | Self::Revoked(v) => v.about.clone(),
+        }
+    }
+}
+
+impl Found {
+    fn verdict(verdict: Arc<Verdict>, cached: bool) -> Self {
+        Self { about: verdict.about.clone(), ruled: Ok(verdict), cached }
+    }
+
+    const fn refused(refusal: Refusal, about: Option<Arc<Decided>>, cached: bool) -> Self {
+        Self { ruled: Err(refusal), about, cached }
+    }
 }
 
 /// How a decision came to be, step by step, for people.
@@ -198,16 +231,23 @@ impl Decider {
     /// nothing.
     pub async fn request(
         &self,
+        by: Asker<'_>,
         request: &Request<'_>,
         credential: Result<Option<Presented<'_>>, Reason>,
     ) -> Ruling {
-        if !self.is_ready() {
-            return Ruling::Deny(self.without_decision(owned(credential), Reason::NotReady));
+        let found = if self.is_ready() {
+            self.verdict(request, credential).await
+        } else {
+            Found::refused(self.without_decision(owned(credential), Reason::NotReady), None, false)
+        };
+        let ruling = match &found.ruled {
+            Ok(verdict) => self.charged(verdict),
+            Err(refusal) => Ruling::Deny(refusal.clone()),
+        };
+        if let Some(recorder) = &self.parts.recorder {
+            self.record_request(recorder, by, request, &ruling, found.about, found.cached);
         }
-        match self.verdict(request, credential).await {
-            Ok(verdict) => self.charged(&verdict),
-            Err(refusal) => Ruling::Deny(refusal),
-        }
+        ruling
     }
 
     /// The verdict on a request, from the cache where it holds one that counts.
@@ -215,7 +255,7 @@ impl Decider {
         &self,
         request: &Request<'_>,
         credential: Result<Option<Presented<'_>>, Reason>,
-    ) -> Result<Arc<Verdict>, Refusal> {
+    ) -> Found {
         let attributes = self.attributes();
         let key = self.request_key(&attributes, false, request, credential);
         // A denial that the kernel was told of for one target is not to be met by the others: it is to be told of each.
@@ -224,10 +264,13 @@ impl Decider {
             self.hit(key).or_else(|| if attributes.names_target() { None } else { self.hit(by_target()) });
         self.parts.metrics.cache(hit.is_some());
         match hit {
-            Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return Ok(verdict),
+            Some(Hit::Revoked(v)) => {
+                return Found::refused(Refusal::of(Reason::TokenRevoked), v.about.clone(), true);
+            }
+            Some(Hit::Verdict(verdict)) => return Found::verdict(verdict, true),
             None if self.is_overloaded() => {
-                return Err(self.without_decision(owned(credential), Reason::Overloaded));
+                let refusal = self.without_decision(owned(credential), Reason::Overloaded);
+                return Found::refused(refusal, None, false);
             }
             None => {}
         }
@@ -235,7 +278,7 @@ impl Decider {
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
-        Ok(self.keep(&[key], attributes.generation, verdict))
+        Found::verdict(self.keep(&[key], attributes.generation, verdict), false)
     }
 
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
@@ -293,7 +336,7 @@ impl Decider {
         }
         let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now))
             || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
-        Some(if revoked { Hit::Revoked } else { Hit::Verdict(verdict) })
+        Some(if revoked { Hit::Revoked(verdict) } else { Hit::Verdict(verdict) })
     }
 
     fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
@@ -366,21 +409,27 @@ impl Decider {
     ) -> (Verdict, Option<Value>) {
         let now = self.parts.clock.wall();
         let loaded = self.parts.policy.current();
+        let id = DecisionId::make();
+        let about = |value: Option<&Value>, took: Duration| self.about(id, known, &loaded, value, took);
+        let revoked = || Refusal::of(Reason::TokenRevoked);
         if self.refuses(known) {
-            return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
+            return (forgotten(known, &loaded, revoked(), about(None, Duration::ZERO)), None);
         }
+        let begun = Instant::now();
         let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
+        let took = begun.elapsed();
         // Asked again: a revocation that was acknowledged meanwhile counts.
         if self.refuses(known) {
-            return (forgotten(known, &loaded, Refusal::of(Reason::TokenRevoked)), None);
+            return (forgotten(known, &loaded, revoked(), about(None, took)), None);
         }
         match answer {
             Ok((decision, value)) => {
-                (self.decided(known, request, &loaded, decision, now).await, Some(value))
+                let about = about(Some(&value), took);
+                (self.decided(known, request, &loaded, decision, now, id, about).await, Some(value))
             }
             Err(e) => {
                 self.log_policy_error(&e);
-                (forgotten(known, &loaded, Refusal::of(e.reason())), None)
+                (forgotten(known, &loaded, Refusal::of(e.reason()), about(None, took)), None)
             }
         }
     }
@@ -393,6 +442,7 @@ impl Decider {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "one caller, which names each")]
     async fn decided(
         &self,
         known: &Known,
@@ -400,6 +450,8 @@ impl Decider {
         loaded: &Loaded,
         decision: Decision,
         now: WallTime,
+        id: DecisionId,
+        about: Option<Arc<Decided>>,
     ) -> Verdict {
         // What changes by itself is kept only where the policy says for how long.
         let volatile = self.attributes().volatile || loaded.generation != self.attributes().generation;
@@ -407,14 +459,14 @@ impl Decider {
         let ttl = decision.ttl.unwrap_or(default).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
-        let limits = self.limits(known, loaded, &decision, exp, now).await;
+        let limits = self.limits(known, loaded, &decision, exp, now, id).await;
         let ruling = if decision.allow {
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject, decision.reply))
         } else {
             match (decision.block, request) {
-                (Block::Token, _) => self.condemn(known, loaded, &decision, exp, now).await,
-                (Block::Request, Some(r)) => self.deny_request(known, r, loaded, &decision, until).await,
+                (Block::Token, _) => self.condemn(known, loaded, &decision, exp, now, id).await,
+                (Block::Request, Some(r)) => self.deny_request(known, r, loaded, &decision, until, id).await,
                 (Block::Request, None) | (Block::None, _) => {}
             }
             // What is wrong with the token says more than that the policy wants a good one.
@@ -432,7 +484,7 @@ impl Decider {
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
         let body = Bytes::new();
-        Verdict { ruling, body, fingerprint, names, limits, until, generation, grant, by_target }
+        Verdict { ruling, body, fingerprint, names, limits, until, generation, grant, by_target, about }
     }
 
     /// A decision's limits made ready, and what the kernel keeps of them put there.
@@ -443,9 +495,10 @@ impl Decider {
         decision: &Decision,
         exp: Option<WallTime>,
         now: WallTime,
+        id: DecisionId,
     ) -> Arc<[Rate]> {
         let kept = match decision.of_token() {
-            Some(limit) if self.limit(known, loaded, limit, exp, now).await => Some(limit),
+            Some(limit) if self.limit(known, loaded, limit, exp, now, id).await => Some(limit),
             _ => None,
         };
         let ready = |limit: &Limit| {
@@ -506,7 +559,7 @@ fn owned(credential: Result<Option<Presented<'_>>, Reason>) -> Result<Option<Tok
 }
 
 /// A denial that is not kept.
-fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
+fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc<Decided>>) -> Verdict {
     Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
@@ -517,26 +570,8 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         generation: loaded.generation,
         grant: Grant::Request,
         by_target: false,
+        about,
     }
-}
-
-/// `valid`, or the reason's code.
-pub(super) fn status_code(known: &Known) -> &'static str {
-    known.status.as_ref().map_or_else(|r| r.code(), |_| "valid")
-}
-
-/// The input of policies for a request; see `policies/README.md`.
-fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
-    let headers: serde_json::Map<String, Value> =
-        r.headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
-    let mut input = json!({
-        "request": {
-            "method": r.method, "path": r.path.as_str(), "segments": r.path.segments(), "query": r.query,
-            "host": r.host, "headers": headers, "source": r.source,
-        },
-    });
-    add_token(&mut input, known, now);
-    input
 }
 
 /// What selectors go by.
@@ -551,16 +586,4 @@ fn traits(i: &Identity) -> Traits<'_> {
         scopes: &i.scopes,
         issued_at: i.issued_at,
     }
-}
-
-/// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
-pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
-    let Value::Object(members) = input else { return };
-    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in a double")]
-    members.insert("time".to_owned(), Value::from(now.0 as f64 / 1000.0));
-    members.insert("token_status".to_owned(), Value::from(status_code(known)));
-    match known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()) {
-        Some(identity) => members.insert("identity".to_owned(), identity),
-        None => members.remove("identity"),
-    };
 }

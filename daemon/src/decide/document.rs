@@ -1,26 +1,47 @@
 //! Decisions about a document of any shape, as AuthZEN asks for them.
 
+use std::sync::Arc;
+
 use portcullis_common::reason::Reason;
 use serde_json::Value;
 
-use super::{
-    Decider, Ruling,
-    data::take_token,
-    decider::{Hit, add_token},
+use super::{Decider, Ruling, data::take_token, decider::Hit, input::add_token};
+use crate::{
+    clock::WallTime,
+    record::{Asked, Asker, Decided, Secret},
 };
-use crate::clock::WallTime;
 
 /// Separates these cache keys from the others under the fingerprint key.
 const DOCUMENT_DOMAIN: u64 = 0x646f_6375_6d65_6e74;
 
 impl Decider {
     /// Decides about the document that `text` is read to. A hit reads nothing: the key covers `text` to the last
-    /// byte. The token at `token_path` is verified and taken out.
+    /// byte. The token at `token_path` is verified and taken out. `again` reads `text` later, for the record.
     pub async fn document<E>(
+        &self,
+        by: Asker<'_>,
+        text: &[u8],
+        token_path: &[String],
+        read: impl FnOnce() -> Result<Value, E>,
+        again: fn(&[u8]) -> Option<Value>,
+    ) -> Result<Ruling, E> {
+        let (mut about, mut cached) = (None, false);
+        let ruling = self.ruled(text, token_path, read, &mut about, &mut cached).await?;
+        if let Some(recorder) = &self.parts.recorder {
+            let peer = by.peer.to_owned();
+            let asked = || Asked::Document { peer, text: Secret::copy(text), read: again };
+            self.record_ruling(recorder, by.door, asked, &ruling, about, cached);
+        }
+        Ok(ruling)
+    }
+
+    async fn ruled<E>(
         &self,
         text: &[u8],
         token_path: &[String],
         read: impl FnOnce() -> Result<Value, E>,
+        about: &mut Option<Arc<Decided>>,
+        cached: &mut bool,
     ) -> Result<Ruling, E> {
         if !self.is_ready() {
             let token = take_token(&mut read()?, token_path);
@@ -30,8 +51,14 @@ impl Decider {
         let hit = self.hit(key);
         self.parts.metrics.cache(hit.is_some());
         match hit {
-            Some(Hit::Revoked) => return Ok(Ruling::deny(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return Ok(self.charged(&verdict)),
+            Some(Hit::Revoked(verdict)) => {
+                (*about, *cached) = (verdict.about.clone(), true);
+                return Ok(Ruling::deny(Reason::TokenRevoked));
+            }
+            Some(Hit::Verdict(verdict)) => {
+                (*about, *cached) = (verdict.about.clone(), true);
+                return Ok(self.charged(&verdict));
+            }
             None => {}
         }
         let mut input = read()?;
@@ -45,6 +72,7 @@ impl Decider {
             input
         };
         let (verdict, _) = self.evaluate(&known, None, complete).await;
+        about.clone_from(&verdict.about);
         // The whole text is the key, under whatever policy set.
         let generation = verdict.generation;
         Ok(self.charged(&self.keep(&[key], generation, verdict)))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     DataAnswer, DataQuery, Form, Path, Request, Ruling,
-    tests::{World, set, token},
+    tests::{BY, World, set, token},
 };
 use crate::token::Presented;
 
@@ -30,7 +30,7 @@ fn request<'a>(path: &'a str, query: &'a str, host: &'a str, headers: &[Header<'
 impl World {
     /// The id in the answer.
     async fn made(&self, request: &Request<'_>, token: &str) -> String {
-        match self.decider.request(request, Ok(Some(Presented::new(token)))).await {
+        match self.decider.request(BY, request, Ok(Some(Presented::new(token)))).await {
             Ruling::Deny(refusal) => {
                 refusal.detail.unwrap_or_else(|| panic!("{:?}", refusal.reason)).to_string()
             }
@@ -40,8 +40,14 @@ impl World {
 
     async fn asked(&self, form: Form, body: &str) -> DataAnswer {
         let (path, token_path) = (["p", "decision"], ["token".to_owned()]);
-        let query =
-            DataQuery { path: &path, form, body: body.as_bytes(), token_path: &token_path, strict: false };
+        let query = DataQuery {
+            path: &path,
+            form,
+            body: body.as_bytes(),
+            token_path: &token_path,
+            strict: false,
+            by: BY,
+        };
         self.decider.data(&query).await.unwrap()
     }
 
@@ -221,7 +227,7 @@ fn the_cached_answer_is_the_evaluated_one() {
                 request.source = source;
                 let before = world.decider.stored();
                 let allowed = matches!(
-                    runtime.block_on(world.decider.request(&request, Ok(Some(Presented::new(&t))))),
+                    runtime.block_on(world.decider.request(BY, &request, Ok(Some(Presented::new(&t))))),
                     Ruling::Allow(_)
                 );
                 hits.set(hits.get() + u32::from(world.decider.stored() == before));

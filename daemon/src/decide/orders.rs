@@ -11,11 +11,19 @@ use portcullis_common::{
     reason::Reason,
 };
 
-use super::{Decider, DecisionId, Request, Ruling, cache::Verdict, decider::Known, limits::Rate};
+use super::{
+    Decider, DecisionId, Request, Ruling,
+    cache::Verdict,
+    decider::Known,
+    limits::Rate,
+    recording::{Ruled, asked_about},
+};
 use crate::{
     clock::WallTime,
     policy::{self, Decision, Grant, Loaded},
+    record::Asker,
     revoke::Condemnation,
+    telemetry::Door,
     token::Presented,
 };
 
@@ -51,9 +59,14 @@ impl Decider {
             let _ = self.parts.plane.with_kernel(move |k| k.forget_question(asked.key)).await;
             return Reason::NotReady;
         }
+        let mut about = (None, false);
         let verdict = match request {
             None => Err(Reason::RequestMalformed),
-            Some(request) => self.verdict(request, credential).await.map_err(|refusal| refusal.reason),
+            Some(request) => {
+                let found = self.verdict(request, credential).await;
+                about = (found.about, found.cached);
+                found.ruled.map_err(|refusal| refusal.reason)
+            }
         };
         let now = self.parts.clock.wall();
         let rest = verdict.as_ref().map_or_else(|_| Vec::new(), |v| limits_of_the_daemon(v));
@@ -72,6 +85,11 @@ impl Decider {
                 (*reason, reason.status(), now, self.parts.policy.generation(), Grant::Request)
             }
         };
+        if let (Some(recorder), Some(request)) = (&self.parts.recorder, request) {
+            let by = Asker { door: Door::Wire, peer: request.source };
+            let ruled = Ruled { allow: reason == Reason::Allowed, reason, status, failed_open: false };
+            self.record(recorder, by.door, || asked_about(by, request), ruled, about.0, about.1);
+        }
         let mut key = asked.key;
         let mut kind = 0;
         let least = if reason == Reason::Allowed {
@@ -124,6 +142,7 @@ impl Decider {
         loaded: &Loaded,
         decision: &Decision,
         until: WallTime,
+        id: DecisionId,
     ) {
         let (Ok(_), Some(token)) = (&known.status, known.fingerprint) else { return };
         let now = self.parts.clock.wall();
@@ -138,7 +157,7 @@ impl Decider {
         let key = RequestKey { token: token.0, request: self.parts.key.request(text.as_bytes()) };
         let value = RequestValue {
             until: self.boot(until, now),
-            decision: DecisionId::make().0,
+            decision: id.0,
             generation: low(loaded.generation),
             answer: answer_to(decision.status.unwrap_or(403)),
             verdict: VERDICT_DENY,
@@ -158,6 +177,7 @@ impl Decider {
         limit: &policy::Limit,
         exp: Option<WallTime>,
         now: WallTime,
+        id: DecisionId,
     ) -> bool {
         let (Ok(_), Some(token)) = (&known.status, known.fingerprint) else { return false };
         let interval = nanoseconds(limit.interval());
@@ -168,7 +188,7 @@ impl Decider {
             until: self.boot(exp.unwrap_or(now.plus(LIMIT)), now),
             generation: low(loaded.generation),
             pad: 0,
-            decision: DecisionId::make().0,
+            decision: id.0,
         };
         // Where there is no kernel side the decision path counts alone.
         match self.parts.plane.with_kernel(move |k| k.limit(token, value)).await {
@@ -190,6 +210,7 @@ impl Decider {
         decision: &Decision,
         exp: Option<WallTime>,
         now: WallTime,
+        id: DecisionId,
     ) {
         let (Ok(_), Some(f)) = (&known.status, known.fingerprint) else { return };
         let asked = decision.ttl.map(|ttl| now.plus(ttl));
@@ -199,7 +220,6 @@ impl Decider {
             (None, Some(asked)) => asked,
             (None, None) => now.plus(self.settings.max_ttl),
         };
-        let id = DecisionId::make();
         let answer = answer_to(decision.status.unwrap_or(403));
         let c = Condemnation { until, generation: loaded.generation, answer, decision: id.0 };
         let in_force = self.parts.plane.condemn(f, c).await;

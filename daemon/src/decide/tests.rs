@@ -11,11 +11,13 @@ use super::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Setti
 use crate::{
     clock::{Clock as _, SharedClock, SystemClock},
     policy::{Active, LoadOptions, PolicySet, load},
+    record::{Asker, Recorder},
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
-    telemetry::Metrics,
+    telemetry::{Door, Metrics},
     token::{FingerprintKey, IssuerSettings, KeySource, Presented, Token, Verifier},
 };
 
+pub(super) const BY: Asker<'static> = Asker { door: Door::ForwardAuth, peer: "192.0.2.9" };
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if input.token_status == \"valid\"";
 const BOOLEANS: &str = "default decision := false\ndecision if input.token_status == \"valid\"";
@@ -35,6 +37,10 @@ pub(super) fn set(rules: &str) -> PolicySet {
 
 impl World {
     pub fn new(rules: &str) -> Self {
+        Self::recorded(rules, None)
+    }
+
+    pub fn recorded(rules: &str, recorder: Option<Arc<Recorder>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
@@ -60,6 +66,7 @@ impl World {
             plane: plane.clone(),
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
+            recorder,
         };
         let minute = Duration::from_mins(1);
         let settings = Settings {
@@ -74,13 +81,13 @@ impl World {
         Self { _dir: dir, decider, policy, plane }
     }
 
-    async fn auth(&self, token: &str) -> Ruling {
+    pub async fn auth(&self, token: &str) -> Ruling {
         let path = Path::new("/v1/orders").unwrap();
         let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
-        self.decider.request(&request, Ok(Some(Presented::new(token)))).await
+        self.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }
 
-    async fn data(&self, path: &[&str], token: &str) -> Value {
+    pub async fn data(&self, path: &[&str], token: &str) -> Value {
         let body = json!({"input": {"token": token}}).to_string();
         let token_path = ["token".to_owned()];
         let query = DataQuery {
@@ -89,12 +96,13 @@ impl World {
             body: body.as_bytes(),
             token_path: &token_path,
             strict: false,
+            by: BY,
         };
         let answer = self.decider.data(&query).await.unwrap();
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    async fn revoke(&self, token: &str) {
+    pub async fn revoke(&self, token: &str) {
         let fingerprint = self.decider.key().deny(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_mins(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
@@ -169,7 +177,7 @@ async fn what_is_no_token_has_verdicts_of_its_own() {
     let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
     let path = Path::new("/").unwrap();
     let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
-    let ask = |credential| world.decider.request(&request, credential);
+    let ask = |credential| world.decider.request(BY, &request, credential);
     assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {
         assert!(matches!(ask(other).await, Ruling::Deny(_)), "{other:?}");

@@ -213,6 +213,14 @@ impl PolicySet {
         Ok((decision, json))
     }
 
+    /// Whether there is a rule of this path below `data`.
+    pub fn holds_rule(&self, path: &[&str]) -> bool {
+        let engine = self.prototype.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, package)) = path.split_last() else { return false };
+        let package = format!("data.{}", package.join("."));
+        engine.get_packages().is_ok_and(|packages| packages.contains(&package))
+    }
+
     /// Whether a path of `data` is the decision's.
     pub fn is_decision(&self, path: &[&str]) -> bool {
         self.decision.split('.').skip(1).eq(path.iter().copied())

@@ -18,9 +18,11 @@ use super::{
     contained::contained,
     doors::{Answer, Doors, json as json_answer, plain, read_body},
     forward::is_method,
+    peer::Peer,
 };
 use crate::{
     decide::{Path, Ruling},
+    record::Asker,
     telemetry::Door,
 };
 
@@ -41,12 +43,12 @@ fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
 }
 
 /// `POST /access/v1/evaluation`.
-pub(super) async fn one(doors: &Doors, request: Request<Incoming>) -> Answer {
+pub(super) async fn one(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     let (headers, body) = match taken(doors, request).await {
         Ok(taken) => taken,
         Err(answer) => return answer,
     };
-    let decided = evaluate(doors, &body, || input(&parsed(&body)?)).await;
+    let decided = evaluate(doors, peer, &body, || input(&parsed(&body)?)).await;
     identified(
         &headers,
         decided.map_or_else(|m| error(&m), |v| json_answer(StatusCode::OK, v.to_string().into())),
@@ -54,12 +56,12 @@ pub(super) async fn one(doors: &Doors, request: Request<Incoming>) -> Answer {
 }
 
 /// `POST /access/v1/evaluations`.
-pub(super) async fn many(doors: &Doors, request: Request<Incoming>) -> Answer {
+pub(super) async fn many(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     let (headers, body) = match taken(doors, request).await {
         Ok(taken) => taken,
         Err(answer) => return answer,
     };
-    let decided = batch(doors, &body).await;
+    let decided = batch(doors, peer, &body).await;
     identified(
         &headers,
         decided.map_or_else(|m| error(&m), |v| json_answer(StatusCode::OK, v.to_string().into())),
@@ -106,18 +108,21 @@ fn parsed(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
 /// Decides one evaluation; `text` is all that it says.
 async fn evaluate(
     doors: &Doors,
+    peer: &Peer,
     text: &[u8],
     read: impl FnOnce() -> Result<Value, Malformed>,
 ) -> Result<Value, Malformed> {
     let start = Instant::now();
-    let asked = doors.decider.document(text, &doors.settings.authzen_token, read);
+    let by = Asker { door: Door::Authzen, peer: &peer.address };
+    let again = |text: &[u8]| input(&parsed(text).ok()?).ok();
+    let asked = doors.decider.document(by, text, &doors.settings.authzen_token, read, again);
     let ruling = contained(asked).await.unwrap_or(Ok(Ruling::deny(Reason::InternalError)));
     let reason = ruling.as_ref().map_or(Reason::RequestMalformed, Ruling::reason);
     doors.metrics.decision(Door::Authzen, reason, start.elapsed());
     Ok(said(&doors.settle(Door::Authzen, ruling?)))
 }
 
-async fn batch(doors: &Doors, body: &[u8]) -> Result<Value, Malformed> {
+async fn batch(doors: &Doors, peer: &Peer, body: &[u8]) -> Result<Value, Malformed> {
     let mut members = parsed(body)?;
     let listed = match members.remove("evaluations") {
         None => Vec::new(),
@@ -126,7 +131,7 @@ async fn batch(doors: &Doors, body: &[u8]) -> Result<Value, Malformed> {
     };
     if listed.is_empty() {
         // The specification's own rule: then it is one evaluation.
-        return evaluate(doors, body, || input(&members)).await;
+        return evaluate(doors, peer, body, || input(&members)).await;
     }
     if listed.len() > MOST {
         return malformed(format!("`evaluations` has more than {MOST} entries"));
@@ -146,7 +151,7 @@ async fn batch(doors: &Doors, body: &[u8]) -> Result<Value, Malformed> {
     for own in listed {
         let whole = merged(&members, own);
         let text = Value::Object(whole.clone()).to_string();
-        let decided = evaluate(doors, text.as_bytes(), || input(&whole)).await.unwrap_or_else(|Malformed(what)| {
+        let decided = evaluate(doors, peer, text.as_bytes(), || input(&whole)).await.unwrap_or_else(|Malformed(what)| {
             let error = json!({"status": 400, "message": what});
             json!({"decision": false, "context": {"reason": Reason::RequestMalformed.code(), "error": error}})
         });

@@ -86,11 +86,11 @@ impl Doors {
         match request.uri().path() {
             "/auth" => return forward::answer(self, &request, peer, Dialect::Nginx).await,
             "/forward-auth" => return forward::answer(self, &request, peer, Dialect::Plain).await,
-            authzen::EVALUATION => return authzen::one(self, request).await,
-            authzen::EVALUATIONS => return authzen::many(self, request).await,
+            authzen::EVALUATION => return authzen::one(self, request, peer).await,
+            authzen::EVALUATIONS => return authzen::many(self, request, peer).await,
             _ => {}
         }
-        let request = match opa::answer(self, request).await {
+        let request = match opa::answer(self, request, peer).await {
             Ok(answer) => return answer,
             Err(request) => request,
         };

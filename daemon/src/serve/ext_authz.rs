@@ -60,7 +60,7 @@ pub(super) async fn answer(doors: &Doors, request: Request<Incoming>, peer: &Pee
 async fn check(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     let start = Instant::now();
     let ruling = if peer.is_trusted {
-        contained(decide(doors, request)).await.unwrap_or(Ruling::deny(Reason::InternalError))
+        contained(decide(doors, request, peer)).await.unwrap_or(Ruling::deny(Reason::InternalError))
     } else {
         Ruling::deny(Reason::PeerUntrusted)
     };
@@ -69,7 +69,7 @@ async fn check(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer
     message(answer.encoded_len(), |into| answer.encode(into))
 }
 
-async fn decide(doors: &Doors, request: Request<Incoming>) -> Ruling {
+async fn decide(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Ruling {
     let check = match read_body(request.into_body(), doors.settings.max_body + PREFIX).await {
         Ok(body) => {
             unframed(body).and_then(|m| CheckRequest::decode(m).map_err(|_| Reason::RequestMalformed))
@@ -77,7 +77,7 @@ async fn decide(doors: &Doors, request: Request<Incoming>) -> Ruling {
         Err(reason) => Err(reason),
     };
     match check {
-        Ok(check) => request::decide(doors, &check).await,
+        Ok(check) => request::decide(doors, &check, peer).await,
         Err(reason) => Ruling::deny(reason),
     }
 }

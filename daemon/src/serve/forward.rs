@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     decide::{self, Path, Permit, Refusal, Ruling},
+    record::Asker,
     telemetry::Door,
 };
 
@@ -57,7 +58,8 @@ async fn ruled(
         Ok(request) => {
             let headers = headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
             let credential = doors.settings.extraction.from_headers(headers);
-            let decided = contained(doors.decider.request(&request, credential)).await;
+            let by = Asker { door, peer: &peer.address };
+            let decided = contained(doors.decider.request(by, &request, credential)).await;
             decided.unwrap_or(Ruling::deny(Reason::InternalError))
         }
         Err(Malformed) => Ruling::deny(Reason::RequestMalformed),

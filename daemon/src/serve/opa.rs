@@ -24,9 +24,11 @@ use self::{
 use super::{
     contained::contained,
     doors::{Answer, Doors, json, plain, read_body},
+    peer::Peer,
 };
 use crate::{
     decide::{DataAnswer, DataQuery, Form},
+    record::Asker,
     telemetry::Door,
 };
 
@@ -42,12 +44,16 @@ enum Version {
 }
 
 /// Answers what is OPA's; gives the request back where it is not.
-pub(super) async fn answer(doors: &Doors, request: Request<Incoming>) -> Result<Answer, Request<Incoming>> {
+pub(super) async fn answer(
+    doors: &Doors,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Result<Answer, Request<Incoming>> {
     let path = request.uri().path();
     if let Some(rest) = below(path, "/v1/data") {
         let rest = rest.to_owned();
         return Ok(match *request.method() {
-            Method::POST | Method::GET => data(doors, request, Version::V1, &rest).await,
+            Method::POST | Method::GET => data(doors, request, peer, Version::V1, &rest).await,
             Method::PUT | Method::PATCH | Method::DELETE => documents::data(doors, request, &rest).await,
             _ => plain(StatusCode::METHOD_NOT_ALLOWED),
         });
@@ -59,14 +65,14 @@ pub(super) async fn answer(doors: &Doors, request: Request<Incoming>) -> Result<
     if let Some(rest) = below(path, "/v0/data") {
         let rest = rest.to_owned();
         return Ok(match *request.method() {
-            Method::POST => data(doors, request, Version::V0, &rest).await,
+            Method::POST => data(doors, request, peer, Version::V0, &rest).await,
             _ => plain(StatusCode::METHOD_NOT_ALLOWED),
         });
     }
     Ok(match (request.method(), path) {
         (&Method::POST, "/") => {
             let decision = doors.settings.default_decision.clone();
-            data(doors, request, Version::Default, &decision).await
+            data(doors, request, peer, Version::Default, &decision).await
         }
         (&Method::GET | &Method::HEAD, "/health") => {
             health(doors.decider.is_ready(), request.uri().query().unwrap_or_default())
@@ -85,12 +91,18 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
 }
 
-async fn data(doors: &Doors, request: Request<Incoming>, version: Version, path: &str) -> Answer {
+async fn data(
+    doors: &Doors,
+    request: Request<Incoming>,
+    peer: &Peer,
+    version: Version,
+    path: &str,
+) -> Answer {
     let start = Instant::now();
     let options = Options::read(request.uri().query().unwrap_or_default());
     let mut timings = Timings::default();
     let decided = match &options {
-        Ok(options) => contained(decide(doors, request, version, path, options, &mut timings))
+        Ok(options) => contained(decide(doors, request, peer, version, path, options, &mut timings))
             .await
             .unwrap_or_else(|_| Err(Fault::of(Reason::InternalError))),
         Err(fault) => Err(fault.clone()),
@@ -111,6 +123,7 @@ async fn data(doors: &Doors, request: Request<Incoming>, version: Version, path:
 async fn decide(
     doors: &Doors,
     request: Request<Incoming>,
+    peer: &Peer,
     version: Version,
     path: &str,
     options: &Options,
@@ -143,6 +156,7 @@ async fn decide(
         body: &body,
         token_path: &doors.settings.token_path,
         strict: options.strict,
+        by: Asker { door: Door::Data, peer: &peer.address },
     };
     let place = if options.input.is_some() { "parameter" } else { "body" };
     let answer = doors.decider.data(&query).await.map_err(|fault| Fault::data(fault, place));

@@ -98,6 +98,8 @@ pub struct Metrics {
     destroyed_connections: IntCounter,
     ready: IntGauge,
     overloaded: IntGauge,
+    log_lines: IntCounter,
+    log_dropped: IntCounterVec,
 }
 
 /// From a microsecond to a second.
@@ -194,6 +196,8 @@ impl Metrics {
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
+            log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
+            log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
             registry,
@@ -315,6 +319,13 @@ impl Metrics {
         self.destroyed_connections.inc_by(side.destroyed.saturating_sub(before));
     }
 
+    /// Counts lines of the decision log: written now, dropped by the queue so far, lost by the sink now.
+    pub fn decision_log(&self, written: u64, dropped: u64, lost: u64) {
+        self.log_lines.inc_by(written);
+        follow(&self.log_dropped.with_label_values(&["queue"]), dropped);
+        self.log_dropped.with_label_values(&["sink"]).inc_by(lost);
+    }
+
     /// Notes whether the daemon is ready.
     pub fn ready(&self, ready: bool) {
         self.ready.set(ready.into());
@@ -357,6 +368,7 @@ mod tests {
         m.bundles(&[("a".to_owned(), "1".to_owned(), 1)]);
         m.bundle("a", "taken");
         m.fail_open(Door::ExtAuthz);
+        m.decision_log(1, 1, 1);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
         m.kernel_place("lo", Some(80), Sight::Packets, 1);

@@ -32,15 +32,16 @@ struct Room {
 
 #[rustfmt::skip]
 const ROOMS: &[Room] = &[
-    Room { name: "token",     must_not_name: &["policy", "decide", "kernel", "serve", "app", "cli"] },
-    Room { name: "policy",    must_not_name: &["kernel", "token", "serve", "decide", "app", "cli"] },
+    Room { name: "token",     must_not_name: &["policy", "record", "decide", "kernel", "serve", "app", "cli"] },
+    Room { name: "policy",    must_not_name: &["kernel", "token", "serve", "decide", "record", "app", "cli"] },
     Room { name: "kernel",    must_not_name: &["token", "policy", "decide", "serve", "revoke", "app", "cli"] },
     Room { name: "revoke",    must_not_name: &["policy", "decide", "serve", "app", "cli"] },
+    Room { name: "record",    must_not_name: &["kernel", "revoke", "decide", "serve", "app", "cli"] },
     Room { name: "decide",    must_not_name: &["serve", "app", "cli"] },
     Room { name: "serve",     must_not_name: &["app", "cli"] },
-    Room { name: "telemetry", must_not_name: &["token", "policy", "decide", "revoke", "kernel", "serve", "app", "cli"] },
-    Room { name: "bundle",    must_not_name: &["decide", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
-    Room { name: "fetch",     must_not_name: &["token", "policy", "decide", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
+    Room { name: "telemetry", must_not_name: &["token", "policy", "decide", "record", "revoke", "kernel", "serve", "app", "cli"] },
+    Room { name: "bundle",    must_not_name: &["decide", "record", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
+    Room { name: "fetch",     must_not_name: &["token", "policy", "record", "decide", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
     Room { name: "config",    must_not_name: &["token", "policy", "decide", "revoke", "kernel", "serve", "telemetry", "app", "cli"] },
 ];
 

@@ -7,14 +7,19 @@ use portcullis_common::reason::Reason;
 use super::messages::{CheckRequest, HttpRequest};
 use crate::{
     decide::{self, Path, Ruling},
-    serve::doors::Doors,
+    record::Asker,
+    serve::{doors::Doors, peer::Peer},
+    telemetry::Door,
     token::{Extraction, Presented},
 };
 
 /// Decides a check.
-pub(super) async fn decide(doors: &Doors, check: &CheckRequest) -> Ruling {
+pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Ruling {
     match read(check, &doors.settings.headers, &doors.settings.extraction) {
-        Ok((request, credential)) => doors.decider.request(&request, credential).await,
+        Ok((request, credential)) => {
+            let by = Asker { door: Door::ExtAuthz, peer: &peer.address };
+            doors.decider.request(by, &request, credential).await
+        }
         Err(reason) => Ruling::deny(reason),
     }
 }
@@ -99,13 +104,13 @@ fn value(header: &super::messages::HeaderValue) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::messages::{Address, AttributeContext, HeaderMap, HeaderValue, Peer, Request, SocketAddress},
+        super::messages::{self, Address, AttributeContext, HeaderMap, HeaderValue, Request, SocketAddress},
         *,
     };
 
     fn check(http: HttpRequest) -> CheckRequest {
         let address = SocketAddress { address: "192.0.2.7".into() };
-        let source = Peer { address: Some(Address { socket_address: Some(address) }) };
+        let source = messages::Peer { address: Some(Address { socket_address: Some(address) }) };
         let request = Request { http: Some(http) };
         CheckRequest { attributes: Some(AttributeContext { source: Some(source), request: Some(request) }) }
     }

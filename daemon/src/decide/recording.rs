@@ -1,0 +1,155 @@
+//! Handing decisions to the record, and making the input of one again later.
+
+use std::{sync::Arc, time::Duration};
+
+use portcullis_common::reason::Reason;
+use serde_json::Value;
+
+use super::{
+    Decider, DecisionId, FailOpen, Request, Ruling,
+    data::take_token,
+    decider::Known,
+    input::{complete, request_member, seconds, status_code},
+    request::Path,
+};
+use crate::{
+    policy::Loaded,
+    record::{Asked, Asker, Decided, Event, Recorder, Texts},
+    telemetry::Door,
+};
+
+/// How a decision came out.
+#[derive(Clone, Copy)]
+pub(super) struct Ruled {
+    pub allow: bool,
+    pub reason: Reason,
+    pub status: u16,
+    /// Whether the door lets it pass although there is no decision.
+    pub failed_open: bool,
+}
+
+impl Decider {
+    /// What a verdict is decided on, where anybody records it.
+    pub(super) fn about(
+        &self,
+        id: DecisionId,
+        known: &Known,
+        loaded: &Loaded,
+        value: Option<&Value>,
+        took: Duration,
+    ) -> Option<Arc<Decided>> {
+        self.parts.recorder.as_ref()?;
+        Some(Arc::new(Decided {
+            id: id.0,
+            token_status: status_code(known),
+            identity: known.status.as_ref().ok().cloned(),
+            fingerprint: known.fingerprint,
+            value: value.cloned(),
+            generation: loaded.generation,
+            evaluated: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            usage: None,
+        }))
+    }
+
+    pub(super) fn record_request(
+        &self,
+        recorder: &Recorder,
+        by: Asker<'_>,
+        request: &Request<'_>,
+        ruling: &Ruling,
+        about: Option<Arc<Decided>>,
+        cached: bool,
+    ) {
+        self.record_ruling(recorder, by.door, || asked_about(by, request), ruling, about, cached);
+    }
+
+    pub(super) fn record_ruling(
+        &self,
+        recorder: &Recorder,
+        door: Door,
+        asked: impl FnOnce() -> Asked,
+        ruling: &Ruling,
+        about: Option<Arc<Decided>>,
+        cached: bool,
+    ) {
+        let ruled = match ruling {
+            Ruling::Allow(permit) => {
+                Ruled { allow: true, reason: Reason::Allowed, status: permit.status(), failed_open: false }
+            }
+            Ruling::Deny(refusal) => Ruled {
+                allow: false,
+                reason: refusal.reason,
+                status: refusal.status,
+                failed_open: recorder.fail_open.contains(&door) && refusal.fail_open(FailOpen).is_some(),
+            },
+        };
+        self.record(recorder, door, asked, ruled, about, cached);
+    }
+
+    /// Copies what is asked only where it is recorded.
+    pub(super) fn record(
+        &self,
+        recorder: &Recorder,
+        door: Door,
+        asked: impl FnOnce() -> Asked,
+        ruled: Ruled,
+        about: Option<Arc<Decided>>,
+        cached: bool,
+    ) {
+        let Some(sampled) = recorder.is_logged(ruled.allow) else { return };
+        let Ruled { allow, reason, status, failed_open } = ruled;
+        let time = self.parts.clock.wall();
+        let (asked, decided) = (asked(), about);
+        recorder.note(Event {
+            time,
+            door,
+            asked,
+            allow,
+            reason,
+            status,
+            decided,
+            cached,
+            failed_open,
+            sampled,
+        });
+    }
+}
+
+/// A request's texts, taken down.
+pub(super) fn asked_about(by: Asker<'_>, r: &Request<'_>) -> Asked {
+    // Taken apart, so that an attribute that is added later is not forgotten here.
+    let Request { method, path, query, host, headers, source } = r;
+    let fixed = [by.peer, *method, path.as_str(), *query, *host, *source];
+    let headers = headers.iter().flat_map(|(name, value)| [*name, *value]);
+    Asked::Request(Texts::pack(fixed.into_iter().chain(headers)))
+}
+
+/// The input that a decision was asked about, made again as the policy saw it. The paths say where tokens stand in
+/// inputs of the data API and of AuthZEN.
+pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[String]) -> Option<Value> {
+    let mut input = match &event.asked {
+        Asked::Request(texts) => {
+            let texts = texts.unpack();
+            let (&[_, method, path, query, host, source], headers) = texts.split_first_chunk::<6>()?;
+            let headers = headers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+            let path = Path::new(path).ok()?;
+            request_member(&Request { method, path, query, host, headers, source })
+        }
+        Asked::Data { body, read, .. } => read(body.bytes(), data_token)?,
+        Asked::Document { text, read, .. } => {
+            let mut input = read(text.bytes())?;
+            let _ = take_token(&mut input, document_token);
+            input
+        }
+    };
+    if let Some(decided) = &event.decided {
+        complete(&mut input, decided.token_status, decided.identity.as_deref(), event.time);
+    } else if let Some(members) = input.as_object_mut() {
+        // Nothing was looked at: these are the caller's words, if they are there.
+        for name in super::attributes::OWN {
+            members.remove(name);
+        }
+        members.insert("time".to_owned(), seconds(event.time));
+    }
+    Some(input)
+}

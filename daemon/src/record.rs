@@ -1,0 +1,81 @@
+//! What is written down of decisions: the decision log, and what replays it.
+//!
+//! Guarantees: no decision waits for it. A decision is copied into a bounded queue; where that is full, it is dropped
+//! and counted. Everything else (redaction, the policy's mask, writing) is done on a thread of its own. No token's text
+//! leaves that thread. Leaves to others: what is decided, and who asks.
+
+mod event;
+mod line;
+mod log;
+mod mask;
+mod queue;
+mod redact;
+mod sink;
+
+use std::{cell::Cell, sync::Arc};
+
+pub use event::{Asked, Decided, Event, Secret, Texts};
+pub use line::Labels;
+pub use log::{Log, LogParts};
+pub use queue::{Queue, Waiting, queue};
+pub use redact::{Changed, Redaction};
+pub use sink::{FileSettings, HttpSettings, Sink, SinkError, SinkKind};
+
+use crate::telemetry::Door;
+
+/// Who asks for a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// By which door.
+    pub door: Door,
+    /// From where; empty where that is not known.
+    pub peer: &'a str,
+}
+
+/// Where decisions are handed in.
+pub struct Recorder {
+    /// The decision log, where it is on.
+    pub log: Option<Queue>,
+    /// One of so many allows is logged.
+    pub sample_allows: u32,
+    /// The doors that let pass where no decision can be made.
+    pub fail_open: Vec<Door>,
+}
+
+impl Recorder {
+    /// Whether a decision is logged, and as one of how many.
+    pub fn is_logged(&self, allow: bool) -> Option<u32> {
+        self.log.as_ref()?;
+        if !allow || self.sample_allows <= 1 {
+            return Some(1);
+        }
+        random().is_multiple_of(u64::from(self.sample_allows)).then_some(self.sample_allows)
+    }
+
+    /// Hands a decision in.
+    pub fn note(&self, event: Event) {
+        if let Some(log) = &self.log {
+            log.offer(Arc::new(event));
+        }
+    }
+}
+
+/// A number that is good enough to sample by, from this thread's own sequence (xorshift64*).
+fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = const { Cell::new(0) };
+    }
+    STATE.with(|state| {
+        let mut x = state.get();
+        if x == 0 {
+            let mut bytes = [0; 8];
+            let _ = aws_lc_rs::rand::fill(&mut bytes);
+            x = u64::from_ne_bytes(bytes) | 1;
+        }
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        state.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    })
+}

@@ -1,0 +1,237 @@
+//! What no line holds unless the configuration says so: credentials, headers, claims that name people.
+//!
+//! A member is taken out and its place listed under `erased`, as OPA does; what stands in an array, or is a part of a
+//! text, is replaced, and its place listed under `masked`.
+
+use serde_json::Value;
+
+/// Members that are credentials whatever holds them.
+const SECRETS: [&str; 17] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "token",
+    "access_token",
+    "id_token",
+    "refresh_token",
+    "subject_token",
+    "client_secret",
+    "client_assertion",
+    "password",
+    "secret",
+    "api_key",
+    "apikey",
+    "x-api-key",
+    "dpop",
+];
+
+/// Objects whose members are headers.
+const HEADERS: [&str; 2] = ["headers", "response_headers_to_add"];
+
+/// In place of a value that cannot be taken out.
+const GONE: &str = "***";
+
+/// What stays and what goes.
+#[derive(Clone, Debug, Default)]
+pub struct Redaction {
+    /// Headers that stay, in lower case.
+    pub headers: Vec<String>,
+    /// Claims that go.
+    pub claims: Vec<String>,
+    /// Members that go, in lower case, beside those that always do.
+    pub secrets: Vec<String>,
+}
+
+/// Places that are not as they were, as JSON pointers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Taken out.
+    pub erased: Vec<String>,
+    /// Replaced.
+    pub masked: Vec<String>,
+}
+
+impl Redaction {
+    /// Goes over a document that stands at `place`.
+    pub fn apply(&self, value: &mut Value, place: &str, changed: &mut Changed) {
+        self.walk(value, &mut place.to_owned(), false, changed);
+    }
+
+    fn walk(&self, value: &mut Value, place: &mut String, in_headers: bool, changed: &mut Changed) {
+        match value {
+            Value::Object(members) => {
+                let is_identity = place == "/input/identity" || place == "/input/identity/claims";
+                let goes = |name: &str, value: &Value| {
+                    let lower = name.to_ascii_lowercase();
+                    SECRETS.contains(&lower.as_str())
+                        || self.secrets.contains(&lower)
+                        || (in_headers && !self.headers.contains(&lower))
+                        || (is_identity && self.claims.iter().any(|claim| claim == name))
+                        || matches!(value, Value::String(text) if is_credential(text) && !(name == "query" && self.can_clean(text)))
+                };
+                let gone: Vec<String> = members
+                    .iter()
+                    .filter(|(name, value)| goes(name, value))
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                for name in gone {
+                    members.remove(&name);
+                    changed.erased.push(format!("{place}/{}", escaped(&name)));
+                }
+                // A name can be a credential too (a table of keys, say).
+                let odd: Vec<String> = members.keys().filter(|name| is_credential(name)).cloned().collect();
+                for name in odd {
+                    members.remove(&name);
+                    changed.masked.push(place.clone());
+                }
+                for (name, value) in members.iter_mut() {
+                    let before = place.len();
+                    place.push('/');
+                    place.push_str(&escaped(name));
+                    if name == "query"
+                        && let Value::String(query) = value
+                        && let Some(clean) = self.query(query)
+                    {
+                        *query = clean;
+                        changed.masked.push(place.clone());
+                    }
+                    self.walk(value, place, HEADERS.contains(&name.as_str()), changed);
+                    place.truncate(before);
+                }
+            }
+            Value::Array(items) => {
+                for (n, item) in items.iter_mut().enumerate() {
+                    let before = place.len();
+                    place.push('/');
+                    place.push_str(&n.to_string());
+                    if matches!(item, Value::String(text) if is_credential(text)) {
+                        *item = GONE.into();
+                        changed.masked.push(place.clone());
+                    }
+                    self.walk(item, place, in_headers, changed);
+                    place.truncate(before);
+                }
+            }
+            // A bare text: the input itself.
+            Value::String(text) if place.matches('/').count() == 1 && is_credential(text) => {
+                *value = GONE.into();
+                changed.masked.push(place.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a query without its credentials is none itself.
+    fn can_clean(&self, query: &str) -> bool {
+        self.query(query).is_some_and(|clean| !is_credential(&clean))
+    }
+
+    /// A query without the values of parameters that are credentials, if it has any.
+    fn query(&self, query: &str) -> Option<String> {
+        let is_secret = |name: &str| {
+            let lower = name.to_ascii_lowercase();
+            SECRETS.contains(&lower.as_str()) || self.secrets.contains(&lower)
+        };
+        let mut found = false;
+        let pairs: Vec<String> = query
+            .split('&')
+            .map(|pair| match pair.split_once('=') {
+                Some((name, value)) if !value.is_empty() && (is_secret(name) || is_credential(value)) => {
+                    found = true;
+                    format!("{name}={GONE}")
+                }
+                _ => pair.to_owned(),
+            })
+            .collect();
+        found.then(|| pairs.join("&"))
+    }
+}
+
+/// A member's name in a JSON pointer.
+pub(super) fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// Whether a text is or holds what looks like a credential: a scheme with something behind it, or a JWS.
+fn is_credential(text: &str) -> bool {
+    let scheme = text.split_once(' ').is_some_and(|(scheme, rest)| {
+        !rest.trim().is_empty() && ["bearer", "dpop", "basic"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
+    });
+    scheme || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..]))
+}
+
+/// Whether a text begins with two parts of base64url and a dot behind each.
+fn is_jws(text: &str) -> bool {
+    let part = |text: &str| {
+        text.bytes().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')).count()
+    };
+    let first = part(text);
+    let Some(rest) = text[first..].strip_prefix('.') else { return false };
+    let second = part(rest);
+    first > 3 && second > 3 && rest[second..].starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const JWS: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.c2ln";
+
+    fn redacted(mut input: Value) -> (Value, Changed) {
+        let redaction = Redaction {
+            headers: vec!["x-tenant".into()],
+            claims: vec!["email".into()],
+            secrets: vec!["x-key".into()],
+        };
+        let mut changed = Changed::default();
+        redaction.apply(&mut input, "/input", &mut changed);
+        (input, changed)
+    }
+
+    #[test]
+    fn headers_stay_by_name_and_claims_go_by_name() {
+        let (input, changed) = redacted(json!({
+            "request": {"headers": {"x-tenant": "acme", "x-user": "bob"}, "path": "/a"},
+            "identity": {"sub": "u", "email": "a@b", "claims": {"email": "a@b", "sub": "u", "x": {"email": "c"}}},
+            "resource": {"email": "kept: no claim"},
+        }));
+        assert_eq!(
+            input,
+            json!({
+                "request": {"headers": {"x-tenant": "acme"}, "path": "/a"},
+                "identity": {"sub": "u", "claims": {"sub": "u", "x": {"email": "c"}}},
+                "resource": {"email": "kept: no claim"},
+            })
+        );
+        assert_eq!(
+            changed.erased,
+            ["/input/identity/email", "/input/identity/claims/email", "/input/request/headers/x-user"]
+        );
+    }
+
+    #[test]
+    fn credentials_go_wherever_they_stand() {
+        for (input, left) in [
+            (json!({"a": {"Token": "x"}}), json!({"a": {}})),
+            (json!({"X-Key": "x", "b": 1}), json!({"b": 1})),
+            (json!({"a": format!("see {JWS}")}), json!({})),
+            (json!({"a": [JWS, "b"]}), json!({"a": ["***", "b"]})),
+            (json!({"a": "Bearer abc"}), json!({})),
+            (json!({"a": "bearer"}), json!({"a": "bearer"})),
+            (json!({"a": "eyJ.x.y"}), json!({"a": "eyJ.x.y"})),
+            (json!({JWS: 1}), json!({})),
+            (json!(JWS), json!("***")),
+            (json!([[{"a": JWS}]]), json!([[{}]])),
+            (json!({"query": "a=b&access_token=abc&c"}), json!({"query": "a=b&access_token=***&c"})),
+            (json!({"query": format!("a={JWS}")}), json!({"query": "a=***"})),
+        ] {
+            let kept = input == left;
+            let (got, changed) = redacted(input.clone());
+            assert_eq!(got, left, "{input}");
+            assert_eq!(changed == Changed::default(), kept, "{input}");
+        }
+    }
+}
