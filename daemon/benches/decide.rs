@@ -18,7 +18,7 @@ use portcullis::{
     policy::{Active, LoadOptions, load},
     revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
     telemetry::Metrics,
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Verifier},
+    token::{FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules, Verifier},
 };
 use portcullis_common::reason::Reason;
 use serde_json::json;
@@ -53,9 +53,10 @@ impl Bench {
             audience: vec!["api".into()],
             algorithms: vec!["HS256".into()],
             keys: KeySource::HmacFile { path: dir.join("hmac.key"), kid: None },
+            rules: TokenRules::default(),
         };
         let parts = DeciderParts {
-            verifier: Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap(),
+            verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap()),
             key,
             policy: Arc::new(Active::new(set, 1)),
             index,

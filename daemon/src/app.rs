@@ -70,6 +70,7 @@ pub(crate) struct Shared {
     /// The configuration in force.
     config: ArcSwap<Config>,
     decider: Arc<Decider>,
+    verifier: Arc<Verifier>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -86,7 +87,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
-    let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
+    let verifier = Arc::new(Verifier::new(settings::issuers(&config), config.token.leeway.0)?);
     let set = load_policies(&config)?;
     let store = Store::open(&config.revocation.store, key.id())?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
@@ -123,7 +124,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     metrics.policy(generation, set.engine().name(), set.engine().cause(), !set.tested().required);
     let active = Arc::new(Active::new(set, generation));
     let parts = DeciderParts {
-        verifier,
+        verifier: Arc::clone(&verifier),
         key,
         policy: Arc::clone(&active),
         index,
@@ -134,6 +135,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
+        verifier,
         policy: active,
         plane,
         metrics,
@@ -245,6 +247,7 @@ async fn serve(
         tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
+    tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;
     if !max_lag.is_zero() {

@@ -22,6 +22,7 @@ mod e2e {
     mod h2c_wire;
     mod heads;
     mod interfaces;
+    mod issuers;
     mod lasting;
     mod listeners;
     mod living;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Shared, floods};
 use crate::{
+    clock::{Clock as _, SystemClock},
     config::{KernelMode, ShedMode},
     kernel::Guarded,
     policy::{Reads, Shown},
@@ -75,6 +76,7 @@ fn read(s: &Shared) -> Value {
             "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,
         },
+        "issuers": s.verifier.issuers(SystemClock.wall().seconds()),
         "revocations": plane,
         "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
@@ -128,6 +130,15 @@ fn refresh(s: &Shared) {
         (plane.revoked, plane.revoked_limit),
         (plane.condemned, plane.condemned_limit),
     );
+    for issuer in s.verifier.issuers(SystemClock.wall().seconds()) {
+        s.metrics.issuer(&telemetry::IssuerKeys {
+            issuer: &issuer.issuer,
+            ready: issuer.ready,
+            age: issuer.age_seconds,
+            refreshes: issuer.refreshes,
+            failures: issuer.failures,
+        });
+    }
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));

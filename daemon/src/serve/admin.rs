@@ -364,7 +364,7 @@ async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, Ap
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let request = Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source };
-    Ok(Json(s.decider.explain(&request, Ok(token))).into_response())
+    Ok(Json(s.decider.explain(&request, Ok(token)).await).into_response())
 }
 
 #[derive(Deserialize)]

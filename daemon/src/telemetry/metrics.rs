@@ -29,6 +29,21 @@ pub struct KernelSide<'a> {
     pub destroyed: u64,
 }
 
+/// How an issuer's keys stand.
+#[derive(Clone, Copy, Debug)]
+pub struct IssuerKeys<'a> {
+    /// The issuer.
+    pub issuer: &'a str,
+    /// Whether its tokens are verified.
+    pub ready: bool,
+    /// Seconds since its keys were last read.
+    pub age: Option<i64>,
+    /// Times they were read.
+    pub refreshes: u64,
+    /// Times they could not be.
+    pub failures: u64,
+}
+
 /// A front door, as metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -94,6 +109,9 @@ pub struct Metrics {
     kernel_instructions: IntGauge,
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
+    issuer_ready: IntGaugeVec,
+    issuer_age: IntGaugeVec,
+    issuer_refreshes: IntCounterVec,
     ready: IntGauge,
     overloaded: IntGauge,
 }
@@ -190,6 +208,9 @@ impl Metrics {
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
+            issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
+            issuer_age: make.gauges("portcullis_issuer_keys_age_seconds", "Time since an issuer's keys were last read.", &["issuer"])?,
+            issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
             registry,
@@ -235,6 +256,18 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Notes how an issuer's keys stand.
+    pub fn issuer(&self, keys: &IssuerKeys<'_>) {
+        self.issuer_ready.with_label_values(&[keys.issuer]).set(keys.ready.into());
+        if let Some(age) = keys.age {
+            self.issuer_age.with_label_values(&[keys.issuer]).set(age);
+        }
+        for (result, total) in [("ok", keys.refreshes), ("failed", keys.failures)] {
+            let counter = self.issuer_refreshes.with_label_values(&[keys.issuer, result]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     /// Counts an attempt to load policies.
