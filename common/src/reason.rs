@@ -91,6 +91,10 @@ numbered! {
         KeysStale = 26 => "keys_stale",
         /// The token was issued longer ago than its issuer's tokens may be used.
         TokenTooOld = 27 => "token_too_old",
+        /// No API key of this text was issued here.
+        ApiKeyUnknown = 28 => "api_key_unknown",
+        /// The API key was disabled.
+        ApiKeyDisabled = 29 => "api_key_disabled",
     }
 }
 

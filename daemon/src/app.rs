@@ -38,7 +38,7 @@ use crate::{
         bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
-    token::{FingerprintKey, Verifier},
+    token::{ApiKeys, FingerprintKey, Verifier},
 };
 
 /// How long requests in progress may take when the daemon stops.
@@ -71,6 +71,7 @@ pub(crate) struct Shared {
     config: ArcSwap<Config>,
     decider: Arc<Decider>,
     verifier: Arc<Verifier>,
+    api_keys: Option<Arc<ApiKeys>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -87,7 +88,11 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
-    let verifier = Arc::new(Verifier::new(settings::issuers(&config), config.token.leeway.0)?);
+    let api_keys = settings::api_keys(&config)
+        .map(|settings| ApiKeys::open(settings, Arc::clone(&key)).map(Arc::new))
+        .transpose()?;
+    let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
+    let verifier = Arc::new(verifier.with_api_keys(api_keys.clone()));
     let set = load_policies(&config)?;
     let store = Store::open(&config.revocation.store, key.id())?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
@@ -136,6 +141,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let shared = Arc::new(Shared {
         decider,
         verifier,
+        api_keys,
         policy: active,
         plane,
         metrics,
@@ -227,6 +233,7 @@ async fn serve(
     }
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
+        api_keys: shared.api_keys.clone(),
         plane: shared.plane.clone(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&shared.metrics),

@@ -6,6 +6,7 @@
 //!
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
+mod api_keys;
 mod claims;
 mod extract;
 mod identity;
@@ -23,6 +24,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
 pub use extract::Extraction;
 pub use identity::Identity;
 pub use issuer::IssuerStatus;

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod adversary;
+    mod api_keys;
     mod asking;
     mod attach;
     mod authzen;

@@ -15,7 +15,7 @@ use crate::{
     policy::LoadOptions,
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
-    token::{Extraction, FingerprintKey, IssuerSettings, KeySource, RemoteKeys, TokenRules},
+    token::{ApiKeySettings, Extraction, FingerprintKey, IssuerSettings, KeySource, RemoteKeys, TokenRules},
 };
 
 /// The kernel's settings; `None` where it is off.
@@ -173,6 +173,13 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
             require_bound: false,
         },
     })
+}
+
+/// Where API keys are, if there are any.
+pub fn api_keys(c: &Config) -> Option<ApiKeySettings> {
+    let keys = &c.token.api_keys;
+    let (prefix, issuer) = (keys.prefix.clone(), keys.issuer.clone());
+    keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer })
 }
 
 /// How policy sets are loaded.

@@ -77,6 +77,10 @@ fn read(s: &Shared) -> Value {
             "dirs": config.policy.dirs,
         },
         "issuers": s.verifier.issuers(SystemClock.wall().seconds()),
+        "api_keys": s.api_keys.as_ref().map(|keys| {
+            let (good, all) = keys.count(SystemClock.wall().seconds());
+            json!({"good": good, "all": all})
+        }),
         "revocations": plane,
         "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
@@ -139,6 +143,8 @@ fn refresh(s: &Shared) {
             failures: issuer.failures,
         });
     }
+    let (good, all) = s.api_keys.as_ref().map(|k| k.count(SystemClock.wall().seconds())).unwrap_or_default();
+    s.metrics.api_keys(good, all - good);
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));

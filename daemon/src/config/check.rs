@@ -294,6 +294,17 @@ fn check(c: &Config, f: &mut Faults<'_>) {
             "is configured twice: give all its audiences and algorithms in one table",
         );
     }
+    let keys = &c.token.api_keys;
+    f.unless(
+        (1..16).contains(&keys.prefix.len()) && keys.prefix.bytes().all(|b| b.is_ascii_alphanumeric()),
+        "token.api_keys.prefix",
+        "is not of 1 to 15 letters and digits",
+    );
+    f.unless(
+        !keys.issuer.is_empty() && !c.token.issuer.iter().any(|i| i.issuer == keys.issuer),
+        "token.api_keys.issuer",
+        "must be given and be no other issuer's: policies tell API keys by it",
+    );
     f.unless(!c.policy.dirs.is_empty(), "policy.dirs", "names no directory");
     f.unless(
         c.policy.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
@@ -475,6 +486,7 @@ fn resolve(c: &mut Config, base: &Path) {
     };
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
+    c.token.api_keys.file.iter_mut().for_each(fix);
     fix(&mut c.revocation.store);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use super::{
     section::Section,
-    tables::{Admin, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token},
+    tables::{
+        Admin, ApiKeys, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token,
+    },
 };
 
 /// `docs/configuration.md`.
@@ -18,6 +20,7 @@ pub fn reference() -> String {
     write::<Kernel>(&mut page);
     write::<Token>(&mut page);
     write::<Issuer>(&mut page);
+    write::<ApiKeys>(&mut page);
     write::<Policy>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
@@ -39,7 +42,7 @@ fn write<S: Section>(page: &mut String) {
     );
     for f in S::fields() {
         // Tables of their own.
-        if matches!((S::TABLE, f.key), ("token", "issuer") | ("serve", "tls")) {
+        if matches!((S::TABLE, f.key), ("token", "issuer" | "api_keys") | ("serve", "tls")) {
             continue;
         }
         let default = if f.default.is_empty() { "none".to_owned() } else { format!("`{}`", f.default) };

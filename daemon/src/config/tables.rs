@@ -272,6 +272,20 @@ section! {
         fingerprint_key: PathBuf = PathBuf::from("/var/lib/portcullis/fingerprint.key"),
         /// The issuers whose tokens are accepted.
         issuer: Vec<Issuer> = Vec::new(),
+        /// API keys that this daemon issues.
+        api_keys: ApiKeys = ApiKeys::default(),
+    }
+}
+
+section! {
+    /// API keys that this daemon issues by `portcullis keys`: see tokens.md.
+    ApiKeys as "token.api_keys" {
+        /// File that holds them, hashed; made where it is not there, mode 0600. Without it there are no API keys.
+        file: Option<PathBuf> = None,
+        /// What their texts begin with, so that secret scanners find them: up to 15 letters and digits.
+        prefix: String = "pk".to_owned(),
+        /// `iss` of their identities.
+        issuer: String = "portcullis:api-keys".to_owned(),
     }
 }
 

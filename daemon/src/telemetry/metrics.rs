@@ -109,6 +109,7 @@ pub struct Metrics {
     kernel_instructions: IntGauge,
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
+    api_keys: IntGaugeVec,
     issuer_ready: IntGaugeVec,
     issuer_age: IntGaugeVec,
     issuer_refreshes: IntCounterVec,
@@ -208,6 +209,7 @@ impl Metrics {
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
+            api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
             issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
             issuer_age: make.gauges("portcullis_issuer_keys_age_seconds", "Time since an issuer's keys were last read.", &["issuer"])?,
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
@@ -256,6 +258,13 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Notes how many API keys there are.
+    pub fn api_keys(&self, good: usize, over: usize) {
+        for (state, n) in [("good", good), ("over", over)] {
+            self.api_keys.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
     }
 
     /// Notes how an issuer's keys stand.
