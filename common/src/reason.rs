@@ -85,6 +85,16 @@ numbered! {
         InternalError = 23 => "internal_error",
         /// Who asks is none of the gateways whose word is taken.
         PeerUntrusted = 24 => "peer_untrusted",
+        /// The keys of the token's issuer have not been fetched yet.
+        IssuerNotReady = 25 => "issuer_not_ready",
+        /// The keys of the token's issuer could not be fetched for too long.
+        KeysStale = 26 => "keys_stale",
+        /// The token was issued longer ago than its issuer's tokens may be used.
+        TokenTooOld = 27 => "token_too_old",
+        /// No API key of this text was issued here.
+        ApiKeyUnknown = 28 => "api_key_unknown",
+        /// The API key was disabled.
+        ApiKeyDisabled = 29 => "api_key_disabled",
     }
 }
 
@@ -268,7 +278,9 @@ impl Reason {
             | Self::PolicyTimeout
             | Self::NotReady
             | Self::Overloaded
-            | Self::InternalError => 503,
+            | Self::InternalError
+            | Self::IssuerNotReady
+            | Self::KeysStale => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
             Self::RateLimited => 429,

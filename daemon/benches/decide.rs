@@ -19,7 +19,7 @@ use portcullis::{
     record::{Asker, FileSettings, Labels, Log, LogParts, Recorder, Redaction, Sink, SinkKind, queue},
     revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
     telemetry::{Door, Metrics},
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Verifier},
+    token::{FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules, Verifier},
 };
 use portcullis_common::reason::Reason;
 use serde_json::json;
@@ -59,10 +59,11 @@ impl Bench {
             audience: vec!["api".into()],
             algorithms: vec!["HS256".into()],
             keys: KeySource::HmacFile { path: dir.join("hmac.key"), kid: None },
+            rules: TokenRules::default(),
         };
         let active = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
-            verifier: Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap(),
+            verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap()),
             key,
             policy: Arc::clone(&active),
             index,

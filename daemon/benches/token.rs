@@ -14,7 +14,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{Criterion, criterion_group, criterion_main};
-use portcullis::token::{FingerprintKey, IssuerSettings, KeySource, Token, Verifier};
+use portcullis::token::{FingerprintKey, IssuerSettings, KeySource, Token, TokenRules, Verifier};
 use serde_json::{Value, json};
 
 const NOW: i64 = 1_750_000_000;
@@ -43,6 +43,7 @@ fn verifier(keys: &Value) -> Verifier {
         audience: vec!["api".into()],
         algorithms: ["HS256", "ES256", "RS256"].map(String::from).to_vec(),
         keys: KeySource::JwksFile(path.clone()),
+        rules: TokenRules::default(),
     };
     let verifier = Verifier::new(vec![settings], Duration::from_secs(30)).unwrap();
     fs::remove_file(path).unwrap();

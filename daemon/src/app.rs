@@ -41,7 +41,7 @@ use crate::{
         bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
-    token::{FingerprintKey, Verifier},
+    token::{ApiKeys, FingerprintKey, Verifier},
 };
 
 /// How long requests in progress may take when the daemon stops.
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     /// The configuration in force.
     config: ArcSwap<Config>,
     decider: Arc<Decider>,
+    verifier: Arc<Verifier>,
+    api_keys: Option<Arc<ApiKeys>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -93,7 +95,11 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
+    let api_keys = settings::api_keys(&config)
+        .map(|settings| ApiKeys::open(settings, Arc::clone(&key)).map(Arc::new))
+        .transpose()?;
     let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
+    let verifier = Arc::new(verifier.with_api_keys(api_keys.clone()));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
     let set = load_policies(&config, &bundles.dirs(&arrived))?;
@@ -134,7 +140,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     metrics.policy(generation, set.engine().name(), set.engine().cause(), !set.tested().required);
     let active = Arc::new(Active::new(set, generation));
     let parts = DeciderParts {
-        verifier,
+        verifier: Arc::clone(&verifier),
         key,
         policy: Arc::clone(&active),
         index,
@@ -148,6 +154,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
+        verifier,
+        api_keys,
         policy: active,
         plane,
         metrics,
@@ -245,6 +253,7 @@ async fn serve(
     }
     let admin = AdminState {
         decider: Arc::clone(&shared.decider),
+        api_keys: shared.api_keys.clone(),
         plane: shared.plane.clone(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&shared.metrics),
@@ -265,6 +274,7 @@ async fn serve(
         tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
+    tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;
     if !max_lag.is_zero() {

@@ -12,6 +12,7 @@ mod docs;
 mod events;
 mod fingerprint;
 mod input;
+mod keys;
 mod mint;
 mod policy;
 mod revocations;
@@ -58,6 +59,7 @@ enum Command {
     Events(events::Args),
     Decide(decide::Args),
     Fingerprint(fingerprint::Args),
+    Keys(keys::Args),
     Policy(policy::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
@@ -113,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Events(a) => a.run(),
         Command::Decide(a) => a.run(),
         Command::Fingerprint(a) => a.run(),
+        Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),

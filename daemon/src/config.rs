@@ -13,8 +13,8 @@ mod values;
 pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, AttachMode, Config, Decide, DecisionLog, EnforcementMode, FailOpenDoor, GateMode, Host, Issuer,
-    Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
+    Admin, ApiKeys, AttachMode, Config, Decide, DecisionLog, EnforcementMode, FailOpenDoor, GateMode, Host,
+    Issuer, Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
     PolicyBundle, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

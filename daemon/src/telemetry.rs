@@ -4,4 +4,4 @@ mod logs;
 mod metrics;
 
 pub use logs::init as init_logs;
-pub use metrics::{Door, KernelSide, Metrics};
+pub use metrics::{Door, IssuerKeys, KernelSide, Metrics};

@@ -6,27 +6,34 @@
 //!
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
+mod api_keys;
 mod claims;
 mod document;
 mod extract;
 mod identity;
+mod issuer;
 mod json;
 mod jws;
 mod key;
 mod keys;
+mod remote;
 mod settings;
 mod verify;
+mod vouch;
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
 pub use document::{Document, DocumentKey};
 pub use extract::Extraction;
 pub use identity::Identity;
+pub use issuer::IssuerStatus;
 pub use key::{FingerprintKey, KeyError};
-pub use settings::{IssuerSettings, KeySource, VerifierError};
-pub use verify::{MAX_TOKEN_BYTES, Verifier};
+pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};
+pub use verify::{Judgement, MAX_TOKEN_BYTES, Verifier};
+pub use vouch::Vouched;
 
 /// A credential's text as presented. It is secret: wiped when dropped, never printed, never compared.
 pub struct Token(Zeroizing<String>);

@@ -27,6 +27,7 @@ pub mod process;
 pub mod server;
 mod shipped;
 pub mod tokens;
+pub mod web;
 pub mod wire;
 pub mod world;
 

@@ -92,6 +92,53 @@ impl Mint {
     }
 }
 
+/// A P-256 key of an issuer that a test makes up.
+#[derive(Debug)]
+pub struct Signer {
+    pair: EcdsaKeyPair,
+    kid: String,
+}
+
+impl Signer {
+    /// Makes one.
+    pub fn new(kid: &str) -> Result<Self> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
+            .map_err(|_| anyhow!("cannot make a P-256 key"))?;
+        Ok(Self { pair, kid: kid.to_owned() })
+    }
+
+    /// Its public half (RFC 7517), without a `kid`.
+    pub fn jwk(&self) -> Value {
+        let point = self.pair.public_key().as_ref();
+        let half = |range: std::ops::Range<usize>| point.get(range).map(|half| BASE64.encode(half));
+        json!({"kty": "EC", "crv": "P-256", "x": half(1..33), "y": half(33..65)})
+    }
+
+    /// The key set that publishes it.
+    pub fn jwks(&self) -> String {
+        let mut jwk = self.jwk();
+        jwk["kid"] = self.kid.clone().into();
+        json!({"keys": [jwk]}).to_string()
+    }
+
+    /// Signs any header and claims.
+    pub fn sign(&self, header: &Value, claims: &Value) -> Result<String> {
+        let input = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
+        let signature =
+            self.pair.sign(&SystemRandom::new(), input.as_bytes()).map_err(|_| anyhow!("cannot sign"))?;
+        Ok(format!("{input}.{}", BASE64.encode(signature)))
+    }
+
+    /// A fresh token of an issuer's, with these claims beside the usual ones.
+    pub fn token(&self, issuer: &str, more: &Value) -> Result<String> {
+        let mut claims = claims(issuer, 0, "orders:read")?;
+        for (name, value) in more.as_object().into_iter().flatten() {
+            claims[name.as_str()] = value.clone();
+        }
+        self.sign(&json!({"alg": "ES256", "kid": self.kid}), &claims)
+    }
+}
+
 /// A claim of a token's, as text.
 pub fn claim(token: &str, name: &str) -> Result<String> {
     let payload = token.split('.').nth(1).context("no JWS")?;

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod adversary;
+    mod api_keys;
     mod asking;
     mod attach;
     mod authzen;
@@ -24,6 +25,7 @@ mod e2e {
     mod h2c_wire;
     mod heads;
     mod interfaces;
+    mod issuers;
     mod lasting;
     mod listeners;
     mod living;

@@ -15,7 +15,7 @@ use crate::{
     policy::LoadOptions,
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
-    token::{Extraction, FingerprintKey, IssuerSettings, KeySource},
+    token::{ApiKeySettings, Extraction, FingerprintKey, IssuerSettings, KeySource, RemoteKeys, TokenRules},
 };
 
 /// The kernel's settings; `None` where it is off.
@@ -144,18 +144,34 @@ pub fn issuers(c: &Config) -> Vec<IssuerSettings> {
 }
 
 fn issuer(i: &Issuer) -> Option<IssuerSettings> {
-    // The configuration was checked: exactly one of the three is given.
+    // The configuration was checked: exactly one source is given, and the address is one.
     let keys = match (&i.jwks_file, &i.pem_file, &i.hmac_file) {
         (Some(path), _, _) => KeySource::JwksFile(path.clone()),
         (_, Some(path), _) => KeySource::PemFile { path: path.clone(), kid: i.kid.clone() },
         (_, _, Some(path)) => KeySource::HmacFile { path: path.clone(), kid: i.kid.clone() },
-        _ => return None,
+        _ => KeySource::Remote(RemoteKeys {
+            url: i.jwks_url.as_ref().map(|url| url.parse()).transpose().ok()?,
+            ca_file: i.ca_file.clone(),
+            plain_http: i.plain_http,
+            refresh: i.refresh.0,
+            refresh_min: i.refresh_min.0,
+            max_stale: i.jwks_max_stale.0,
+            timeout: i.jwks_timeout.0,
+            wait: i.jwks_wait.0,
+        }),
     };
     Some(IssuerSettings {
         issuer: i.issuer.clone(),
         audience: i.audience.clone(),
         algorithms: i.algorithms.clone(),
         keys,
+        rules: TokenRules {
+            typ: i.typ.clone(),
+            leeway: i.leeway.map(|s| s.0),
+            max_age: i.max_age.map(|s| s.0),
+            required_claims: i.required_claims.clone(),
+            require_bound: false,
+        },
     })
 }
 
@@ -163,6 +179,13 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
 pub fn host_name(c: &Config) -> String {
     let own = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     c.host.name.clone().or_else(own).unwrap_or_default()
+}
+
+/// Where API keys are, if there are any.
+pub fn api_keys(c: &Config) -> Option<ApiKeySettings> {
+    let keys = &c.token.api_keys;
+    let (prefix, issuer) = (keys.prefix.clone(), keys.issuer.clone());
+    keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer })
 }
 
 /// How policy sets are loaded.
@@ -181,7 +204,16 @@ pub fn decide(c: &Config) -> decide::Settings {
         limit_entries: c.decide.limit_entries,
         default_ttl: c.decide.default_ttl.0,
         max_ttl: c.decide.max_ttl.0,
-        leeway: c.token.leeway.0,
+        // What is condemned stays so for as long as any issuer's tokens may be accepted past their `exp`.
+        leeway: c
+            .token
+            .issuer
+            .iter()
+            .filter_map(|i| i.leeway)
+            .chain([c.token.leeway])
+            .max()
+            .unwrap_or(c.token.leeway)
+            .0,
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Shared, floods};
 use crate::{
+    clock::{Clock as _, SystemClock},
     config::{KernelMode, ShedMode},
     kernel::Guarded,
     policy::{Reads, Shown},
@@ -76,6 +77,11 @@ fn read(s: &Shared) -> Value {
             "dirs": config.policy.dirs,
             "bundles": s.bundles.show(),
         },
+        "issuers": s.verifier.issuers(SystemClock.wall().seconds()),
+        "api_keys": s.api_keys.as_ref().map(|keys| {
+            let (good, all) = keys.count(SystemClock.wall().seconds());
+            json!({"good": good, "all": all})
+        }),
         "revocations": plane,
         "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
@@ -129,6 +135,17 @@ fn refresh(s: &Shared) {
         (plane.revoked, plane.revoked_limit),
         (plane.condemned, plane.condemned_limit),
     );
+    for issuer in s.verifier.issuers(SystemClock.wall().seconds()) {
+        s.metrics.issuer(&telemetry::IssuerKeys {
+            issuer: &issuer.issuer,
+            ready: issuer.ready,
+            age: issuer.age_seconds,
+            refreshes: issuer.refreshes,
+            failures: issuer.failures,
+        });
+    }
+    let (good, all) = s.api_keys.as_ref().map(|k| k.count(SystemClock.wall().seconds())).unwrap_or_default();
+    s.metrics.api_keys(good, all - good);
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.limited_keys(s.decider.limited_keys());
     s.metrics.ready(is_ready(s));

@@ -63,6 +63,14 @@ const RELOADABLE: &[&str] = &[
 /// How often lapsed entries are taken out. The kernel itself does not count them meanwhile.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// Keeps issuers' keys up to date, until `stop`.
+pub async fn keys(shared: Arc<Shared>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = Arc::clone(&shared.verifier).keep() => {}
+    }
+}
+
 /// Takes out what has lapsed, until `stop`.
 pub async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP);

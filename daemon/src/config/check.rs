@@ -288,7 +288,23 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     );
     for (i, issuer) in c.token.issuer.iter().enumerate() {
         check_issuer(issuer, i, f);
+        f.unless(
+            !c.token.issuer[..i].iter().any(|other| other.issuer == issuer.issuer),
+            &format!("token.issuer[{i}].issuer"),
+            "is configured twice: give all its audiences and algorithms in one table",
+        );
     }
+    let keys = &c.token.api_keys;
+    f.unless(
+        (1..16).contains(&keys.prefix.len()) && keys.prefix.bytes().all(|b| b.is_ascii_alphanumeric()),
+        "token.api_keys.prefix",
+        "is not of 1 to 15 letters and digits",
+    );
+    f.unless(
+        !keys.issuer.is_empty() && !c.token.issuer.iter().any(|i| i.issuer == keys.issuer),
+        "token.api_keys.issuer",
+        "must be given and be no other issuer's: policies tell API keys by it",
+    );
     f.unless(
         !(c.policy.dirs.is_empty() && c.policy.bundle.is_empty()),
         "policy.dirs",
@@ -435,9 +451,15 @@ fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
         &key("issuer"),
         "must be given: the exact `iss` of this issuer's tokens",
     );
-    let sources =
+    let files =
         [&issuer.jwks_file, &issuer.pem_file, &issuer.hmac_file].iter().filter(|s| s.is_some()).count();
-    f.unless(sources == 1, &key("jwks_file"), "give exactly one of jwks_file, pem_file and hmac_file");
+    let sources = files + usize::from(issuer.jwks_url.is_some()) + usize::from(issuer.discovery);
+    f.unless(
+        sources == 1,
+        &key("jwks_file"),
+        "give exactly one of jwks_file, pem_file, hmac_file, jwks_url and discovery",
+    );
+    check_remote(issuer, &key, f);
     f.unless(
         !issuer.algorithms.is_empty(),
         &key("algorithms"),
@@ -461,9 +483,56 @@ fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
         );
     }
     f.unless(
-        issuer.kid.is_none() || issuer.jwks_file.is_none(),
+        issuer.kid.is_none() || issuer.pem_file.is_some() || issuer.hmac_file.is_some(),
         &key("kid"),
         "is for pem_file and hmac_file: a JWK set names its keys itself",
+    );
+}
+
+/// What stands for servers of keys, and rules of tokens.
+fn check_remote(issuer: &Issuer, key: &dyn Fn(&str) -> String, f: &mut Faults<'_>) {
+    let is_address = |text: &str| {
+        text.parse::<http::Uri>().is_ok_and(|u| {
+            matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some_and(|h| !h.is_empty())
+        })
+    };
+    if let Some(url) = &issuer.jwks_url {
+        f.unless(is_address(url), &key("jwks_url"), "is not an address such as \"https://host/jwks.json\"");
+    }
+    f.unless(
+        !issuer.discovery || is_address(&issuer.issuer),
+        &key("discovery"),
+        "needs an `issuer` that is an address such as \"https://host\"",
+    );
+    let second = std::time::Duration::from_secs(1);
+    for (name, span) in [("refresh_min", issuer.refresh_min), ("jwks_timeout", issuer.jwks_timeout)] {
+        f.unless(span.0 >= second / 10, &key(name), "must be at least 100ms");
+    }
+    f.unless(issuer.refresh_min <= issuer.refresh, &key("refresh_min"), "is longer than refresh");
+    f.unless(
+        issuer.jwks_max_stale.0 >= second,
+        &key("jwks_max_stale"),
+        "must be at least 1s, and longer than refresh, or keys go stale between two fetches",
+    );
+    f.unless(
+        issuer.jwks_max_stale >= issuer.refresh,
+        &key("jwks_max_stale"),
+        "is shorter than refresh: keys would go stale between two fetches",
+    );
+    f.unless(
+        issuer.jwks_wait.0 <= 2 * second,
+        &key("jwks_wait"),
+        "must be at most 2s: decisions wait for it",
+    );
+    f.unless(
+        issuer.leeway.is_none_or(|l| l.0 <= 300 * second),
+        &key("leeway"),
+        "must be at most 5m: a longer one keeps expired tokens alive",
+    );
+    f.unless(
+        issuer.typ.iter().all(|t| !t.is_empty() && t.is_ascii()),
+        &key("typ"),
+        "has an entry that is no type such as \"at+jwt\"",
     );
 }
 
@@ -481,6 +550,7 @@ fn resolve(c: &mut Config, base: &Path) {
     };
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
+    c.token.api_keys.file.iter_mut().for_each(fix);
     fix(&mut c.revocation.store);
     fix(&mut c.decision_log.file);
     [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
@@ -496,7 +566,8 @@ fn resolve(c: &mut Config, base: &Path) {
         [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);
     }
     for i in &mut c.token.issuer {
-        [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file].into_iter().flatten().for_each(fix);
+        let files = [&mut i.jwks_file, &mut i.pem_file, &mut i.hmac_file, &mut i.ca_file];
+        files.into_iter().flatten().for_each(fix);
     }
 }
 

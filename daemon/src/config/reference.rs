@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle, Revocation,
-        Serve, ServeTls, Token,
+        Admin, ApiKeys, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle,
+        Revocation, Serve, ServeTls, Token,
     },
 };
 
@@ -21,6 +21,7 @@ pub fn reference() -> String {
     write::<Kernel>(&mut page);
     write::<Token>(&mut page);
     write::<Issuer>(&mut page);
+    write::<ApiKeys>(&mut page);
     write::<Policy>(&mut page);
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
@@ -45,7 +46,10 @@ fn write<S: Section>(page: &mut String) {
     );
     for f in S::fields() {
         // Tables of their own.
-        if matches!((S::TABLE, f.key), ("token", "issuer") | ("serve", "tls") | ("policy", "bundle")) {
+        if matches!(
+            (S::TABLE, f.key),
+            ("token", "issuer" | "api_keys") | ("serve", "tls") | ("policy", "bundle")
+        ) {
             continue;
         }
         let default = if f.default.is_empty() { "none".to_owned() } else { format!("`{}`", f.default) };

@@ -310,11 +310,26 @@ section! {
         fingerprint_key: PathBuf = PathBuf::from("/var/lib/portcullis/fingerprint.key"),
         /// The issuers whose tokens are accepted.
         issuer: Vec<Issuer> = Vec::new(),
+        /// API keys that this daemon issues.
+        api_keys: ApiKeys = ApiKeys::default(),
     }
 }
 
 section! {
-    /// One issuer. Exactly one of `jwks_file`, `pem_file` and `hmac_file` gives its keys.
+    /// API keys that this daemon issues by `portcullis keys`: see tokens.md.
+    ApiKeys as "token.api_keys" {
+        /// File that holds them, hashed; made where it is not there, mode 0600. Without it there are no API keys.
+        file: Option<PathBuf> = None,
+        /// What their texts begin with, so that secret scanners find them: up to 15 letters and digits.
+        prefix: String = "pk".to_owned(),
+        /// `iss` of their identities.
+        issuer: String = "portcullis:api-keys".to_owned(),
+    }
+}
+
+section! {
+    /// One issuer. Exactly one of `jwks_file`, `pem_file`, `hmac_file`, `jwks_url` and `discovery` gives its keys. See
+    /// tokens.md.
     Issuer as "token.issuer" {
         /// The exact value of `iss`.
         issuer: String = String::new(),
@@ -330,6 +345,32 @@ section! {
         hmac_file: Option<PathBuf> = None,
         /// `kid` of the key in `pem_file` or `hmac_file`.
         kid: Option<String> = None,
+        /// Address of a JWK set. Other hosts than this one are asked by `https` alone.
+        jwks_url: Option<String> = None,
+        /// Whether the issuer itself says where its keys are, at `<issuer>/.well-known/openid-configuration`.
+        discovery: bool = false,
+        /// Authorities that the server of the keys is believed from (PEM); the system's where none is given.
+        ca_file: Option<PathBuf> = None,
+        /// Whether that server may be on another host and asked without TLS: whoever is on the way can then make tokens.
+        plain_http: bool = false,
+        /// Longest time between two fetches of the keys. The server's `Cache-Control: max-age` may shorten it.
+        refresh: Span = Span::seconds(300),
+        /// Shortest time between two fetches, also of those that a token with an unknown `kid` asks for.
+        refresh_min: Span = Span::seconds(30),
+        /// How old keys may become while their server fails. Then the issuer's tokens are denied as `keys_stale`.
+        jwks_max_stale: Span = Span::seconds(24 * 3600),
+        /// Longest time for one request to that server.
+        jwks_timeout: Span = Span::seconds(5),
+        /// How long a token waits whose `kid` is unknown while the keys are fetched, at most 2 s; others do not wait.
+        jwks_wait: Span = Span(std::time::Duration::from_millis(200)),
+        /// Accepted values of the header's `typ`, such as `["at+jwt"]`. Where none is given: `JWT`, `at+jwt`, or no `typ`.
+        typ: Vec<String> = Vec::new(),
+        /// Tolerance for clocks in place of `token.leeway`.
+        leeway: Option<Span> = None,
+        /// Longest time since `iat` that its tokens are accepted, whatever their `exp` says; `iat` must then be there.
+        max_age: Option<Span> = None,
+        /// Claims that must be there and not null.
+        required_claims: Vec<String> = Vec::new(),
     }
 }
 

@@ -10,7 +10,13 @@ use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
 use super::{Ruling, limits::Rate};
-use crate::{clock::WallTime, policy::Grant, record::Decided, revoke::Names, token::Identity};
+use crate::{
+    clock::WallTime,
+    policy::Grant,
+    record::Decided,
+    revoke::Names,
+    token::{Identity, Vouched},
+};
 
 /// A decision as the cache holds it.
 #[derive(Clone, Debug)]
@@ -23,6 +29,8 @@ pub struct Verdict {
     pub fingerprint: Option<DenyFingerprint>,
     /// What selectors go by; they are asked on every hit, too.
     pub names: Option<Arc<Names>>,
+    /// What its token's verification rests on; asked on every hit.
+    pub vouched: Option<Vouched>,
     /// What it is limited to; asked on every hit.
     pub limits: Arc<[Rate]>,
     /// Until when it counts.
@@ -85,6 +93,8 @@ pub struct Live {
     pub fingerprint: DenyFingerprint,
     /// What selectors go by.
     pub names: Arc<Names>,
+    /// What its verification rests on; asked on every hit.
+    pub vouched: Option<Vouched>,
 }
 
 /// A bounded cache. Lifetimes are checked on every hit by whoever reads it.

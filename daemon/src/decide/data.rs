@@ -204,7 +204,7 @@ impl Decider {
             return Ok(overloaded());
         }
         let Parsed { input, token, warn } = parsed;
-        let known = self.know(token);
+        let known = self.know(token).await;
         let complete = |mut input: Value, now: WallTime| {
             add_token(&mut input, &known, now);
             input

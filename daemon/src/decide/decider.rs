@@ -27,7 +27,7 @@ use crate::{
     record::{Asker, Decided, Recorder},
     revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
-    token::{FingerprintKey, Identity, Presented, Token, Verifier},
+    token::{FingerprintKey, Identity, Judgement, Presented, Token, Verifier, Vouched},
 };
 
 /// Separates keys of rate limits.
@@ -51,7 +51,7 @@ pub struct Settings {
 /// What a decider is made of.
 pub struct DeciderParts {
     /// Verifies tokens.
-    pub verifier: Verifier,
+    pub verifier: Arc<Verifier>,
     /// Names tokens.
     pub key: Arc<FingerprintKey>,
     /// The policy set in force.
@@ -93,12 +93,14 @@ pub(super) struct Known {
     pub fingerprint: Option<DenyFingerprint>,
     /// What selectors go by, of a valid token.
     pub names: Option<Arc<Names>>,
+    /// What this rests on.
+    pub vouched: Option<Vouched>,
 }
 
 impl Known {
     /// Of a request without a token that could be read.
     const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), fingerprint: None, names: None }
+        Self { status: Err(reason), fingerprint: None, names: None, vouched: None }
     }
 }
 
@@ -274,7 +276,7 @@ impl Decider {
             }
             None => {}
         }
-        let known = self.know(owned(credential));
+        let known = self.know(owned(credential)).await;
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
@@ -334,6 +336,9 @@ impl Decider {
         if verdict.until <= now || verdict.generation != self.parts.policy.generation() {
             return None;
         }
+        if verdict.vouched.as_ref().is_some_and(|v| !v.is_current(now.seconds())) {
+            return None;
+        }
         let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now))
             || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked(verdict) } else { Hit::Verdict(verdict) })
@@ -375,7 +380,7 @@ impl Decider {
     }
 
     /// Fingerprints and verifies a token.
-    pub(super) fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
+    pub(super) async fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
         let token = match credential {
             Ok(Some(token)) => token,
             Ok(None) => return Known::without(Reason::TokenMissing),
@@ -386,17 +391,22 @@ impl Decider {
         let now = self.parts.clock.wall().seconds();
         if let Some(live) = self.identities.get(&name)
             && live.identity.expires_at.is_none_or(|exp| now < exp)
+            && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
         {
-            return Known { status: Ok(live.identity), fingerprint, names: Some(live.names) };
+            let (status, names) = (Ok(live.identity), Some(live.names));
+            return Known { status, fingerprint, names, vouched: live.vouched };
         }
-        let status = self.parts.verifier.verify(&token, now).map(Arc::new);
+        let clock = || self.parts.clock.wall().seconds();
+        let Judgement { status, vouched } = self.parts.verifier.identify(&token, clock).await;
+        let status = status.map(Arc::new);
         let mut names = None;
         if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
             let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
             names = Some(Arc::clone(&made));
-            self.identities.insert(name, Live { identity: Arc::clone(identity), fingerprint, names: made });
+            let (identity, vouched) = (Arc::clone(identity), vouched.clone());
+            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched });
         }
-        Known { status, fingerprint, names }
+        Known { status, fingerprint, names, vouched }
     }
 
     /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door
@@ -480,11 +490,23 @@ impl Decider {
                 allowance: None,
             })
         };
-        let (fingerprint, names) = (known.fingerprint, known.names.clone());
+        let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
         let body = Bytes::new();
-        Verdict { ruling, body, fingerprint, names, limits, until, generation, grant, by_target, about }
+        Verdict {
+            ruling,
+            body,
+            fingerprint,
+            names,
+            vouched,
+            limits,
+            until,
+            generation,
+            grant,
+            by_target,
+            about,
+        }
     }
 
     /// A decision's limits made ready, and what the kernel keeps of them put there.
@@ -515,8 +537,12 @@ impl Decider {
     }
 
     /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
-    pub fn explain(&self, request: &Request<'_>, credential: Result<Option<Token>, Reason>) -> Explanation {
-        let known = self.know(credential);
+    pub async fn explain(
+        &self,
+        request: &Request<'_>,
+        credential: Result<Option<Token>, Reason>,
+    ) -> Explanation {
+        let known = self.know(credential).await;
         let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
@@ -565,6 +591,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         body: Bytes::new(),
         fingerprint: known.fingerprint,
         names: None,
+        vouched: None,
         limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,

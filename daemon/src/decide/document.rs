@@ -66,7 +66,7 @@ impl Decider {
         if self.is_overloaded() {
             return Ok(Ruling::Deny(self.without_decision(token, Reason::Overloaded)));
         }
-        let known = self.know(token);
+        let known = self.know(token).await;
         let complete = |now: WallTime| {
             add_token(&mut input, &known, now);
             input

@@ -232,7 +232,7 @@ fn the_cached_answer_is_the_evaluated_one() {
                 );
                 hits.set(hits.get() + u32::from(world.decider.stored() == before));
                 let known = crate::token::Token::new(t.clone());
-                let explained = world.decider.explain(&request, Ok(Some(known)));
+                let explained = runtime.block_on(world.decider.explain(&request, Ok(Some(known))));
                 prop_assert_eq!(allowed, explained.allow, "{}\n{:?}", &text, request);
             }
             Ok(())

@@ -56,10 +56,11 @@ impl World {
             audience: Vec::new(),
             algorithms: vec!["HS256".into()],
             keys: KeySource::HmacFile { path: dir.path().join("hmac.key"), kid: None },
+            rules: crate::token::TokenRules::default(),
         };
         let policy = Arc::new(Active::new(set(rules), 1));
         let parts = DeciderParts {
-            verifier: Verifier::new(vec![issuer], Duration::ZERO).unwrap(),
+            verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
             key,
             policy: Arc::clone(&policy),
             index,

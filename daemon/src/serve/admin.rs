@@ -2,6 +2,8 @@
 //!
 //! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
 
+mod keys;
+
 use std::{
     path::Path,
     sync::Arc,
@@ -33,7 +35,7 @@ use crate::{
     decide::{self, Decider, Request},
     revoke::{AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder},
     telemetry::Metrics,
-    token::Token,
+    token::{ApiKeys, Token},
 };
 
 /// Longest request body, in bytes.
@@ -70,6 +72,8 @@ pub struct EventRecord {
 pub struct AdminState {
     /// Decides and fingerprints.
     pub decider: Arc<Decider>,
+    /// Issues API keys, where that is configured.
+    pub api_keys: Option<Arc<ApiKeys>>,
     /// Takes orders.
     pub plane: PlaneHandle,
     /// The time.
@@ -142,6 +146,9 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .route("/v1/decide", post(decide))
         .route("/v1/fingerprint", post(fingerprint))
         .route("/v1/reload", post(reload))
+        .route("/v1/keys", post(keys::issue).get(keys::list))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/v1/keys/{id}/disable", post(keys::disable))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
         .into_make_service_with_connect_info::<Peer>();
@@ -364,7 +371,7 @@ async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, Ap
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let request = Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source };
-    Ok(Json(s.decider.explain(&request, Ok(token))).into_response())
+    Ok(Json(s.decider.explain(&request, Ok(token)).await).into_response())
 }
 
 #[derive(Deserialize)]

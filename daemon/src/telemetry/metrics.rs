@@ -29,6 +29,21 @@ pub struct KernelSide<'a> {
     pub destroyed: u64,
 }
 
+/// How an issuer's keys stand.
+#[derive(Clone, Copy, Debug)]
+pub struct IssuerKeys<'a> {
+    /// The issuer.
+    pub issuer: &'a str,
+    /// Whether its tokens are verified.
+    pub ready: bool,
+    /// Seconds since its keys were last read.
+    pub age: Option<i64>,
+    /// Times they were read.
+    pub refreshes: u64,
+    /// Times they could not be.
+    pub failures: u64,
+}
+
 /// A front door, as metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -96,6 +111,10 @@ pub struct Metrics {
     kernel_instructions: IntGauge,
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
+    api_keys: IntGaugeVec,
+    issuer_ready: IntGaugeVec,
+    issuer_age: IntGaugeVec,
+    issuer_refreshes: IntCounterVec,
     ready: IntGauge,
     overloaded: IntGauge,
     log_lines: IntCounter,
@@ -198,6 +217,10 @@ impl Metrics {
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
+            api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
+            issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
+            issuer_age: make.gauges("portcullis_issuer_keys_age_seconds", "Time since an issuer's keys were last read.", &["issuer"])?,
+            issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
             registry,
@@ -243,6 +266,25 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Notes how many API keys there are.
+    pub fn api_keys(&self, good: usize, over: usize) {
+        for (state, n) in [("good", good), ("over", over)] {
+            self.api_keys.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Notes how an issuer's keys stand.
+    pub fn issuer(&self, keys: &IssuerKeys<'_>) {
+        self.issuer_ready.with_label_values(&[keys.issuer]).set(keys.ready.into());
+        if let Some(age) = keys.age {
+            self.issuer_age.with_label_values(&[keys.issuer]).set(age);
+        }
+        for (result, total) in [("ok", keys.refreshes), ("failed", keys.failures)] {
+            let counter = self.issuer_refreshes.with_label_values(&[keys.issuer, result]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     /// Counts an attempt to load policies.

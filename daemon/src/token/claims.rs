@@ -19,15 +19,26 @@ pub(super) struct Expect<'a> {
     pub leeway: i64,
     /// The present, in Unix seconds.
     pub now: i64,
+    /// Longest time since `iat`, in seconds.
+    pub max_age: Option<i64>,
+    /// Claims that must be there.
+    pub required: &'a [String],
 }
 
+/// What a good token says, and until when it may be believed, in Unix seconds.
+pub(super) type Checked = (Identity, i64);
+
 /// Checks the claims of a token whose signature was verified.
-pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<Identity, Reason> {
+pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<Checked, Reason> {
     let claims = &jws.claims;
     let expires_at = time(claims, "exp", f64::floor)?.ok_or(Reason::ClaimsInvalid)?;
     // Rounded up: a token is not valid in the second before its `nbf`.
     let not_before = time(claims, "nbf", f64::ceil)?;
     let issued_at = time(claims, "iat", f64::floor)?;
+    // Null is what some take for absent.
+    if expect.required.iter().any(|name| claims.get(name).is_none_or(Value::is_null)) {
+        return Err(Reason::ClaimsInvalid);
+    }
     let identity = Identity {
         issuer: issuer.to_owned(),
         subject: text(claims, "sub")?,
@@ -53,7 +64,16 @@ pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<I
     if not_before.is_some_and(|t| t > soonest) || issued_at.is_some_and(|t| t > soonest) {
         return Err(Reason::TokenNotYetValid);
     }
-    Ok(Identity { claims: Value::Object(jws.claims), ..identity })
+    let ends = match expect.max_age {
+        None => i64::MAX,
+        Some(age) => {
+            issued_at.ok_or(Reason::ClaimsInvalid)?.saturating_add(age).saturating_add(expect.leeway)
+        }
+    };
+    if expect.now >= ends {
+        return Err(Reason::TokenTooOld);
+    }
+    Ok((Identity { claims: Value::Object(jws.claims), ..identity }, ends))
 }
 
 /// A claim that is a string where present.

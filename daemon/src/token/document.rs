@@ -1,9 +1,10 @@
 //! Signed documents that are no tokens: a JWS under one key and algorithm of the configuration.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::{
     KeySource,
@@ -33,13 +34,14 @@ impl DocumentKey {
         let algorithm: Algorithm = algorithm
             .parse()
             .map_err(|_| format!("`{algorithm}` is not an algorithm; use one such as `RS256` or `ES256`"))?;
+        let content = Zeroizing::new(fs::read(path).map_err(|e| format!("cannot be read: {e}"))?);
         let path = path.to_owned();
         let source = if matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
             KeySource::HmacFile { path, kid: None }
         } else {
             KeySource::PemFile { path, kid: None }
         };
-        let keys = keys::load(&source, &[algorithm]).map_err(|e| format!("cannot be read: {e}"))??;
+        let keys = keys::read(&source, &content, &[algorithm])?;
         Ok(Self { keys, algorithm })
     }
 

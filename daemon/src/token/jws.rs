@@ -27,6 +27,8 @@ pub(super) struct Jws<'a> {
     pub algorithm: Algorithm,
     /// The header's `kid`.
     pub kid: Option<String>,
+    /// The header's `typ` in lower case, without the prefix that may be left out.
+    pub typ: Option<String>,
     /// The payload.
     pub claims: Map<String, Value>,
 }
@@ -39,12 +41,13 @@ impl<'a> Jws<'a> {
         // A dot in `payload` (five parts: JWE) is no base64 character and refused there.
         let header = json::object(&decode(header)?).ok_or(Reason::TokenMalformed)?;
         let claims = json::object(&decode(payload)?).ok_or(Reason::TokenMalformed)?;
-        let (algorithm, kid) = read_header(&header)?;
+        let (algorithm, kid, typ) = read_header(&header)?;
         Ok(Self {
             signing_input: signing_input.as_bytes(),
             signature: decode(signature)?,
             algorithm,
             kid,
+            typ,
             claims,
         })
     }
@@ -55,13 +58,16 @@ fn decode(part: &str) -> Result<Vec<u8>, Reason> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::TokenMalformed)
 }
 
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), Reason> {
+type Header = (Algorithm, Option<String>, Option<String>);
+
+fn read_header(header: &Map<String, Value>) -> Result<Header, Reason> {
     if REFUSED.iter().any(|name| header.contains_key(*name)) {
         return Err(Reason::TokenMalformed);
     }
-    if !header.get("typ").is_none_or(|v| media_type(v).is_some_and(|t| t == "jwt" || t == "at+jwt")) {
-        return Err(Reason::TokenMalformed);
-    }
+    let typ = match header.get("typ") {
+        None => None,
+        Some(value) => Some(media_type(value).ok_or(Reason::TokenMalformed)?),
+    };
     // A nested token (RFC 7519 §5.2) is not unwrapped here.
     if header.get("cty").is_some_and(|v| media_type(v).is_none_or(|t| t == "jwt")) {
         return Err(Reason::TokenMalformed);
@@ -73,11 +79,16 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
     };
     let name = header.get("alg").and_then(Value::as_str).ok_or(Reason::TokenMalformed)?;
     let algorithm = name.parse().map_err(|_| Reason::AlgorithmRefused)?;
-    Ok((algorithm, kid))
+    Ok((algorithm, kid, typ))
 }
 
 /// A media type in lower case, without the prefix that may be left out (RFC 7515 §4.1.9).
 fn media_type(value: &Value) -> Option<String> {
-    let lower = value.as_str()?.to_ascii_lowercase();
-    Some(lower.strip_prefix("application/").unwrap_or(&lower).to_owned())
+    value.as_str().map(short_type)
+}
+
+/// The same of a text.
+pub(super) fn short_type(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    lower.strip_prefix("application/").map(str::to_owned).unwrap_or(lower)
 }

@@ -4,8 +4,6 @@
 //! `alg` names where it has one. `jsonwebtoken` would parse a key anew for each token, so keys are held as
 //! the crypto backend's parsed form.
 
-use std::fs;
-
 use aws_lc_rs::{
     hmac, rsa,
     signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm},
@@ -130,30 +128,33 @@ fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads an issuer's keys. The error says what is wrong with the file, and what to do.
-pub(super) fn load(
+/// Reads an issuer's keys from what its source holds. The error says what is wrong with it, and what to do.
+pub(super) fn read(
     source: &KeySource,
+    content: &[u8],
     algorithms: &[Algorithm],
-) -> Result<Result<Vec<VerifyingKey>, String>, std::io::Error> {
-    let content = Zeroizing::new(fs::read(source.path())?);
-    Ok(match source {
-        KeySource::JwksFile(_) => jwks(&content, algorithms),
-        KeySource::PemFile { kid, .. } => {
-            pem(&content).and_then(|key| VerifyingKey::new(kid.clone(), &key, algorithms)).map(|k| vec![k])
-        }
+) -> Result<Vec<VerifyingKey>, String> {
+    let keys = match source {
+        KeySource::JwksFile(_) => jwks(content, algorithms)?,
+        KeySource::Remote(_) => published(content, algorithms)?,
+        KeySource::PemFile { kid, .. } => vec![VerifyingKey::new(kid.clone(), &pem(content)?, algorithms)?],
         KeySource::HmacFile { kid, .. } => {
-            let secret = Material::Secret(Zeroizing::new(without_line_end(&content).to_vec()));
-            VerifyingKey::new(kid.clone(), &secret, algorithms).map(|k| vec![k])
+            let secret = Material::Secret(Zeroizing::new(without_line_end(content).to_vec()));
+            vec![VerifyingKey::new(kid.clone(), &secret, algorithms)?]
         }
+    };
+    let usable: Vec<_> = keys.into_iter().filter(|k| !k.checks.is_empty()).collect();
+    if usable.is_empty() {
+        return Err("no key in it fits the issuer's algorithms; check `algorithms`".into());
     }
-    .and_then(|keys| {
-        let usable: Vec<_> = keys.into_iter().filter(|k| !k.checks.is_empty()).collect();
-        if usable.is_empty() {
-            Err("no key in it fits the issuer's algorithms; check `algorithms`".into())
-        } else {
-            Ok(usable)
-        }
-    }))
+    Ok(usable)
+}
+
+/// A key set that everybody can read holds no secret that could sign.
+fn published(content: &[u8], algorithms: &[Algorithm]) -> Result<Vec<VerifyingKey>, String> {
+    let algorithms: Vec<_> =
+        algorithms.iter().copied().filter(|a| a.family() != AlgorithmFamily::Hmac).collect();
+    jwks(content, &algorithms)
 }
 
 /// A text file's line end is not part of the secret in it; a binary file is taken as it is.

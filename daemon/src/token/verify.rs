@@ -1,93 +1,126 @@
 //! Verifying JWTs, in an order that gives a forger nothing: shape, issuer, algorithm, key, signature, and
 //! only then times and audience. So an expired token is [`Reason::TokenExpired`] only where it is genuine.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jsonwebtoken::Algorithm;
 use portcullis_common::reason::Reason;
 use serde_json::Value;
 
-use super::{Identity, IssuerSettings, Token, VerifierError, claims, jws::Jws, keys, keys::VerifyingKey};
+use super::{
+    ApiKeys, Identity, IssuerSettings, IssuerStatus, KeySource, Token, VerifierError,
+    issuer::Issuer,
+    jws::Jws,
+    remote::{self, Fetcher},
+    vouch::Vouched,
+};
 
 /// Longest token that is parsed at all, whatever extraction allows.
 pub const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Verifies tokens of a fixed set of issuers. It is immutable: new keys are a new verifier.
+/// Verifies tokens of a fixed set of issuers, whose keys may change.
 pub struct Verifier {
-    issuers: HashMap<String, Issuer>,
-    leeway: i64,
+    issuers: HashMap<String, Arc<Issuer>>,
+    fetchers: Vec<Fetcher>,
+    api_keys: Option<Arc<ApiKeys>>,
 }
 
-struct Issuer {
-    audience: Vec<String>,
-    algorithms: Vec<Algorithm>,
-    keys: Vec<VerifyingKey>,
+/// What is found of a token.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// What it says of itself, or why it is not believed.
+    pub status: Result<Identity, Reason>,
+    /// What that rests on, and so how long it stands; `None` where nothing that changes has a part in it.
+    pub vouched: Option<Vouched>,
+}
+
+impl Judgement {
+    pub(super) const fn refused(reason: Reason) -> Self {
+        Self { status: Err(reason), vouched: None }
+    }
 }
 
 impl Verifier {
-    /// Reads every issuer's keys. `leeway` is the clock skew borne, usually 30 seconds.
+    /// Reads the keys that are in files. `leeway` is the clock skew borne, usually 30 seconds.
     ///
-    /// Any fault in the settings or a key file refuses the whole: half a verifier would refuse good tokens.
+    /// Any fault in the settings or a key file refuses the whole: half a verifier would refuse good tokens. Keys of
+    /// servers are fetched by [`Self::keep`]; until then their issuers are not ready.
     pub fn new(issuers: Vec<IssuerSettings>, leeway: Duration) -> Result<Self, VerifierError> {
-        let mut built = HashMap::with_capacity(issuers.len());
+        let (mut built, mut fetchers) = (HashMap::with_capacity(issuers.len()), Vec::new());
         for settings in issuers {
             let name = settings.issuer.clone();
-            if built.insert(name.clone(), Issuer::new(settings)?).is_some() {
+            let issuer = Arc::new(Issuer::new(settings, leeway)?);
+            if let KeySource::Remote(remote) = &issuer.source {
+                fetchers.push(Fetcher::new(Arc::clone(&issuer), remote)?);
+            }
+            if built.insert(name.clone(), issuer).is_some() {
                 return Err(VerifierError::DuplicateIssuer { issuer: name });
             }
         }
-        Ok(Self { issuers: built, leeway: i64::try_from(leeway.as_secs()).unwrap_or(i64::MAX) })
+        Ok(Self { issuers: built, fetchers, api_keys: None })
+    }
+
+    /// Takes API keys too.
+    #[must_use]
+    pub fn with_api_keys(self, api_keys: Option<Arc<ApiKeys>>) -> Self {
+        Self { api_keys, ..self }
     }
 
     /// Verifies a token at `now`, in Unix seconds.
     pub fn verify(&self, token: &Token, now: i64) -> Result<Identity, Reason> {
+        self.judge(token, now).status
+    }
+
+    /// Verifies a token at `now`, in Unix seconds, and says what that rests on.
+    pub fn judge(&self, token: &Token, now: i64) -> Judgement {
+        if let Some(keys) = self.api_keys.as_ref().filter(|keys| keys.claims(token.as_str())) {
+            return keys.judge(token, now);
+        }
+        match self.find(token) {
+            Err(reason) => Judgement::refused(reason),
+            Ok((issuer, jws)) => {
+                let (status, vouched) = issuer.judge(jws, now);
+                Judgement { status, vouched: Some(vouched) }
+            }
+        }
+    }
+
+    /// As [`Self::judge`]. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
+    /// no longer than its issuer's setting. The clock is asked again behind that.
+    pub async fn identify(&self, token: &Token, now: impl Fn() -> i64) -> Judgement {
+        let judged = self.judge(token, now());
+        if !matches!(judged.status, Err(Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale)) {
+            return judged;
+        }
+        let Ok((issuer, _)) = self.find(token) else { return judged };
+        if remote::awaited(issuer).await { self.judge(token, now()) } else { judged }
+    }
+
+    fn find<'a>(&self, token: &'a Token) -> Result<(&Arc<Issuer>, Jws<'a>), Reason> {
         if token.as_bytes().len() > MAX_TOKEN_BYTES {
             return Err(Reason::TokenTooLong);
         }
         let jws = Jws::parse(token.as_str())?;
         let name = jws.claims.get("iss").and_then(Value::as_str).ok_or(Reason::ClaimsInvalid)?;
-        let (name, issuer) = self.issuers.get_key_value(name).ok_or(Reason::IssuerUnknown)?;
-        if !issuer.algorithms.contains(&jws.algorithm) {
-            return Err(Reason::AlgorithmRefused);
-        }
-        let key = issuer.key(jws.kid.as_deref(), jws.algorithm)?;
-        if !key.verify(jws.algorithm, jws.signing_input, &jws.signature) {
-            return Err(Reason::SignatureInvalid);
-        }
-        claims::check(jws, name, &claims::Expect { audience: &issuer.audience, leeway: self.leeway, now })
-    }
-}
-
-impl Issuer {
-    fn new(settings: IssuerSettings) -> Result<Self, VerifierError> {
-        let IssuerSettings { issuer, audience, algorithms: names, keys: source } = settings;
-        let algorithms = names
-            .into_iter()
-            .map(|name| name.parse().map_err(|_| VerifierError::Algorithm { issuer: issuer.clone(), name }))
-            .collect::<Result<Vec<Algorithm>, _>>()?;
-        if algorithms.is_empty() {
-            return Err(VerifierError::NoAlgorithms { issuer });
-        }
-        let path = source.path().clone();
-        match keys::load(&source, &algorithms) {
-            Err(source) => Err(VerifierError::Read { issuer, path, source }),
-            Ok(Err(why)) => Err(VerifierError::Keys { issuer, path, why }),
-            Ok(Ok(keys)) => Ok(Self { audience, algorithms, keys }),
-        }
+        let issuer = self.issuers.get(name).ok_or(Reason::IssuerUnknown)?;
+        Ok((issuer, jws))
     }
 
-    /// The one key that may have signed: the one that the `kid` names, else the only one without a `kid` (or,
-    /// for a token without one, the only one at all) that fits. Several keys are never tried in turn.
-    fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&VerifyingKey, Reason> {
-        if let Some(key) = self.keys.iter().find(|k| kid.is_some() && k.kid.as_deref() == kid) {
-            return if key.fits(algorithm) { Ok(key) } else { Err(Reason::AlgorithmRefused) };
+    /// Fetches keys of servers and reads those of files again, each in its time. It does not end: drop it.
+    pub async fn keep(self: Arc<Self>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for fetcher in &self.fetchers {
+            tasks.spawn(fetcher.clone().keep());
         }
-        let mut fitting =
-            self.keys.iter().filter(|k| (kid.is_none() || k.kid.is_none()) && k.fits(algorithm));
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Ok(key),
-            _ => Err(Reason::KeyUnknown),
-        }
+        let files = self.issuers.values().filter(|i| i.source.path().is_some()).cloned().collect();
+        tasks.spawn(remote::watch_files(files));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// How each issuer stands, in order of their names.
+    pub fn issuers(&self, now: i64) -> Vec<IssuerStatus> {
+        let mut all: Vec<_> = self.issuers.values().map(|i| i.status(now)).collect();
+        all.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        all
     }
 }
 

@@ -12,7 +12,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::token::KeySource;
+use crate::token::{KeySource, TokenRules};
 
 const NOW: i64 = 1_750_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -33,6 +33,7 @@ fn settings(keys: KeySource, algorithms: &[&str]) -> IssuerSettings {
         audience: vec!["api".into()],
         algorithms: algorithms.iter().map(|a| (*a).to_owned()).collect(),
         keys,
+        rules: TokenRules::default(),
     }
 }
 
@@ -333,4 +334,49 @@ fn the_shared_vectors_get_the_verdicts_they_want() {
         count += 1;
     }
     assert!(wrong.is_empty(), "{} of {count} disagree:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn an_issuers_own_rules_are_asked_of_its_tokens_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    fs::write(&path, SECRET).unwrap();
+    let source = || KeySource::HmacFile { path: path.clone(), kid: None };
+    let rules = TokenRules {
+        typ: vec!["application/AT+JWT".into()],
+        leeway: Some(Duration::from_secs(5)),
+        max_age: Some(Duration::from_secs(100)),
+        required_claims: vec!["tenant".into()],
+        require_bound: false,
+    };
+    let strict = IssuerSettings { issuer: "https://strict".into(), rules, ..settings(source(), &["HS256"]) };
+    let both = vec![settings(source(), &["HS256"]), strict];
+    let verifier = Verifier::new(both, Duration::from_secs(30)).unwrap();
+    let judge = |header: &str, changes: Value| {
+        let mut claims = json!({"iss": "https://strict", "tenant": "a"});
+        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        verifier.judge(&sign(header, &claims_with(&claims)), NOW)
+    };
+    let at = r#"{"alg":"HS256","typ":"at+jwt"}"#;
+    let cases = [
+        (at, json!({}), None),
+        (r#"{"alg":"HS256","typ":"application/at+jwt"}"#, json!({}), None),
+        (r#"{"alg":"HS256","typ":"JWT"}"#, json!({}), Some(Reason::TokenMalformed)),
+        (r#"{"alg":"HS256"}"#, json!({}), Some(Reason::TokenMalformed)),
+        (at, json!({"iat": NOW - 104}), None),
+        (at, json!({"iat": NOW - 105}), Some(Reason::TokenTooOld)),
+        (at, json!({"exp": NOW - 4}), None),
+        (at, json!({"exp": NOW - 5}), Some(Reason::TokenExpired)),
+        (at, json!({"tenant": null}), Some(Reason::ClaimsInvalid)),
+        (at, json!({"iat": NOW - 200, "iss": "https://issuer", "exp": NOW - 10}), None),
+    ];
+    for (header, changes, want) in cases {
+        assert_eq!(judge(header, changes.clone()).status.err(), want, "{header} {changes}");
+    }
+    // It is not believed for longer than its age allows.
+    let vouched = judge(at, json!({"iat": NOW - 100})).vouched.unwrap();
+    assert!(vouched.is_current(NOW + 4) && !vouched.is_current(NOW + 5));
+    let twice =
+        Verifier::new(vec![settings(source(), &["HS256"]), settings(source(), &["HS256"])], Duration::ZERO);
+    assert!(matches!(twice, Err(VerifierError::DuplicateIssuer { .. })));
 }

@@ -1,0 +1,254 @@
+//! One issuer: its rules, its keys as they are now, and what became of fetching them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
+use jsonwebtoken::Algorithm;
+use portcullis_common::reason::Reason;
+use serde::Serialize;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Identity, IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError, claims,
+    jws::{Jws, short_type},
+    keys,
+    keys::VerifyingKey,
+    vouch::{Vouched, Voucher},
+};
+
+/// One configured issuer.
+pub(super) struct Issuer {
+    pub name: String,
+    audience: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    rules: TokenRules,
+    leeway: i64,
+    pub source: KeySource,
+    keys: ArcSwapOption<KeySet>,
+    pub voucher: Arc<Voucher>,
+    pub progress: Mutex<Progress>,
+    /// The number of fetches that have ended. Whoever waits for one looks here.
+    pub ended: watch::Sender<u64>,
+    /// Has the keys fetched now.
+    pub wanted: tokio::sync::Notify,
+}
+
+/// Keys as they were read at one time.
+struct KeySet {
+    keys: Arc<[VerifyingKey]>,
+    generation: u64,
+    digest: Vec<u8>,
+}
+
+/// What became of reading the keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub good: u64,
+    pub failed: u64,
+    /// When the last one began.
+    pub begun: Option<Instant>,
+    pub is_going: bool,
+    /// Unix seconds of the last good one.
+    pub fetched: Option<i64>,
+    pub error: Option<String>,
+}
+
+/// How an issuer stands, for people and metrics.
+#[derive(Clone, Debug, Serialize)]
+pub struct IssuerStatus {
+    /// `iss`.
+    pub issuer: String,
+    /// Where its keys come from: `file`, `url` or `discovery`.
+    pub source: &'static str,
+    /// Whether its tokens are verified.
+    pub ready: bool,
+    /// Usable keys.
+    pub keys: usize,
+    /// How often they have changed.
+    pub generation: u64,
+    /// Times they were read.
+    pub refreshes: u64,
+    /// Times they could not be.
+    pub failures: u64,
+    /// Seconds since they were last read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<i64>,
+    /// Why they could not be read the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Issuer {
+    /// Reads keys from a file at once; those of a server are fetched later, by [`super::Verifier::keep`].
+    pub fn new(settings: IssuerSettings, leeway: Duration) -> Result<Self, VerifierError> {
+        let IssuerSettings { issuer, audience, algorithms: names, keys: source, rules } = settings;
+        let algorithms = names
+            .into_iter()
+            .map(|name| name.parse().map_err(|_| VerifierError::Algorithm { issuer: issuer.clone(), name }))
+            .collect::<Result<Vec<Algorithm>, _>>()?;
+        if algorithms.is_empty() {
+            return Err(VerifierError::NoAlgorithms { issuer });
+        }
+        let rules = TokenRules { typ: rules.typ.iter().map(|t| short_type(t)).collect(), ..rules };
+        let this = Self {
+            name: issuer,
+            audience,
+            algorithms,
+            leeway: seconds(rules.leeway.unwrap_or(leeway)),
+            rules,
+            keys: ArcSwapOption::empty(),
+            voucher: Voucher::new(i64::MAX),
+            source,
+            progress: Mutex::default(),
+            ended: watch::Sender::new(0),
+            wanted: tokio::sync::Notify::new(),
+        };
+        if let Some(path) = this.source.path() {
+            this.read_file(path)?;
+        }
+        Ok(this)
+    }
+
+    /// Reads the keys' file. Whether they changed.
+    pub fn read_file(&self, path: &Path) -> Result<bool, VerifierError> {
+        let (issuer, path) = (self.name.clone(), PathBuf::from(path));
+        let content = match fs::read(&path) {
+            Ok(content) => zeroize::Zeroizing::new(content),
+            Err(source) => return Err(VerifierError::Read { issuer, path, source }),
+        };
+        self.take(&content, i64::MAX).map_err(|why| VerifierError::Keys { issuer, path, why })
+    }
+
+    /// Takes what the keys' source holds, good until then. Whether the keys changed; refused, the old ones stay.
+    pub fn take(&self, content: &[u8], good_until: i64) -> Result<bool, String> {
+        let digest = digest::digest(&digest::SHA256, content).as_ref().to_vec();
+        let old = self.keys.load();
+        if old.as_ref().is_some_and(|old| old.digest == digest) {
+            return Ok(false);
+        }
+        let keys = keys::read(&self.source, content, &self.algorithms)?;
+        self.voucher.extend(good_until);
+        let generation = self.voucher.generation() + u64::from(old.is_some());
+        self.keys.store(Some(Arc::new(KeySet { keys: keys.into(), generation, digest })));
+        if old.is_some() {
+            // After the keys: who finds the new number finds the new keys.
+            self.voucher.renew();
+        }
+        Ok(true)
+    }
+
+    /// The same keys under another number: what rested on them is verified again.
+    pub fn refresh_generation(&self) {
+        if let Some(old) = self.keys.load_full() {
+            let KeySet { keys, digest, .. } = &*old;
+            let generation = self.voucher.generation() + 1;
+            self.keys.store(Some(Arc::new(KeySet {
+                keys: Arc::clone(keys),
+                generation,
+                digest: digest.clone(),
+            })));
+            self.voucher.renew();
+        }
+    }
+
+    /// Verifies what was taken apart at `now`, by the keys as they are, and says what that rests on.
+    pub fn judge(&self, jws: Jws<'_>, now: i64) -> (Result<Identity, Reason>, Vouched) {
+        let mut vouched = Vouched::by(&self.voucher);
+        let keys = self.keys.load();
+        let Some(keys) = keys.as_ref() else { return (Err(Reason::IssuerNotReady), vouched) };
+        vouched.at = keys.generation;
+        let status = self.check(jws, keys, now).map(|(identity, until)| {
+            vouched.until = until;
+            identity
+        });
+        (status, vouched)
+    }
+
+    fn check(&self, jws: Jws<'_>, keys: &KeySet, now: i64) -> Result<claims::Checked, Reason> {
+        if !self.takes_type(jws.typ.as_deref()) {
+            return Err(Reason::TokenMalformed);
+        }
+        if !self.algorithms.contains(&jws.algorithm) {
+            return Err(Reason::AlgorithmRefused);
+        }
+        if !self.voucher.is_good(now) {
+            return Err(Reason::KeysStale);
+        }
+        let key = keys.find(jws.kid.as_deref(), jws.algorithm)?;
+        if !key.verify(jws.algorithm, jws.signing_input, &jws.signature) {
+            return Err(Reason::SignatureInvalid);
+        }
+        let expect = claims::Expect {
+            audience: &self.audience,
+            leeway: self.leeway,
+            now,
+            max_age: self.rules.max_age.map(seconds),
+            required: &self.rules.required_claims,
+        };
+        claims::check(jws, &self.name, &expect)
+    }
+
+    fn takes_type(&self, typ: Option<&str>) -> bool {
+        if self.rules.typ.is_empty() {
+            return typ.is_none_or(|t| t == "jwt" || t == "at+jwt");
+        }
+        typ.is_some_and(|typ| self.rules.typ.iter().any(|t| t == typ))
+    }
+
+    /// How its keys are fetched, where they are.
+    pub fn remote(&self) -> Option<&RemoteKeys> {
+        match &self.source {
+            KeySource::Remote(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
+    pub fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self, now: i64) -> IssuerStatus {
+        let (keys, progress) = (self.keys.load(), self.progress().clone());
+        IssuerStatus {
+            issuer: self.name.clone(),
+            source: match self.remote() {
+                None => "file",
+                Some(RemoteKeys { url: Some(_), .. }) => "url",
+                Some(_) => "discovery",
+            },
+            ready: keys.is_some() && self.voucher.is_good(now),
+            keys: keys.as_ref().map_or(0, |k| k.keys.len()),
+            generation: keys.as_ref().map_or(0, |k| k.generation),
+            refreshes: progress.good,
+            failures: progress.failed,
+            age_seconds: progress.fetched.map(|t| (now - t).max(0)),
+            error: progress.error,
+        }
+    }
+}
+
+impl KeySet {
+    /// The one key that may have signed: the one that the `kid` names, else the only one without a `kid` (or,
+    /// for a token without one, the only one at all) that fits. Several keys are never tried in turn.
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&VerifyingKey, Reason> {
+        if let Some(key) = self.keys.iter().find(|k| kid.is_some() && k.kid.as_deref() == kid) {
+            return if key.fits(algorithm) { Ok(key) } else { Err(Reason::AlgorithmRefused) };
+        }
+        let mut fitting =
+            self.keys.iter().filter(|k| (kid.is_none() || k.kid.is_none()) && k.fits(algorithm));
+        match (fitting.next(), fitting.next()) {
+            (Some(key), None) => Ok(key),
+            _ => Err(Reason::KeyUnknown),
+        }
+    }
+}
+
+pub(super) fn seconds(d: Duration) -> i64 {
+    i64::try_from(d.as_secs()).unwrap_or(i64::MAX)
+}
