@@ -11,6 +11,7 @@ mod detach;
 mod docs;
 mod events;
 mod fingerprint;
+mod import;
 mod input;
 mod keys;
 mod mint;
@@ -59,6 +60,7 @@ enum Command {
     Events(events::Args),
     Decide(decide::Args),
     Fingerprint(fingerprint::Args),
+    Import(import::Args),
     Keys(keys::Args),
     Policy(policy::Args),
     Reload(admin::ReloadArgs),
@@ -115,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Events(a) => a.run(),
         Command::Decide(a) => a.run(),
         Command::Fingerprint(a) => a.run(),
+        Command::Import(a) => a.run(),
         Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),
         Command::Reload(a) => a.run(),
