@@ -116,6 +116,7 @@ fn request() -> Request<'static> {
         host: "api.example.org",
         headers: Vec::new(),
         source: "192.0.2.7",
+        foreign: None,
     }
 }
 

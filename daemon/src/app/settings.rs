@@ -229,6 +229,7 @@ pub fn doors(c: &Config) -> DoorSettings {
         default_decision: c.serve.default_decision.clone(),
         shown: shown(c),
         ext_authz_prefix: c.serve.ext_authz_prefix.clone(),
+        envoy_input: c.serve.envoy_input,
         headers: c.decide.headers.clone(),
         extraction: Extraction {
             schemes: c.token.schemes.clone(),

@@ -551,6 +551,10 @@ section! {
         /// Directory where policies and data are kept that OPA's API writes (`PUT`, `PATCH`, `DELETE`). Without it the
         /// API is read-only: whoever reaches the front doors could change what is decided.
         opa_writes: Option<PathBuf> = None,
+        /// Whether gRPC `ext_authz` also gives policies the input that OPA's Envoy plugin does (`input.attributes`,
+        /// `parsed_path`, `parsed_query`, `parsed_body`), so that Rego written for it runs unchanged. It holds the request
+        /// whole, the `authorization` header among it, and makes a check some microseconds dearer.
+        envoy_input: bool = false,
         /// Below which path Envoy's HTTP form of `ext_authz` is answered; empty switches it off.
         ext_authz_prefix: String = "/ext_authz".to_owned(),
     }

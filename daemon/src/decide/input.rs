@@ -13,6 +13,12 @@ pub(super) fn status_code(known: &Known) -> &'static str {
 /// The input of policies for a request; see `policies/README.md`.
 pub(super) fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     let mut input = request_member(r);
+    if let (Some(foreign), Value::Object(members)) = (r.foreign, &mut input) {
+        for (name, value) in foreign {
+            // Ours is ours, whatever stands in theirs.
+            members.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
     add_token(&mut input, known, now);
     input
 }
@@ -50,4 +56,68 @@ pub(super) fn complete(input: &mut Value, status: &str, identity: Option<&Identi
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::decide::Path;
+
+    /// As much of JSON Schema as the page uses: each member of the input must be described, and be of its type.
+    fn check(schema: &Value, value: &Value, at: &str) {
+        let is = match schema["type"].as_str() {
+            Some("object") => value.is_object(),
+            Some("array") => value.is_array(),
+            Some("string") => value.is_string(),
+            Some("integer") => value.is_i64(),
+            Some("number") => value.is_number(),
+            other => panic!("{at}: {other:?}"),
+        };
+        assert!(is, "{at} is {value}");
+        for item in value.as_array().into_iter().flatten() {
+            check(&schema["items"], item, at);
+        }
+        let Some(members) = value.as_object() else { return };
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(members.contains_key(name.as_str().unwrap()), "{at} has no {name}");
+        }
+        for (name, value) in members {
+            let at = format!("{at}.{name}");
+            match (schema["properties"].get(name), schema.get("additionalProperties")) {
+                (Some(schema), _) => check(schema, value, &at),
+                (None, Some(more @ Value::Object(_))) => check(more, value, &at),
+                // The claims are the issuer's.
+                (None, None) if schema.get("properties").is_none() => {}
+                _ => panic!("{at} is not in docs/input.schema.json"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_schema_describes_every_member_of_the_input() {
+        let schema: Value = serde_json::from_str(include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../docs/input.schema.json"
+        )))
+        .unwrap();
+        let mut input = request_member(&Request {
+            method: "GET",
+            path: Path::new("/v1/orders").unwrap(),
+            query: "a=b",
+            host: "api.test",
+            headers: vec![("x-a", "1")],
+            source: "192.0.2.1",
+            foreign: None,
+        });
+        complete(&mut input, "token_missing", None, WallTime(1));
+        check(&schema, &input, "input");
+        complete(&mut input, "valid", Some(&Identity::whole()), WallTime(1));
+        assert_eq!(
+            input["identity"].as_object().unwrap().len(),
+            schema["properties"]["identity"]["properties"].as_object().unwrap().len()
+        );
+        check(&schema, &input, "input");
+    }
 }

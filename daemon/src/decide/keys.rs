@@ -4,7 +4,7 @@ use portcullis_common::reason::Reason;
 
 use super::{
     Decider, Request,
-    attributes::{Attributes, Headers},
+    attributes::{Attributes, Headers, OWN},
 };
 use crate::token::Presented;
 
@@ -28,8 +28,9 @@ impl Decider {
             Ok(None) => (b"none", b"".as_slice()),
             Err(reason) => (b"fault", reason.code().as_bytes()),
         };
+        let foreign = r.foreign.map(|members| self.foreign_key(members)).unwrap_or_default();
         // Taken apart, so that an attribute that is added later is not forgotten here.
-        let Request { method, path, query, host, headers, source } = r;
+        let Request { method, path, query, host, headers, source, foreign: _ } = r;
         let read = [
             (a.method || by_target, *method),
             (a.path || by_target, path.as_str()),
@@ -44,8 +45,16 @@ impl Decider {
         });
         let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
         let generation = a.generation.to_le_bytes();
-        let fixed = [&generation[..], kind, credential];
+        let fixed = [&generation[..], kind, credential, &foreign];
         let domain = if by_target { TARGET_DOMAIN } else { REQUEST_DOMAIN };
         self.parts.key.digest_all(domain, attributes.chain(fixed).chain(headers))
+    }
+
+    /// What the policy reads of members in a gateway's own schema.
+    fn foreign_key(&self, members: &serde_json::Map<String, serde_json::Value>) -> Vec<u8> {
+        // The generation is part of the key: with a set that came meanwhile it is another key.
+        let reads = self.parts.policy.current();
+        let own = [&OWN[..], &["request"]].concat();
+        reads.set.reads().pick(&serde_json::Value::Object(members.clone()), &own)
     }
 }

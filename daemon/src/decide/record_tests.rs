@@ -70,6 +70,7 @@ impl Logged {
             host: "h",
             headers: headers.to_vec(),
             source: "192.0.2.1",
+            foreign: None,
         };
         self.world.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }

@@ -118,7 +118,8 @@ impl Decider {
 /// A request's texts, taken down.
 pub(super) fn asked_about(by: Asker<'_>, r: &Request<'_>) -> Asked {
     // Taken apart, so that an attribute that is added later is not forgotten here.
-    let Request { method, path, query, host, headers, source } = r;
+    // What a gateway's own schema adds says the same in other words, the token among them.
+    let Request { method, path, query, host, headers, source, foreign: _ } = r;
     let fixed = [by.peer, *method, path.as_str(), *query, *host, *source];
     let headers = headers.iter().flat_map(|(name, value)| [*name, *value]);
     Asked::Request(Texts::pack(fixed.into_iter().chain(headers)))
@@ -133,7 +134,7 @@ pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[St
             let (&[_, method, path, query, host, source], headers) = texts.split_first_chunk::<6>()?;
             let headers = headers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
             let path = Path::new(path).ok()?;
-            request_member(&Request { method, path, query, host, headers, source })
+            request_member(&Request { method, path, query, host, headers, source, foreign: None })
         }
         Asked::Data { body, read, .. } => read(body.bytes(), data_token)?,
         Asked::Document { text, read, .. } => {

@@ -1,7 +1,7 @@
 //! The attributes of a request that policies may read.
 
 /// A request, as the gateway tells it. What stands here is part of the cache key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
@@ -15,6 +15,8 @@ pub struct Request<'a> {
     pub headers: Vec<(&'a str, &'a str)>,
     /// The client's address.
     pub source: &'a str,
+    /// Further members of the input, in a gateway's own schema.
+    pub foreign: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A path that applications and policies might read differently.

@@ -84,7 +84,15 @@ impl World {
 
     pub async fn auth(&self, token: &str) -> Ruling {
         let path = Path::new("/v1/orders").unwrap();
-        let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+        let request = Request {
+            method: "GET",
+            path,
+            query: "",
+            host: "",
+            headers: Vec::new(),
+            source: "",
+            foreign: None,
+        };
         self.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }
 
@@ -177,7 +185,8 @@ async fn a_verdict_of_another_generation_is_not_used() {
 async fn what_is_no_token_has_verdicts_of_its_own() {
     let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
     let path = Path::new("/").unwrap();
-    let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+    let request =
+        Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "", foreign: None };
     let ask = |credential| world.decider.request(BY, &request, credential);
     assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {

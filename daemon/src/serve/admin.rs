@@ -370,7 +370,8 @@ async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, Ap
         .map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let request = Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source };
+    let request =
+        Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source, foreign: None };
     Ok(Json(s.decider.explain(&request, Ok(token)).await).into_response())
 }
 

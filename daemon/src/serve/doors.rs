@@ -48,6 +48,8 @@ pub struct DoorSettings {
     pub shown: serde_json::Value,
     /// Below which path Envoy's HTTP form is answered; empty where it is not.
     pub ext_authz_prefix: String,
+    /// Whether checks of Envoy's carry the input of OPA's plugin too.
+    pub envoy_input: bool,
 }
 
 /// What every connection shares.

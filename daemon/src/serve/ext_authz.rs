@@ -6,6 +6,7 @@
 //! such cases with an error of their own. Each method answers with a type that only a ruling can make.
 
 mod answer;
+mod input;
 mod messages;
 mod request;
 

@@ -97,7 +97,15 @@ fn its_own<'a>(
     let source = last_hop(one_of(headers, ["x-forwarded-for"])?, peer);
     let query = request.uri().query().unwrap_or_default();
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok(decide::Request { method, path, query, host, headers: readable(headers, allowed)?, source })
+    Ok(decide::Request {
+        method,
+        path,
+        query,
+        host,
+        headers: readable(headers, allowed)?,
+        source,
+        foreign: None,
+    })
 }
 
 /// Each proxy appends: the last entry is the one that the gateway itself wrote.
@@ -132,7 +140,15 @@ fn original<'a>(
     let host = agreed(headers, "x-original-host", "x-forwarded-host")?.unwrap_or_default();
     let source = last_hop(one_of(headers, ["x-real-ip", "x-forwarded-for"])?, peer);
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok(decide::Request { method, path, query, host, headers: readable(headers, allowed)?, source })
+    Ok(decide::Request {
+        method,
+        path,
+        query,
+        host,
+        headers: readable(headers, allowed)?,
+        source,
+        foreign: None,
+    })
 }
 
 /// The value of the first of these headers that is there. Two of one name, or bytes that are no text, are

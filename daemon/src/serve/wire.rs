@@ -103,7 +103,7 @@ fn read<'a, 'b>(
         }
     }
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok((decide::Request { method, path, query, host, headers: read, source }, headers))
+    Ok((decide::Request { method, path, query, host, headers: read, source, foreign: None }, headers))
 }
 
 /// Authority and rest of a target in absolute form (RFC 9112 §3.2.2), whose authority counts and not `Host`.

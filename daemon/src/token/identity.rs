@@ -44,3 +44,25 @@ pub struct Identity {
     #[serde(rename = "alg")]
     pub algorithm: String,
 }
+
+#[cfg(test)]
+impl Identity {
+    /// One of which nothing is absent.
+    pub(crate) fn whole() -> Self {
+        let text = |t: &str| Some(t.to_owned());
+        Self {
+            issuer: "https://issuer.test".to_owned(),
+            subject: text("s"),
+            token_id: text("j"),
+            key_id: text("k"),
+            session: text("d"),
+            client: text("c"),
+            issued_at: Some(1),
+            expires_at: Some(2),
+            not_before: Some(1),
+            scopes: vec!["a".to_owned()],
+            claims: serde_json::json!({"x": 1}),
+            algorithm: "ES256".to_owned(),
+        }
+    }
+}

@@ -381,3 +381,64 @@ fn what_is_no_check_is_a_denial_and_never_an_error() -> Result<()> {
     assert_eq!(grpc::call(&w.net.server, HEALTH_CALL, b"\0\0\0\0\x03\x0a\x01x".to_vec())?.0, "5");
     Ok(())
 }
+
+/// As policies for OPA's Envoy plugin are written: they know its input, and nothing of ours.
+const FOR_THE_PLUGIN: &str = r#"package envoy.authz
+
+import input.attributes.request.http as http_request
+
+default allow := false
+
+allow := {"allowed": true, "headers": {"x-role": claims.sub}} if {
+	http_request.method == "GET"
+	input.parsed_path == ["v1", "orders"]
+	input.parsed_query.tenant[0] == "acme corp"
+	input.attributes.source.address.socketAddress.address == "10.77.0.2"
+	input.version.ext_authz == "v3"
+	contains(claims.scope, "orders:read")
+}
+
+allow if http_request.headers["x-key"] == "open"
+
+claims := payload if {
+	[_, encoded] := split(http_request.headers.authorization, " ")
+	[_, payload, _] := io.jwt.decode(encoded)
+}
+"#;
+
+#[test]
+fn rego_written_for_opas_plugin_decides_unchanged() -> Result<()> {
+    if !is_root() || !portcullis_tests::has("curl") {
+        return Ok(());
+    }
+    let Some(binary) = envoy() else { return Ok(()) };
+    let w = World::with(|c, dir| {
+        std::fs::create_dir(dir.path("plugin"))?;
+        dir.write("plugin/policy.rego", FOR_THE_PLUGIN)?;
+        c.policies = dir.path("plugin");
+        c.policy = "decision = \"envoy/authz/allow\"".to_owned();
+        c.serve = "envoy_input = true".to_owned();
+        Ok(())
+    })?;
+    let envoy = start_envoy(&w.net.server, &w.dir, &binary, &config())?;
+    let s = Scene { envoy, w };
+    let (good, path) = (s.w.mint.hs256()?, "/v1/orders?tenant=acme+corp");
+    for port in [GRPC, GRPC_JOINED] {
+        for round in 0..2 {
+            let allowed = s.ask(port, path, &[&bearer(&good)])?;
+            assert!(is_the_services(&allowed), "{port} {round}: {allowed:?}");
+            assert!(s.served().contains("x-role: sub-"), "{port} {round}: {}", s.served());
+            // What the policy reads is part of the key: no verdict of one serves another.
+            for other in ["/v1/orders?tenant=other", "/v1/orders", "/v1/other?tenant=acme+corp"] {
+                assert_eq!(s.ask(port, other, &[&bearer(&good)])?.status, 403, "{port} {round} {other}");
+            }
+            let by_key = s.ask(port, "/any", &[&bearer(&good), "X-Key: open"])?;
+            assert!(is_the_services(&by_key), "{port} {round}: {by_key:?}");
+        }
+    }
+    s.w.daemon.revoke(&good)?;
+    assert_eq!(s.ask(GRPC, path, &[&bearer(&good)])?.status, 401);
+    assert!(!s.w.daemon.log().iter().any(|l| l.contains(&good)), "the token is in no log");
+    drop(s.envoy);
+    Ok(())
+}

@@ -19,8 +19,12 @@ pub(crate) struct CheckRequest {
 pub(crate) struct AttributeContext {
     #[prost(message, optional, tag = "1")]
     pub source: Option<Peer>,
+    #[prost(message, optional, tag = "2")]
+    pub destination: Option<Peer>,
     #[prost(message, optional, tag = "4")]
     pub request: Option<Request>,
+    #[prost(map = "string, string", tag = "10")]
+    pub context_extensions: HashMap<String, String>,
 }
 
 /// `AttributeContext.Peer`.
@@ -28,6 +32,16 @@ pub(crate) struct AttributeContext {
 pub(crate) struct Peer {
     #[prost(message, optional, tag = "1")]
     pub address: Option<Address>,
+    #[prost(string, tag = "2")]
+    pub service: String,
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: HashMap<String, String>,
+    /// The identity in a client certificate.
+    #[prost(string, tag = "4")]
+    pub principal: String,
+    /// A client certificate, URL-encoded PEM, where Envoy is told to send it.
+    #[prost(string, tag = "5")]
+    pub certificate: String,
 }
 
 /// `Address`: a pipe and Envoy's own listeners have no address that a policy could read.
@@ -42,11 +56,15 @@ pub(crate) struct Address {
 pub(crate) struct SocketAddress {
     #[prost(string, tag = "2")]
     pub address: String,
+    #[prost(uint32, tag = "3")]
+    pub port_value: u32,
 }
 
 /// `AttributeContext.Request`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
+    #[prost(message, optional, tag = "1")]
+    pub time: Option<prost_types::Timestamp>,
     #[prost(message, optional, tag = "2")]
     pub http: Option<HttpRequest>,
 }
@@ -54,6 +72,8 @@ pub(crate) struct Request {
 /// `AttributeContext.HttpRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct HttpRequest {
+    #[prost(string, tag = "1")]
+    pub id: String,
     #[prost(string, tag = "2")]
     pub method: String,
     /// Headers of one name are joined by commas. Empty where `header_map` is sent.
@@ -64,6 +84,17 @@ pub(crate) struct HttpRequest {
     pub path: String,
     #[prost(string, tag = "5")]
     pub host: String,
+    #[prost(string, tag = "6")]
+    pub scheme: String,
+    #[prost(int64, tag = "9")]
+    pub size: i64,
+    #[prost(string, tag = "10")]
+    pub protocol: String,
+    /// The beginning of the body, where Envoy is told to send it.
+    #[prost(string, tag = "11")]
+    pub body: String,
+    #[prost(bytes = "vec", tag = "12")]
+    pub raw_body: Vec<u8>,
     /// With `encode_raw_headers`.
     #[prost(message, optional, tag = "13")]
     pub header_map: Option<HeaderMap>,

@@ -15,8 +15,11 @@ use crate::{
 
 /// Decides a check.
 pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Ruling {
-    match read(check, &doors.settings.headers, &doors.settings.extraction) {
-        Ok((request, credential)) => {
+    let foreign = doors.settings.envoy_input.then(|| super::input::members(check)).transpose();
+    let read = read(check, &doors.settings.headers, &doors.settings.extraction);
+    match read.and_then(|read| foreign.as_ref().map(|foreign| (read, foreign)).map_err(|reason| *reason)) {
+        Ok(((request, credential), foreign)) => {
+            let request = decide::Request { foreign: foreign.as_ref(), ..request };
             let by = Asker { door: Door::ExtAuthz, peer: &peer.address };
             doors.decider.request(by, &request, credential).await
         }
@@ -54,6 +57,7 @@ fn read<'a>(
         host: &http.host,
         headers: read,
         source: source.map_or("", |s| &s.address),
+        foreign: None,
     };
     Ok((request, credential))
 }
@@ -109,10 +113,13 @@ mod tests {
     };
 
     fn check(http: HttpRequest) -> CheckRequest {
-        let address = SocketAddress { address: "192.0.2.7".into() };
-        let source = messages::Peer { address: Some(Address { socket_address: Some(address) }) };
-        let request = Request { http: Some(http) };
-        CheckRequest { attributes: Some(AttributeContext { source: Some(source), request: Some(request) }) }
+        let address = SocketAddress { address: "192.0.2.7".into(), port_value: 1 };
+        let source =
+            messages::Peer { address: Some(Address { socket_address: Some(address) }), ..Default::default() };
+        let request = Request { http: Some(http), time: None };
+        let attributes =
+            AttributeContext { source: Some(source), request: Some(request), ..Default::default() };
+        CheckRequest { attributes: Some(attributes) }
     }
 
     fn http(path: &str, headers: &[(&str, &str)]) -> HttpRequest {
@@ -121,7 +128,7 @@ mod tests {
             path: path.into(),
             host: "api.test".into(),
             headers: headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
-            header_map: None,
+            ..HttpRequest::default()
         }
     }
 
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_half_there_is_malformed() {
-        let no_http = CheckRequest { attributes: Some(AttributeContext { source: None, request: None }) };
+        let no_http = CheckRequest { attributes: Some(AttributeContext::default()) };
         for c in [CheckRequest { attributes: None }, no_http] {
             assert_eq!(token(&c), Err(Reason::RequestMalformed));
         }
