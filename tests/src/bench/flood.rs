@@ -36,6 +36,7 @@ const MAP: u16 = 8001;
 const AUTH_REQUEST: u16 = 8002;
 const ENVOY: u16 = 8003;
 const CLOSER: u16 = 8004;
+const LEAST: u16 = 8005;
 /// The share of the machine that others may use while it still counts as quiet.
 const QUIET: f64 = 0.03;
 
@@ -91,6 +92,7 @@ pub fn measure(figures: &mut Figures, effort: Effort) -> Result<()> {
     }
     let _nginx = Nginx::start(&ground, &tokens)?;
     let _closer = Closer::start(&ground.net.server, at(SERVER_V4, CLOSER))?;
+    let _least = Closer::refusing(&ground.net.server, at(SERVER_V4, LEAST))?;
     let envoy = Envoy::start(&ground)?;
     costs(figures, effort, &ground, &tokens, envoy.is_some())?;
     live::measure(figures, effort, &ground, &tokens)?;
@@ -131,6 +133,7 @@ fn costs(
     let mut all = vec![
         Contender::new("accept and close", CLOSER, Expect::Closed, n(20_000)),
         Contender::new("guard", PORT, Expect::Refused, n(20_000)),
+        Contender::new("a server that reads, answers and closes", LEAST, Expect::Refused, n(20_000)),
         Contender::new("nginx `map`", MAP, Expect::Refused, n(20_000)),
         Contender::new("nginx `auth_request`", AUTH_REQUEST, Expect::Refused, n(8_000)),
     ];

@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write as _,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
@@ -198,14 +199,33 @@ pub struct Closer {
 }
 
 impl Closer {
+    /// Accepts and closes.
     pub fn start(ns: &Namespace, to: SocketAddr) -> Result<Self> {
+        Self::doing(ns, to, |_| ())
+    }
+
+    /// Reads once, answers 401 and closes: the least that a server can do to refuse.
+    pub fn refusing(ns: &Namespace, to: SocketAddr) -> Result<Self> {
+        Self::doing(ns, to, |mut stream| {
+            let mut request = [0; 2048];
+            // One that failed is the flooder's to report.
+            if stream.read(&mut request).is_ok_and(|n| n != 0) {
+                let _ = stream.write_all(
+                    b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                );
+            }
+        })
+    }
+
+    fn doing(ns: &Namespace, to: SocketAddr, then: fn(TcpStream)) -> Result<Self> {
         let listener = ns.enter(|| Ok(TcpListener::bind(to)?))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
-                // One that failed is the flooder's to report.
-                drop(listener.accept());
+                if let Ok((stream, _)) = listener.accept() {
+                    then(stream);
+                }
             }
         });
         Ok(Self { to, ns: ns.clone(), stop, thread: Some(thread) })
