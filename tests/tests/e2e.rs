@@ -27,6 +27,7 @@ mod e2e {
     mod interfaces;
     mod issuers;
     mod lasting;
+    mod limits;
     mod listeners;
     mod living;
     mod namespaces;

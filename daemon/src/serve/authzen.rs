@@ -21,7 +21,7 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    decide::{Path, Ruling},
+    decide::{Allowance, Path, Ruling},
     record::Asker,
     telemetry::Door,
 };
@@ -220,6 +220,11 @@ fn request(members: &Map<String, Value>) -> Result<Option<Value>, Malformed> {
     })))
 }
 
+/// How a rate limit stands: requests in `window` seconds, what is left of them, seconds until all are there again.
+fn limit(a: &Allowance) -> Value {
+    json!({"limit": a.limit, "window": a.window, "remaining": a.remaining, "reset": a.reset})
+}
+
 /// A ruling in this protocol's words.
 fn said(ruling: &Ruling) -> Value {
     match ruling {
@@ -232,12 +237,18 @@ fn said(ruling: &Ruling) -> Value {
             if let Some(metadata) = permit.reply().and_then(|r| r.metadata.as_ref()) {
                 context["metadata"] = metadata.clone().into();
             }
+            if let Some(a) = permit.allowance() {
+                context["rate_limit"] = limit(a);
+            }
             json!({"decision": true, "context": context})
         }
         Ruling::Deny(refusal) => {
             let mut context = json!({"reason": refusal.reason.code(), "status": refusal.status});
             if let Some(detail) = &refusal.detail {
                 context["detail"] = (**detail).into();
+            }
+            if let Some(a) = &refusal.allowance {
+                context["rate_limit"] = limit(a);
             }
             if let Some(metadata) = refusal.reply.as_ref().and_then(|r| r.metadata.as_ref()) {
                 context["metadata"] = metadata.clone().into();

@@ -202,6 +202,12 @@ fn leave(permit: &Permit, dialect: Dialect) -> Answer {
             add(headers, REMOVED, &reply.removed.join(","));
         }
     }
+    for (name, value) in permit.allowance().iter().flat_map(|a| a.headers()) {
+        // The policy's own word on it goes first.
+        if !headers.contains_key(name) {
+            add(headers, name, &value);
+        }
+    }
     answer
 }
 

@@ -111,11 +111,21 @@ async fn data(
     doors.metrics.decision(Door::Data, reason, start.elapsed());
     timings.handler = start.elapsed();
     match decided {
-        Ok(answer) => match (version, answer.value()) {
-            (Version::V1, _) => options.unwrap_or_default().dress(answer.body, &timings),
-            (_, Some(value)) => options.unwrap_or_default().dress_bare(value),
-            (_, None) => answer::missing(version == Version::Default, path),
-        },
+        Ok(decided) => {
+            let allowance = decided.allowance;
+            let mut answer = match (version, decided.value()) {
+                (Version::V1, _) => options.unwrap_or_default().dress(decided.body, &timings),
+                (_, Some(value)) => options.unwrap_or_default().dress_bare(value),
+                (_, None) => answer::missing(version == Version::Default, path),
+            };
+            // Whoever asks may pass them on to its own client.
+            for (name, value) in allowance.iter().flat_map(|a| a.headers()) {
+                if let Ok(value) = value.parse() {
+                    answer.headers_mut().insert(name, value);
+                }
+            }
+            answer
+        }
         Err(fault) => fault.answer(),
     }
 }

@@ -12,7 +12,7 @@ use portcullis_tests::{
 };
 
 /// Listeners: gRPC and HTTP, each with `failure_mode_allow` off and on.
-const GRPC: u16 = 8000;
+pub const GRPC: u16 = 8000;
 const GRPC_OPEN: u16 = 8001;
 const HTTP: u16 = 8002;
 const HTTP_OPEN: u16 = 8003;
@@ -99,7 +99,7 @@ fn cluster(name: &str, port: u16, more: &str) -> String {
     )
 }
 
-fn config() -> String {
+pub fn config() -> String {
     let http2 = "
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:

@@ -59,6 +59,14 @@ impl Answer {
             ok.response_headers_to_add
                 .extend(reply.response_headers.iter().map(|(n, v)| header(n, v, APPEND)));
         }
+        for (name, value) in permit.allowance().iter().flat_map(|a| a.headers()) {
+            let given =
+                |h: &HeaderValueOption| h.header.as_ref().is_some_and(|h| h.key.eq_ignore_ascii_case(name));
+            // The policy's own word on it goes first.
+            if !ok.response_headers_to_add.iter().any(given) {
+                ok.response_headers_to_add.push(header(name, &value, OVERWRITE));
+            }
+        }
         let reason = permit.failure().map_or("allowed", portcullis_common::reason::Reason::code);
         Self(CheckResponse {
             status: Some(Status { code: OK, message: String::new() }),
