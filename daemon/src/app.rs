@@ -11,6 +11,7 @@ mod records;
 mod settings;
 mod status;
 mod tasks;
+mod traces;
 
 use std::{
     path::PathBuf,
@@ -247,6 +248,7 @@ async fn serve(
         metrics: Arc::clone(&shared.metrics),
         settings: settings::doors(&shared.config.load()),
         documents,
+        tracer: traces::start(&shared, &tasks, &stop)?,
     });
     if let Some(changes) = changes {
         tasks.spawn(documents::keep(Arc::clone(&shared), changes, stop.clone()));

@@ -15,6 +15,6 @@ pub use reference::reference;
 pub use tables::{
     Admin, ApiKeys, AttachMode, Config, Decide, DecisionLog, EnforcementMode, FailOpenDoor, GateMode, Host,
     Issuer, Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
-    PolicyBundle, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
+    PolicyBundle, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, Trace, UnknownMode,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -19,3 +19,4 @@ pub mod revoke;
 pub mod serve;
 pub mod telemetry;
 pub mod token;
+pub mod trace;

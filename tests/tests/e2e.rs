@@ -43,5 +43,6 @@ mod e2e {
     mod servers;
     mod shapes;
     mod shed;
+    mod traces;
     mod upgrades;
 }

@@ -328,6 +328,7 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         f.unless(!secret, "decide.headers", &format!("`{h}` carries a credential, which policies never see"));
     }
     check_serve(c, f);
+    f.unless((0.0..=1.0).contains(&c.trace.sample), "trace.sample", "must be from 0 to 1");
     check_record(c, f);
 }
 
@@ -556,6 +557,7 @@ fn resolve(c: &mut Config, base: &Path) {
     [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
+    [&mut c.trace.bearer_file, &mut c.trace.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.policy.state_dir);
     for b in &mut c.policy.bundle {
         let files = [&mut b.file, &mut b.key_file, &mut b.bearer_file, &mut b.ca_file];

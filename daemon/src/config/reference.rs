@@ -6,7 +6,7 @@ use super::{
     section::Section,
     tables::{
         Admin, ApiKeys, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle,
-        Revocation, Serve, ServeTls, Token,
+        Revocation, Serve, ServeTls, Token, Trace,
     },
 };
 
@@ -33,6 +33,7 @@ pub fn reference() -> String {
     write::<Admin>(&mut page);
     write::<Observe>(&mut page);
     write::<Log>(&mut page);
+    write::<Trace>(&mut page);
     page
 }
 

@@ -591,6 +591,25 @@ section! {
 }
 
 section! {
+    /// Traces: a span for each decision, in the trace that the gateway's `traceparent` names (for gRPC, that of its own
+    /// call), sent to an OpenTelemetry collector by OTLP over HTTP, in JSON.
+    Trace as "trace" {
+        /// The collector's address for traces, such as `"http://127.0.0.1:4318/v1/traces"`; none sends nothing.
+        endpoint: Option<String> = None,
+        /// Of requests without a `traceparent`, the share that is traced, from 0 to 1. With one, the gateway's word counts.
+        sample: f64 = 0.0,
+        /// `service.name`.
+        service: String = "portcullis".to_owned(),
+        /// File with a bearer token for the collector.
+        bearer_file: Option<PathBuf> = None,
+        /// The only authorities that are believed (PEM); the system's where none is given.
+        ca_file: Option<PathBuf> = None,
+        /// Plain `http` may be spoken to other hosts.
+        plain_http: bool = false,
+    }
+}
+
+section! {
     /// Log lines, on standard error.
     Log as "log" {
         /// `"auto"` is for people on a terminal and JSON otherwise.
@@ -626,4 +645,6 @@ pub struct Config {
     pub observe: Observe,
     /// `[log]`
     pub log: Log,
+    /// `[trace]`
+    pub trace: Trace,
 }

@@ -48,7 +48,7 @@ pub(super) async fn one(doors: &Doors, request: Request<Incoming>, peer: &Peer) 
         Ok(taken) => taken,
         Err(answer) => return answer,
     };
-    let decided = evaluate(doors, peer, &body, || input(&parsed(&body)?)).await;
+    let decided = evaluate(doors, &headers, peer, &body, || input(&parsed(&body)?)).await;
     identified(
         &headers,
         decided.map_or_else(|m| error(&m), |v| json_answer(StatusCode::OK, v.to_string().into())),
@@ -61,7 +61,7 @@ pub(super) async fn many(doors: &Doors, request: Request<Incoming>, peer: &Peer)
         Ok(taken) => taken,
         Err(answer) => return answer,
     };
-    let decided = batch(doors, peer, &body).await;
+    let decided = batch(doors, &headers, peer, &body).await;
     identified(
         &headers,
         decided.map_or_else(|m| error(&m), |v| json_answer(StatusCode::OK, v.to_string().into())),
@@ -108,6 +108,7 @@ fn parsed(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
 /// Decides one evaluation; `text` is all that it says.
 async fn evaluate(
     doors: &Doors,
+    headers: &HeaderMap,
     peer: &Peer,
     text: &[u8],
     read: impl FnOnce() -> Result<Value, Malformed>,
@@ -118,11 +119,11 @@ async fn evaluate(
     let asked = doors.decider.document(by, text, &doors.settings.authzen_token, read, again);
     let ruling = contained(asked).await.unwrap_or(Ok(Ruling::deny(Reason::InternalError)));
     let reason = ruling.as_ref().map_or(Reason::RequestMalformed, Ruling::reason);
-    doors.metrics.decision(Door::Authzen, reason, start.elapsed());
+    doors.decided(Door::Authzen, Some(headers), reason, start.elapsed());
     Ok(said(&doors.settle(Door::Authzen, ruling?)))
 }
 
-async fn batch(doors: &Doors, peer: &Peer, body: &[u8]) -> Result<Value, Malformed> {
+async fn batch(doors: &Doors, headers: &HeaderMap, peer: &Peer, body: &[u8]) -> Result<Value, Malformed> {
     let mut members = parsed(body)?;
     let listed = match members.remove("evaluations") {
         None => Vec::new(),
@@ -131,7 +132,7 @@ async fn batch(doors: &Doors, peer: &Peer, body: &[u8]) -> Result<Value, Malform
     };
     if listed.is_empty() {
         // The specification's own rule: then it is one evaluation.
-        return evaluate(doors, peer, body, || input(&members)).await;
+        return evaluate(doors, headers, peer, body, || input(&members)).await;
     }
     if listed.len() > MOST {
         return malformed(format!("`evaluations` has more than {MOST} entries"));
@@ -151,7 +152,7 @@ async fn batch(doors: &Doors, peer: &Peer, body: &[u8]) -> Result<Value, Malform
     for own in listed {
         let whole = merged(&members, own);
         let text = Value::Object(whole.clone()).to_string();
-        let decided = evaluate(doors, peer, text.as_bytes(), || input(&whole)).await.unwrap_or_else(|Malformed(what)| {
+        let decided = evaluate(doors, headers, peer, text.as_bytes(), || input(&whole)).await.unwrap_or_else(|Malformed(what)| {
             let error = json!({"status": 400, "message": what});
             json!({"decision": false, "context": {"reason": Reason::RequestMalformed.code(), "error": error}})
         });

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use portcullis_common::reason::Reason;
@@ -20,6 +20,7 @@ use crate::{
     decide::{Decider, FailOpen, Ruling},
     telemetry::{Door, Metrics},
     token::Extraction,
+    trace::Tracer,
 };
 
 /// Longest wait for a request's head or body.
@@ -62,12 +63,23 @@ pub struct Doors {
     pub settings: DoorSettings,
     /// Takes policies and data, where that is configured.
     pub documents: Option<Documents>,
+    /// Takes spans, where traces are sent.
+    pub tracer: Option<Tracer>,
 }
 
 /// A response of the front doors.
 pub(super) type Answer = Response<Whole>;
 
 impl Doors {
+    /// Counts a decision, and traces it where the request's `traceparent` or chance says so.
+    pub(super) fn decided(&self, door: Door, headers: Option<&HeaderMap>, reason: Reason, took: Duration) {
+        self.metrics.decision(door, reason, took);
+        if let Some(tracer) = &self.tracer {
+            let parent = headers.and_then(|h| h.get("traceparent")?.to_str().ok());
+            tracer.note(parent, door, (reason == Reason::Allowed, reason), took);
+        }
+    }
+
     /// What a ruling comes to at a door that fails open: a permit where there is no decision.
     pub(super) fn settle(&self, door: Door, ruling: Ruling) -> Ruling {
         let Ruling::Deny(refusal) = &ruling else { return ruling };

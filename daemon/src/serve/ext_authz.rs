@@ -60,12 +60,14 @@ pub(super) async fn answer(doors: &Doors, request: Request<Incoming>, peer: &Pee
 
 async fn check(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer {
     let start = Instant::now();
+    // The gateway's own span for this call, not its client's.
+    let traced = doors.tracer.is_some().then(|| request.headers().clone());
     let ruling = if peer.is_trusted {
         contained(decide(doors, request, peer)).await.unwrap_or(Ruling::deny(Reason::InternalError))
     } else {
         Ruling::deny(Reason::PeerUntrusted)
     };
-    doors.metrics.decision(Door::ExtAuthz, ruling.reason(), start.elapsed());
+    doors.decided(Door::ExtAuthz, traced.as_ref(), ruling.reason(), start.elapsed());
     let answer = Check::of(&doors.settle(Door::ExtAuthz, ruling));
     message(answer.encoded_len(), |into| answer.encode(into))
 }

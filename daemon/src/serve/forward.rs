@@ -64,7 +64,7 @@ async fn ruled(
         }
         Err(Malformed) => Ruling::deny(Reason::RequestMalformed),
     };
-    doors.metrics.decision(door, ruling.reason(), start.elapsed());
+    doors.decided(door, Some(headers), ruling.reason(), start.elapsed());
     match doors.settle(door, ruling) {
         Ruling::Allow(permit) => leave(&permit, dialect),
         Ruling::Deny(refusal) => denial(&refusal, dialect),

@@ -99,6 +99,7 @@ async fn data(
     path: &str,
 ) -> Answer {
     let start = Instant::now();
+    let traced = doors.tracer.is_some().then(|| request.headers().clone());
     let options = Options::read(request.uri().query().unwrap_or_default());
     let mut timings = Timings::default();
     let decided = match &options {
@@ -108,7 +109,7 @@ async fn data(
         Err(fault) => Err(fault.clone()),
     };
     let reason = decided.as_ref().map_or_else(|fault| fault.reason, |a| a.reason);
-    doors.metrics.decision(Door::Data, reason, start.elapsed());
+    doors.decided(Door::Data, traced.as_ref(), reason, start.elapsed());
     timings.handler = start.elapsed();
     match decided {
         Ok(decided) => {

@@ -117,6 +117,7 @@ pub struct Metrics {
     issuer_refreshes: IntCounterVec,
     ready: IntGauge,
     overloaded: IntGauge,
+    spans: IntCounterVec,
     log_lines: IntCounter,
     log_dropped: IntCounterVec,
 }
@@ -215,6 +216,7 @@ impl Metrics {
             kernel_instructions: make.gauge("portcullis_kernel_verified_instructions", "Instructions the verifier walked for the largest program.")?,
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
+            spans: make.counters("portcullis_spans_total", "Spans of decisions: sent to the collector, or dropped.", &["result"])?,
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
@@ -297,6 +299,13 @@ impl Metrics {
         self.bundles.reset();
         for (name, revision, since) in bundles {
             self.bundles.with_label_values(&[name, revision]).set(*since);
+        }
+    }
+
+    /// Counts spans.
+    pub fn spans(&self, result: &str, count: u64) {
+        if count > 0 {
+            self.spans.with_label_values(&[result]).inc_by(count);
         }
     }
 
@@ -409,6 +418,7 @@ mod tests {
         m.policy_reload(true);
         m.bundles(&[("a".to_owned(), "1".to_owned(), 1)]);
         m.bundle("a", "taken");
+        m.spans("sent", 1);
         m.fail_open(Door::ExtAuthz);
         m.decision_log(1, 1, 1);
         m.deny_map(0, (0, 0), (0, 0));

@@ -40,6 +40,7 @@ const ROOMS: &[Room] = &[
     Room { name: "decide",    must_not_name: &["serve", "app", "cli"] },
     Room { name: "serve",     must_not_name: &["app", "cli"] },
     Room { name: "telemetry", must_not_name: &["token", "policy", "decide", "record", "revoke", "kernel", "serve", "app", "cli"] },
+    Room { name: "trace",     must_not_name: &["token", "policy", "decide", "record", "revoke", "kernel", "serve", "config", "app", "cli"] },
     Room { name: "bundle",    must_not_name: &["decide", "record", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
     Room { name: "fetch",     must_not_name: &["token", "policy", "record", "decide", "revoke", "kernel", "serve", "telemetry", "config", "app", "cli"] },
     Room { name: "config",    must_not_name: &["token", "policy", "decide", "revoke", "kernel", "serve", "telemetry", "app", "cli"] },

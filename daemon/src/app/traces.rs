@@ -1,0 +1,46 @@
+//! Wires traces: the tracer that the front doors note decisions with, and the task that sends them.
+
+use std::{fs, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Shared, settings};
+use crate::{
+    fetch::{self, Client, Secret},
+    trace::{self, ExportSettings, Tracer},
+};
+
+/// Starts what `[trace]` asks for.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Option<Tracer>> {
+    let config = shared.config.load();
+    let t = &config.trace;
+    let Some(endpoint) = &t.endpoint else { return Ok(None) };
+    let bearer = match &t.bearer_file {
+        None => None,
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .with_context(|| format!("`trace.bearer_file` {}", path.display()))?;
+            Some(Secret::new(text.trim().to_owned()))
+        }
+    };
+    let client = fetch::Settings {
+        ca_file: t.ca_file.clone(),
+        plain_http: t.plain_http,
+        ..fetch::Settings::default()
+    };
+    let settings = ExportSettings {
+        url: endpoint.parse().context("`trace.endpoint`")?,
+        client: Client::new(&client).context("`trace`")?,
+        bearer,
+        service: t.service.clone(),
+        host: settings::host_name(&config),
+    };
+    let (tracer, spans) = Tracer::new(t.sample);
+    tasks.spawn(trace::run(spans, settings, Arc::clone(&shared.metrics), stop.clone()));
+    Ok(Some(tracer))
+}
