@@ -201,7 +201,13 @@ fn unguarded(skb: *mut __sk_buff, scratch: *mut Scratch, outcome: Outcome) -> Ne
     unsafe { (*scratch).run.unguarded = 1 };
     scan_stream(skb);
     // SAFETY: this CPU's scratch; the scan is over.
-    if unsafe { (*scratch).run.step } != Step::Refused as u32 {
+    let step = unsafe { (*scratch).run.step };
+    if step == Step::Wait as u32 {
+        // In hold mode a request waits here too, where its head is whole.
+        count(Outcome::Waiting);
+        return Next::Wait;
+    }
+    if step != Step::Refused as u32 {
         return Next::Pass;
     }
     scan::count_refusal(scratch);

@@ -200,6 +200,10 @@ impl Kernel {
         if !self.is_strict() {
             detach(name, Side::Out, &pin_out)?;
         }
+        if !adopted {
+            // Whatever stands there by its name is at another interface.
+            shed::forget(&pin_dir, &target.label)?;
+        }
         self.attach_shed(name, target.link.index, &target.label);
         let Link { index, namespace, .. } = target.link;
         Ok(Attachment { interface: target.label.clone(), index, hook, adopted, namespace })

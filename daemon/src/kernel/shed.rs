@@ -364,6 +364,11 @@ fn pin(pin_dir: &Path, hook: ShedHook, label: &str) -> PathBuf {
     pin_dir.join(format!("{LINK_PREFIX}{NAME}-{}-{}", hook.label(), pin_name(label)))
 }
 
+/// Detaches shed from what was an interface with this label.
+pub(super) fn forget(pin_dir: &Path, label: &str) -> Result<(), KernelError> {
+    [ShedHook::Native, ShedHook::Generic].into_iter().try_for_each(|h| pins::remove(&pin(pin_dir, h, label)))
+}
+
 /// Detaches shed from interfaces whose labels are not in `keep`.
 pub(super) fn detach_others(pin_dir: &Path, keep: &[String]) -> Result<(), KernelError> {
     let wanted: Vec<PathBuf> = [ShedHook::Native, ShedHook::Generic]

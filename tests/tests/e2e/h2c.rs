@@ -517,6 +517,46 @@ fn streams_lost_beside_a_refused_one_are_counted() -> Result<()> {
 }
 
 #[test]
+fn a_tokens_rate_limit_counts_its_streams() -> Result<()> {
+    if !is_root() || !has("nghttpd") {
+        return Ok(());
+    }
+    let rule = r#"
+decision := {
+    "allow": true,
+    "ttl": 60,
+    "limit": {"key": "token", "token": true, "rate": 6, "per": 3600, "burst": 2},
+} if input.token_status == "valid"
+"#;
+    let w = World::with(|config, dir| {
+        config.ports.push(PORT);
+        let _ = write!(config.kernel, "h2c_ports = [{PORT}]");
+        config.policies = dir.path("policies");
+        std::fs::create_dir(&config.policies)?;
+        dir.write("policies/rule.rego", &format!("package portcullis\n\nimport rego.v1\n{rule}"))?;
+        Ok(())
+    })?;
+    let server = Nghttpd::start(&w.net.server, &w.dir, there(), &[])?;
+    let (token, other) = (w.mint.hs256()?, w.mint.hs256()?);
+    assert_eq!(w.daemon.auth("GET", "/ok", &token)?.status, 200);
+    let mut session = Session::connect(&w.net.client, there())?;
+    session.send(&beginning());
+    // Written out, then by its index.
+    for _ in 0..2 {
+        assert_eq!(session.ask("/ok", &token, Coding::Usual)?, 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(session.ask("/ok", &other, Coding::Usual)?, 200, "another's requests are not counted");
+    }
+    let request = session.writer.bearer("/ok?over", &token, Coding::Usual)?;
+    session.send(&request);
+    let told = session.end()?;
+    assert!(told.goaway.is_some(), "{told:?}");
+    assert_eq!((w.daemon.counter("limited")?, server.read("/ok?over")), (1, 0));
+    Ok(())
+}
+
+#[test]
 fn a_restart_of_the_daemon_keeps_what_was_read() -> Result<()> {
     if !is_root() || !has("nghttpd") {
         return Ok(());
