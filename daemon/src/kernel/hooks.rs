@@ -31,7 +31,7 @@ const MOST: usize = 64;
 struct Info {
     fd: u32,
     len: u32,
-    info: u64,
+    to: u64,
 }
 
 #[repr(C)]
@@ -39,7 +39,7 @@ struct Info {
 struct Query {
     index: u32,
     side: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     programs: u64,
     count: u32,
@@ -79,7 +79,7 @@ fn id(path: &Path) -> io::Result<u32> {
     let link: OwnedFd = unlink::open(path)?;
     // Its kind, its id, and more that is not looked at.
     let mut told = [0u32; 32];
-    let mut info = Info { fd: link.as_raw_fd().unsigned_abs(), len: 128, info: told.as_mut_ptr() as u64 };
+    let mut info = Info { fd: link.as_raw_fd().unsigned_abs(), len: 128, to: told.as_mut_ptr() as u64 };
     // SAFETY: as above; `told` has 128 bytes.
     let done = unsafe { libc::syscall(libc::SYS_bpf, INFO, &raw mut info, size_of::<Info>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(told[1]) }
