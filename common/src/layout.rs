@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Raised with any change of size, order or meaning.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Names that the head scanner looks for: four of its own, up to four configured, and of each configured one
 /// with dashes its spelling with underscores, which CGI and WSGI make the same.

@@ -96,10 +96,14 @@ pub struct Stream {
     pub ranges: u32,
     /// Requests passed to the server.
     pub asked: u32,
-    /// Tokens put into `tokens` since the connection was last idle.
+    /// Slots of `tokens` in use.
     pub token_count: u32,
     /// When the last of them was counted, as [`Stream::tried`] is told.
     pub tried_when: u32,
+    /// 1 where a token had to make room while its request was under way.
+    pub crowded: u32,
+    /// Behind the last such request, counted as `asked` counts.
+    pub beyond: u32,
 }
 
 /// What is known of the server's side of a connection, kept with its socket beside [`Stream`] and written by the
@@ -283,6 +287,7 @@ impl Stream {
         self.ranges = 0;
         self.asked = 0;
         self.token_count = 0;
+        self.crowded = 0;
     }
 
     /// Forgets what of the ranges was taken: once sequence numbers have gone round, a range that is left would free
@@ -353,13 +358,57 @@ impl Stream {
         self.tries > TRIES
     }
 
-    /// Remembers a token of a request.
+    /// Remembers a token of a request, in the place of one whose request is done with; `done` are, which is known where
+    /// responses are `followed`.
     #[inline(always)]
-    pub fn token(&mut self, token: DenyFingerprint, of: u32) {
-        let next = self.token_count as usize & (TOKENS - 1);
-        self.tokens[next] = token;
-        self.token_of[next] = of;
-        self.token_count = self.token_count.wrapping_add(1);
+    pub fn token(&mut self, token: DenyFingerprint, of: u32, done: u32, followed: bool) {
+        // The oldest, one that is done with, the same one: the last of these that there is.
+        let (mut oldest, mut over, mut same) = (0, TOKENS, TOKENS);
+        for i in 0..TOKENS {
+            if ahead(self.token_of[i], self.token_of[oldest & (TOKENS - 1)]) < 0 {
+                oldest = i;
+            }
+            let (first, open) = (over == TOKENS, self.is_open(i, done));
+            if first && !open {
+                over = i;
+            }
+            if open && self.tokens[i] == token {
+                same = i;
+            }
+        }
+        let at = if same != TOKENS {
+            same
+        } else if over != TOKENS {
+            over
+        } else {
+            if followed {
+                self.crowd(self.token_of[oldest & (TOKENS - 1)]);
+            }
+            oldest
+        };
+        self.tokens[at & (TOKENS - 1)] = token;
+        self.token_of[at & (TOKENS - 1)] = of;
+        #[allow(clippy::cast_possible_truncation, reason = "at most TOKENS")]
+        let used = (at & (TOKENS - 1)) as u32 + 1;
+        if used > self.token_count {
+            self.token_count = used;
+        }
+    }
+
+    /// Notes that the token of a request that is under way is not remembered.
+    #[inline(always)]
+    pub const fn crowd(&mut self, of: u32) {
+        if self.crowded == 0 || ahead(of, self.beyond) >= 0 {
+            self.crowded = 1;
+            self.beyond = of.wrapping_add(1);
+        }
+    }
+
+    /// Whether a request is under way whose token is not remembered, as far as is known.
+    #[inline(always)]
+    pub fn is_crowded(&self, answers: Option<&Answers>) -> bool {
+        self.crowded != 0
+            && answers.is_none_or(|a| a.phase == ANSWERS_LOST || ahead(self.beyond, a.done(self.asked)) > 0)
     }
 
     /// Whether a slot of `tokens` is in use for a request that is not done with; `done` requests are.
@@ -403,6 +452,12 @@ impl Answers {
         taken == sent && (whole || (self.phase == ANSWERS_NEW && first))
     }
 
+    /// Whether it is known how many requests are done with; `first` where the client has taken nothing yet.
+    #[inline(always)]
+    pub const fn are_followed(&self, first: bool) -> bool {
+        self.phase == ANSWERS_READ || (self.phase == ANSWERS_NEW && first)
+    }
+
     /// Whether the server has answered all of `asked` requests, and the client has it all: `sent` is the server's
     /// next sequence number, `taken` what the client acknowledged.
     #[inline(always)]
@@ -419,7 +474,7 @@ impl Answers {
 const _: () = {
     // Copied with each segment. Beyond 128 bytes LLVM copies for BPF byte by byte.
     assert!(size_of::<Scan>() == 128);
-    assert!(size_of::<Stream>() == 128 + 64 + 24 + 64 + 16 + 32 + 40);
+    assert!(size_of::<Stream>() == 128 + 64 + 24 + 64 + 16 + 32 + 48);
     assert!(size_of::<Answers>() == 128 + 64 + 24);
 };
 
@@ -469,6 +524,42 @@ mod tests {
         }
         let at = begin.wrapping_add(20_000);
         assert_eq!(s.free_at(at), 0, "{:?}", s.free);
+    }
+
+    #[test]
+    fn tokens_of_open_requests_are_remembered_or_the_stream_says_that_one_is_not() {
+        let token = |n: u64| DenyFingerprint([n, n]);
+        let answers = |phase, answered| {
+            // SAFETY: plain integers, of which zero is a value.
+            let mut a: Answers = unsafe { core::mem::zeroed() };
+            (a.phase, a.answered) = (phase, answered);
+            a
+        };
+        let open = |s: &Stream, done| (0..TOKENS).filter(|i| s.is_open(*i, done)).count();
+        let mut s = Stream::EMPTY;
+        // However many requests of two tokens.
+        for of in 0..20 {
+            s.token(token(u64::from(of % 2)), of, 0, true);
+        }
+        assert_eq!((open(&s, 0), s.token_of[..2].iter().max(), s.crowded), (2, Some(&19), 0));
+        // One of a third and a fourth, while the two are done with.
+        for of in 20..24 {
+            s.token(token(u64::from(of)), of, 20, true);
+        }
+        assert_eq!((open(&s, 20), s.crowded), (4, 0));
+        s.asked = 24;
+        s.token(token(24), 24, 20, true);
+        s.asked = 25;
+        assert_eq!((s.crowded, s.beyond), (1, 21));
+        assert!(s.is_crowded(Some(&answers(ANSWERS_READ, 20))) && s.is_crowded(None));
+        assert!(!s.is_crowded(Some(&answers(ANSWERS_READ, 21))));
+        assert!(s.is_crowded(Some(&answers(ANSWERS_LOST, 25))), "nobody knows any more");
+        // Where responses are not followed, nothing is known of what is open: the last ones count.
+        let mut s = Stream::EMPTY;
+        for of in 0..9 {
+            s.token(token(u64::from(of)), of, 0, false);
+        }
+        assert_eq!((open(&s, 5), s.crowded), (4, 0));
     }
 
     #[test]

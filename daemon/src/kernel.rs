@@ -17,6 +17,7 @@ mod events;
 mod gate;
 mod guard_config;
 mod guarding;
+mod hooks;
 mod inquiries;
 mod links;
 mod load;

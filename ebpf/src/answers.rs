@@ -99,6 +99,11 @@ pub fn segment(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
 #[inline(always)]
 fn condemned(scratch: *mut Scratch, stream: &Stream, answers: &Answers) -> bool {
     let done = answers.done(stream.asked);
+    if stream.is_crowded(Some(answers)) {
+        // SAFETY: this CPU's scratch; no other reference to it is alive.
+        verdict::forgotten(unsafe { &mut (*scratch).run });
+        return true;
+    }
     for i in 0..TOKENS {
         if stream.is_open(i, done) {
             // SAFETY: this CPU's scratch; no other reference to it is alive.

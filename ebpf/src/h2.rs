@@ -502,6 +502,13 @@ unsafe extern "C" fn count_one(i: u64, walk: *mut Walk) -> i64 {
 /// Whether the token of a stream that is not known to be finished was condemned meanwhile; `Run` then says which.
 #[inline(always)]
 pub fn condemned(scratch: *mut Scratch, h2: *mut H2) -> bool {
+    // SAFETY: the connection's own, and this CPU's scratch.
+    unsafe {
+        if (*h2).is_crowded() {
+            verdict::forgotten(&mut (*scratch).run);
+            return true;
+        }
+    }
     let mut walk = Walk { scratch, h2, found: 0 };
     // SAFETY: the callback's context is `walk`, which outlives the call.
     unsafe {

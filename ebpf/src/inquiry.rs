@@ -63,7 +63,8 @@ pub extern "C" fn inquire(skb: *mut __sk_buff) -> i32 {
         return GO;
     }
     let refused = if hold { Step::Odd as i32 } else { GO };
-    if named > 1 || line <= VERSION || token_end > len || token_len > token_end {
+    let misplaced = named != 0 && (token_end > len || token_len > token_end);
+    if named > 1 || line <= VERSION || misplaced {
         // No gateway says which token counts.
         return refused;
     }
@@ -143,9 +144,9 @@ fn verdict(scratch: *mut Scratch, entry: Option<*mut RequestValue>, generation: 
     if until <= unsafe { bpf_ktime_get_boot_ns() } || its != generation {
         return GO;
     }
-    if kind & VERDICT_ONCE != 0 {
-        // SAFETY: as above.
-        unsafe { (*entry).until = 0 };
+    // Where requests on several CPUs find it at once, one of them has it.
+    if kind & VERDICT_ONCE != 0 && !used_up(entry, until) {
+        return GO;
     }
     if kind & VERDICT_DENY == 0 {
         return ALLOWED;
@@ -162,6 +163,20 @@ fn verdict(scratch: *mut Scratch, entry: Option<*mut RequestValue>, generation: 
         run.decision = decision;
     }
     Step::Refused as i32
+}
+
+/// Takes a verdict that is used once away; `false` where another CPU has.
+#[inline(always)]
+fn used_up(entry: *mut RequestValue, until: u64) -> bool {
+    // SAFETY: a word of a map's value.
+    unsafe {
+        core::intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut (*entry).until,
+            until,
+            0,
+        )
+        .1
+    }
 }
 
 /// Takes the head together: from the packet where all of it came in this one, else from what was kept of those before.

@@ -57,6 +57,8 @@ pub struct Run {
     pub ranges: u32,
     /// Tokens in `tokens`, counted beyond its size.
     pub token_count: u32,
+    /// 1 where the last token was that of a request before, too.
+    pub same: u32,
     /// Where the next window begins.
     pub at: u32,
     /// Where the payload ends.
@@ -150,7 +152,17 @@ impl Sink for Requests<'_> {
         let next = self.run.token_count as usize & (TOKENS - 1);
         self.run.tokens[next] = self.run.fingerprint;
         self.run.token_of[next] = self.run.asked;
+        // One that is the last one too takes no more room.
+        let last = next.wrapping_sub(1) & (TOKENS - 1);
+        let differ = (self.run.tokens[next].0[0] ^ self.run.tokens[last].0[0])
+            | (self.run.tokens[next].0[1] ^ self.run.tokens[last].0[1]);
+        if self.run.token_count != 0 && differ == 0 {
+            self.run.token_of[last] = self.run.asked;
+            self.run.same = 1;
+            return false;
+        }
         self.run.token_count += 1;
+        self.run.same = 0;
         false
     }
 
@@ -529,7 +541,12 @@ fn take_back(run: &mut Run, step: i32) {
     run.kinds = pop_kind(run.kinds);
     let last = run.token_count.wrapping_sub(1);
     if run.token_count != 0 && run.token_of[last as usize & (TOKENS - 1)] == run.asked {
-        run.token_count = last;
+        if run.same != 0 {
+            // An earlier request's too.
+            run.token_of[last as usize & (TOKENS - 1)] = run.asked.wrapping_sub(1);
+        } else {
+            run.token_count = last;
+        }
     }
 }
 

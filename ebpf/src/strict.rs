@@ -12,8 +12,8 @@ use portcullis_common::{
     layout::{ANSWER_MALFORMED, ANSWER_TOO_LONG, GuardConfig, OPAQUE_PASS, REACT_DROP},
     reason::{Outcome, Reason},
     stream::{
-        self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, PHASE_DEAD, PHASE_FRAMES, PHASE_HTTP, PHASE_NEW,
-        PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
+        self, ANSWERS_READ, ANSWERS_TUNNEL, Answers, CARRY, KINDS, PHASE_DEAD, PHASE_FRAMES, PHASE_HTTP,
+        PHASE_NEW, PHASE_OLD, PHASE_OPAQUE, PHASE_PREFACE, PHASE_TUNNEL, Place, Stream, TOKENS, ahead,
     },
     word,
 };
@@ -201,7 +201,13 @@ fn unguarded(skb: *mut __sk_buff, scratch: *mut Scratch, outcome: Outcome) -> Ne
     unsafe { (*scratch).run.unguarded = 1 };
     scan_stream(skb);
     // SAFETY: this CPU's scratch; the scan is over.
-    if unsafe { (*scratch).run.step } != Step::Refused as u32 {
+    let step = unsafe { (*scratch).run.step };
+    if step == Step::Wait as u32 {
+        // In hold mode a request waits here too, where its head is whole.
+        count(Outcome::Waiting);
+        return Next::Wait;
+    }
+    if step != Step::Refused as u32 {
         return Next::Pass;
     }
     scan::count_refusal(scratch);
@@ -405,6 +411,11 @@ fn condemned(scratch: *mut Scratch, stream: &Stream, answers: Option<&Answers>) 
         Some(a) => a.done(stream.asked),
         None => 0,
     };
+    if stream.is_crowded(answers) {
+        // SAFETY: this CPU's scratch; no other reference to it is alive.
+        verdict::forgotten(unsafe { &mut (*scratch).run });
+        return true;
+    }
     for i in 0..TOKENS {
         if stream.is_open(i, done) {
             // SAFETY: this CPU's scratch; no other reference to it is alive.
@@ -461,7 +472,7 @@ fn read<const WAY: u32>(
     let mut step = run.step;
     if step == Step::More as u32 {
         if run.finished != 0 && run.left <= MAX_UNREAD as u32 {
-            commit(scratch, stream, end);
+            commit(scratch, stream, answers, end);
             // A token may have been condemned since it was looked up, and the egress program may have checked the
             // others already. When the segment comes again, all are checked first.
             if run.token_count != 0 && ACTIVE.get(0).map_or(0, |a| a.epoch) != stream.epoch {
@@ -487,7 +498,8 @@ fn read<const WAY: u32>(
     if behind {
         stream.scan.restart();
         stream.carried = 0;
-        commit_requests(scratch, stream);
+        let open = open_requests(scratch, stream, answers);
+        commit_requests(stream, open);
         stream.parsed = run.base.wrapping_add(run.head);
         return Next::Cut;
     }
@@ -580,7 +592,7 @@ pub fn cause(scratch: *mut Scratch, step: u32) {
 
 /// Keeps what the scan came to.
 #[inline(always)]
-fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
+fn commit(scratch: *mut Scratch, stream: &mut Stream, answers: Option<&Answers>, end: u32) {
     // SAFETY: this CPU's scratch; no other reference to these fields is alive. The buffer holds `CARRY` words
     // behind any masked place.
     unsafe {
@@ -595,20 +607,44 @@ fn commit(scratch: *mut Scratch, stream: &mut Stream, end: u32) {
         }
         stream.carried = left;
     }
-    commit_requests(scratch, stream);
+    let open = open_requests(scratch, stream, answers);
+    commit_requests(stream, open);
     stream.parsed = end;
 }
 
-/// Keeps the requests that were read whole, and the tokens.
-#[inline(never)]
-fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
-    // SAFETY: this CPU's scratch; no other reference to it is alive.
-    let run = unsafe { &(*scratch).run };
+/// How many requests were asked and are not known to be done with; [`UNKNOWN`] where responses are not followed.
+#[inline(always)]
+fn open_requests(scratch: *mut Scratch, stream: &Stream, answers: Option<&Answers>) -> u32 {
+    // SAFETY: this CPU's scratch.
+    let first = unsafe { (*scratch).socket.acked } <= 1;
+    match answers {
+        Some(a) if a.are_followed(first) => stream.asked.wrapping_sub(a.done(stream.asked)) & !UNKNOWN,
+        None if first => stream.asked & !UNKNOWN,
+        Some(a) => stream.asked.wrapping_sub(a.done(stream.asked)) | UNKNOWN,
+        None => stream.asked | UNKNOWN,
+    }
+}
+
+/// Marks what [`open_requests`] tells as not known.
+const UNKNOWN: u32 = 1 << 31;
+
+/// Keeps the requests that were read whole, and the tokens; `open` is [`open_requests`]'s. A global function to the
+/// verifier, which walks it once.
+#[unsafe(no_mangle)]
+pub extern "C" fn commit_requests(stream: *mut Stream, open: u32) -> i32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    if stream.is_null() {
+        return 0;
+    }
+    // SAFETY: this CPU's scratch, to which no other reference is alive; the caller's stream, under its lock.
+    let (run, stream) = unsafe { (&(*scratch).run, &mut *stream) };
+    let (asked, followed) = (stream.asked, open & UNKNOWN == 0);
+    let done = asked.wrapping_sub(open & !UNKNOWN);
     let first = if run.token_count > TOKENS as u32 { run.token_count - TOKENS as u32 } else { 0 };
     for i in 0..TOKENS {
         if (i as u32) < run.token_count {
             let slot = (first as usize + i) & (TOKENS - 1);
-            stream.token(run.tokens[slot], stream.asked.wrapping_add(run.token_of[slot]));
+            stream.token(run.tokens[slot], asked.wrapping_add(run.token_of[slot]), done, followed);
         }
     }
     let ranges = if run.ranges < 4 { run.ranges } else { 4 };
@@ -618,6 +654,11 @@ fn commit_requests(scratch: *mut Scratch, stream: &mut Stream) {
             stream.free(r.from, r.to);
         }
     }
-    stream.asked = stream.asked.wrapping_add(run.asked);
+    let now = asked.wrapping_add(run.asked);
+    if followed && (run.token_count > TOKENS as u32 || now.wrapping_sub(done) > KINDS) {
+        stream.crowd(now.wrapping_sub(1));
+    }
+    stream.asked = now;
     stream.kinds = stream::stamp(run.kinds, stream.asked);
+    0
 }

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use portcullis_common::{
     layout::ANSWER_TOKEN,
     reason::{Outcome, Reason},
+    word,
 };
 
 use crate::{
@@ -42,7 +43,17 @@ pub fn refuses(run: &mut Run) -> bool {
     true
 }
 
-/// The same for the ingress programs' scratch: 1 for yes. A global function, as `scan_stream` is.
+/// Says in `Run` that a connection ends on which a request is under way whose token is not remembered: it may be the one
+/// that was revoked.
+#[inline(always)]
+pub fn forgotten(run: &mut Run) {
+    run.fingerprint.0 = word::zeros();
+    run.reason = Reason::TokenRevoked as u32;
+    run.answer = ANSWER_TOKEN;
+    run.decision = 0;
+}
+
+/// [`refuses`] for the ingress programs' scratch: 1 for yes. A global function, as `scan_stream` is.
 #[unsafe(no_mangle)]
 pub extern "C" fn judge() -> i32 {
     let Some(scratch) = maps::scratch() else { return 1 };

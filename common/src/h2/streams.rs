@@ -1,7 +1,8 @@
 //! Streams that are not known to be finished, with their tokens: what ends when a token is condemned.
 //!
 //! Streams of a client are numbered 1, 3, 5 and so on, so each has its slot by its number. One that is still open when
-//! its slot is needed again leaves its token behind, which then counts as open for as long as the connection lives.
+//! its slot is needed again leaves its token behind, which then counts as open for as long as the connection lives. Where
+//! more are left behind than there is room for, any token's end may be that of one of them.
 
 use super::H2;
 
@@ -32,7 +33,16 @@ impl H2 {
     /// Notes that a request begins on a stream.
     #[inline(always)]
     pub(super) fn begin_stream(&mut self, stream: u32) {
-        let before = self.streams[slot(stream)];
+        self.leave(slot(stream));
+        let s = &mut self.streams[slot(stream)];
+        s.has_token = 0;
+        s.stream = stream;
+    }
+
+    /// Keeps the token of a slot that is needed for another.
+    #[inline(always)]
+    fn leave(&mut self, slot: usize) {
+        let before = self.streams[slot & (SLOTS - 1)];
         if before.stream != 0 && before.has_token != 0 {
             let mut known = 0;
             for o in &self.older {
@@ -42,19 +52,26 @@ impl H2 {
             }
             if known == 0 {
                 self.older[self.older_next as usize & (OLDER - 1)] = before;
-                self.older_next = self.older_next.wrapping_add(1);
+                self.older_next = self.older_next.saturating_add(1);
             }
         }
-        let s = &mut self.streams[slot(stream)];
-        s.has_token = 0;
-        s.stream = stream;
     }
 
-    /// Notes a stream's token.
+    /// Whether a token was forgotten that had been left behind.
+    #[inline(always)]
+    pub const fn is_crowded(&self) -> bool {
+        self.older_next as usize > OLDER
+    }
+
+    /// Notes a stream's token. One that it had before (a key beside a bearer token, or trailers) is left behind.
     #[inline(always)]
     pub(super) fn stream_token(&mut self, token: [u64; 2]) {
-        let s = &mut self.streams[slot(self.stream)];
+        let s = &self.streams[slot(self.stream)];
         if s.stream == self.stream {
+            if (s.token[0] ^ token[0]) | (s.token[1] ^ token[1]) != 0 {
+                self.leave(slot(self.stream));
+            }
+            let s = &mut self.streams[slot(self.stream)];
             s.token = token;
             s.has_token = 1;
         }

@@ -240,21 +240,23 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
     changed
 }
 
-/// How often other network namespaces are looked at: nothing tells of what comes and goes there.
+/// How often other network namespaces are looked at, for nothing tells of what comes and goes there; and how soon what
+/// failed is tried again.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Guards interfaces as they come, until `stop`.
 pub async fn interfaces(shared: Arc<Shared>, mut watch: LinkWatch, stop: CancellationToken) {
     loop {
         // Once at first: what came since the start was not told.
-        match shared.plane.with_kernel(Kernel::follow_interfaces).await {
-            Ok(Ok(_)) => {}
+        let failed = match shared.plane.with_kernel(Kernel::follow_interfaces).await {
+            Ok(Ok(_)) => false,
             Ok(Err(e)) => {
-                tracing::error!(error = %e, "an interface is not guarded; it is tried at the next change");
+                tracing::error!(error = %e, "an interface is not guarded; it is tried again in a moment");
+                true
             }
             Err(_) => return,
-        }
-        let elsewhere = shared.config.load().kernel.interfaces.iter().any(|i| i.starts_with('/'));
+        };
+        let elsewhere = failed || shared.config.load().kernel.interfaces.iter().any(|i| i.starts_with('/'));
         let look =
             async { if elsewhere { tokio::time::sleep(LOOK).await } else { std::future::pending().await } };
         tokio::select! {

@@ -210,7 +210,8 @@ section! {
         /// Interfaces whose incoming packets are guarded, in the network namespace the daemon runs in: `lo` for
         /// a service behind a proxy on the same host. `*` stands for any characters: `veth*` guards those that
         /// come later too. In another network namespace they stand behind its path: `/run/netns/blue:eth0`, or
-        /// `/proc/4711/ns/net:eth0` for a container by one of its processes. That takes CAP_SYS_ADMIN.
+        /// `/proc/4711/ns/net:eth0` for a container by one of its processes. That takes CAP_SYS_ADMIN, and such
+        /// namespaces are looked at every five seconds: what comes there is not guarded before.
         interfaces: Vec<String> = Vec::new(),
         /// Further network namespaces, by path, whose connections end with their token; those that `interfaces`
         /// names are among them anyway.
@@ -222,7 +223,7 @@ section! {
         /// The control group (version 2), with all below it.
         gate_cgroup: PathBuf = PathBuf::from("/sys/fs/cgroup"),
         /// `"refuse"` takes an interface that is named in full and not there for a mistake; `"wait"` starts without
-        /// it and guards it when it comes.
+        /// it and guards it when it comes. One that goes away while the daemon runs is waited for in either case.
         missing_interfaces: MissingMode = MissingMode::Refuse,
         /// Guard also attaches to the host's end of a container's veth. There it sees what the container sends, not
         /// what it is sent: that is refused unless it is said to be meant.

@@ -21,6 +21,8 @@ use serde::Serialize;
 use super::{
     Attach, KernelError,
     error::os_error,
+    hooks,
+    links::Link,
     pins::{self, LINK_PREFIX},
 };
 
@@ -68,7 +70,7 @@ impl Side {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::In => "guard-",
             Self::Out => "egress-",
@@ -77,24 +79,25 @@ impl Side {
 }
 
 /// Attaches `program` to one side of an interface, in place of an earlier one; tells by which hook, and whether
-/// there was an earlier one.
+/// there was an earlier one. `pins` are the directory and the link's pin in it.
 pub(super) fn attach(
     program: &mut SchedClassifier,
-    interface: &str,
+    interface: &Link,
     side: Side,
     how: Attach,
-    pin: &Path,
+    pins: (&Path, &Path),
 ) -> Result<(Hook, bool), KernelError> {
     let has_tcx = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
+    let (index, interface) = (interface.index, interface.name.as_str());
     let (hook, adopted) = match how {
-        Attach::Tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin)?),
-        Attach::Auto if has_tcx => (Hook::Tcx, attach_tcx(program, interface, side, pin)?),
+        Attach::Tcx => (Hook::Tcx, attach_tcx(program, (interface, index), side, pins)?),
+        Attach::Auto if has_tcx => (Hook::Tcx, attach_tcx(program, (interface, index), side, pins)?),
         Attach::Auto | Attach::Clsact => (Hook::Clsact, attach_clsact(program, interface, side)?),
     };
     match hook {
         // The other kind may be left from an earlier configuration; the new one is in force already.
         Hook::Tcx => detach_clsact(interface, side),
-        Hook::Clsact => pins::remove(pin)?,
+        Hook::Clsact => pins::remove(pins.1)?,
     }
     Ok((hook, adopted))
 }
@@ -107,17 +110,22 @@ pub(super) fn detach(interface: &str, side: Side, pin: &Path) -> Result<(), Kern
 
 /// Where the link to one side of an interface is pinned; `label` tells its namespace too.
 pub(super) fn pin(pin_dir: &Path, label: &str, side: Side) -> PathBuf {
-    // Interface names hold no slash; bpffs refuses dots.
-    pin_dir.join(format!("{LINK_PREFIX}{}{}", side.name(), label.replace('/', "@").replace('.', "_")))
+    pin_dir.join(format!("{LINK_PREFIX}{}{}", side.name(), pin_name(label)))
+}
+
+/// A label as pins are named. Interface names hold no slash; bpffs refuses dots. No two labels have one name.
+pub(super) fn pin_name(label: &str) -> String {
+    label.replace('_', "_u").replace('@', "_a").replace('/', "@").replace('.', "_d")
 }
 
 fn attach_tcx(
     program: &mut SchedClassifier,
-    interface: &str,
+    (interface, index): (&str, u32),
     side: Side,
-    path: &Path,
+    (pin_dir, path): (&Path, &Path),
 ) -> Result<bool, KernelError> {
     let what = || format!("attach guard to `{interface}`");
+    hooks::claim(pin_dir, path, index, side)?;
     match PinnedLink::from_pin(path) {
         Ok(old) => {
             let link: SchedClassifierLink = FdLink::from(old)

@@ -78,7 +78,8 @@ impl Connections {
         self.each(|diag, socket| {
             done.seen += 1;
             let Some(stream) = stored::<Stream>(socket, streams) else { return Ok(()) };
-            let answered = stored::<Answers>(socket, answers).map_or(0, |a| a.done(stream.asked));
+            let answers = stored::<Answers>(socket, answers);
+            let answered = answers.map_or(0, |a| a.done(stream.asked));
             // On HTTP/2 each stream has a token of its own.
             let h2 = if stream.is_framed() { stored::<H2>(socket, frames) } else { None };
             let among = (0..SLOTS + OLDER).filter_map(|i| h2.as_ref().map(|h2| h2.open(i)));
@@ -87,7 +88,9 @@ impl Connections {
                 .any(|o| tokens.contains(&DenyFingerprint(o.token)));
             let of_requests =
                 (0..TOKENS).any(|i| stream.is_open(i, answered) && tokens.contains(&stream.tokens[i]));
-            if of_streams || of_requests {
+            // Of those whose tokens are not all remembered, any may be one of these.
+            let crowded = stream.is_crowded(answers.as_ref()) || h2.as_ref().is_some_and(H2::is_crowded);
+            if of_streams || of_requests || crowded {
                 diag.destroy(&socket.id)?;
                 done.destroyed += 1;
             }

@@ -30,6 +30,9 @@ pub struct Attachment {
     pub hook: Hook,
     /// An earlier daemon's attachment was taken over in place.
     pub adopted: bool,
+    /// Its network namespace: see [`Link::namespace`].
+    #[serde(skip)]
+    namespace: u64,
 }
 
 /// How the kernel side stands; shared with whoever shows it.
@@ -93,7 +96,7 @@ impl Kernel {
     /// Attaches to every configured interface, in place of an earlier daemon's programs, detaches from those that
     /// are no longer configured, and removes what was replaced.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        let plan = plan(&self.settings)?;
+        let plan = plan(&self.settings, false)?;
         let mut attached = Vec::new();
         for target in &plan.wanted {
             attached.push(self.attach_one(target)?);
@@ -120,20 +123,29 @@ impl Kernel {
 
     /// Attaches to interfaces that appeared, and forgets those that are gone; tells whether anything changed.
     pub fn follow_interfaces(&mut self) -> Result<bool, KernelError> {
-        let plan = plan(&self.settings)?;
+        // What is named and was there may be gone for a while: others that come need not wait for it.
+        let plan = plan(&self.settings, true)?;
         let before = self.view().attached;
         let mut attached = Vec::new();
-        let mut new = false;
+        let (mut new, mut failed) = (false, None);
         for target in &plan.wanted {
-            let there = before.iter().find(|a| a.interface == target.label && a.index == target.link.index);
+            let there = before.iter().find(|a| {
+                (a.interface.as_str(), a.index, a.namespace)
+                    == (target.label.as_str(), target.link.index, target.link.namespace)
+            });
             if let Some(a) = there {
                 attached.push(a.clone());
                 continue;
             }
             new = true;
-            let a = self.attach_one(target)?;
-            tracing::info!(interface = a.interface, hook = ?a.hook, "guarded: it appeared");
-            attached.push(a);
+            match self.attach_one(target) {
+                Ok(a) => {
+                    tracing::info!(interface = a.interface, hook = ?a.hook, "guarded: it appeared");
+                    attached.push(a);
+                }
+                Err(e) if failed.is_some() => tracing::error!(error = %e, "an interface is not guarded"),
+                Err(e) => failed = Some(e),
+            }
         }
         let gone = before.iter().any(|a| !plan.wanted.iter().any(|t| t.label == a.interface));
         for a in before.iter().filter(|a| !plan.wanted.iter().any(|t| t.label == a.interface)) {
@@ -143,7 +155,7 @@ impl Kernel {
             );
         }
         self.settle(plan, attached)?;
-        Ok(new || gone)
+        failed.map_or(Ok(new || gone), Err)
     }
 
     /// Puts other settings in force, all or nothing: a fresh instance of the programs takes the place of the present
@@ -175,27 +187,34 @@ impl Kernel {
     fn attach_here(&mut self, target: &Target) -> Result<Attachment, KernelError> {
         let how = self.settings.attach;
         let name = &target.link.name;
-        let pin = |side| pin(&self.settings.pin_dir, &target.label, side);
+        let pin_dir = self.settings.pin_dir.clone();
+        let pin = |side| pin(&pin_dir, &target.label, side);
         let (pin_in, pin_out) = (pin(Side::In), pin(Side::Out));
         self.places.add(target.link.index, &target.label)?;
         if self.is_strict() {
             // The way out first: a refusal knows what was answered from the first request on.
-            attach(self.program("guard_egress")?, name, Side::Out, how, &pin_out)?;
+            attach(self.program("guard_egress")?, &target.link, Side::Out, how, (&pin_dir, &pin_out))?;
         }
-        let (hook, adopted) = attach(self.program(self.guard)?, name, Side::In, how, &pin_in)?;
+        let (hook, adopted) =
+            attach(self.program(self.guard)?, &target.link, Side::In, how, (&pin_dir, &pin_in))?;
         if !self.is_strict() {
             detach(name, Side::Out, &pin_out)?;
         }
+        if !adopted {
+            // Whatever stands there by its name is at another interface.
+            shed::forget(&pin_dir, &target.label)?;
+        }
         self.attach_shed(name, target.link.index, &target.label);
-        Ok(Attachment { interface: target.label.clone(), index: target.link.index, hook, adopted })
+        let Link { index, namespace, .. } = target.link;
+        Ok(Attachment { interface: target.label.clone(), index, hook, adopted, namespace })
     }
 
     fn settle(&mut self, plan: Plan, attached: Vec<Attachment>) -> Result<(), KernelError> {
-        let keep: Vec<String> = plan.wanted.iter().map(|t| t.label.clone()).collect();
+        let mut keep: Vec<String> = plan.wanted.iter().map(|t| t.label.clone()).collect();
+        // One that is waited for may be there by another name, and is guarded all the same.
+        keep.extend(plan.waiting.iter().cloned());
         for interface in detach_others(&self.settings.pin_dir, &keep, self.is_strict())? {
-            if !plan.waiting.contains(&interface) {
-                tracing::warn!(interface, "no longer configured: guard detached");
-            }
+            tracing::warn!(interface, "no longer configured: guard detached");
         }
         shed::detach_others(&self.settings.pin_dir, if self.sheds() { &keep } else { &[] })?;
         let s = &self.settings;
@@ -243,8 +262,9 @@ impl Kernel {
     }
 }
 
-/// Settles which interfaces there are to guard.
-fn plan(s: &Settings) -> Result<Plan, KernelError> {
+/// Settles which interfaces there are to guard. What is not there, or not where guard belongs, is no error where
+/// interfaces are `followed`.
+fn plan(s: &Settings, followed: bool) -> Result<Plan, KernelError> {
     let mut plan = Plan { wanted: Vec::new(), waiting: Vec::new(), misplaced: BTreeMap::new() };
     for pattern in &s.interfaces {
         let exact = !pattern.name.contains('*');
@@ -261,7 +281,7 @@ fn plan(s: &Settings) -> Result<Plan, KernelError> {
         let found: Vec<&Link> = there.iter().filter(|l| matches(&pattern.name, &l.name)).collect();
         if exact && found.is_empty() {
             let interface = pattern.label(&pattern.name);
-            if !s.wait_for_interfaces {
+            if !s.wait_for_interfaces && !followed {
                 return Err(KernelError::NoInterface { interface });
             }
             plan.waiting.push(interface);
@@ -272,7 +292,7 @@ fn plan(s: &Settings) -> Result<Plan, KernelError> {
             // In a namespace that was named, an interface is what it is said to be.
             let misplaced = link.misplaced.filter(|_| !s.container_veth && pattern.namespace.is_none());
             if let Some(why) = misplaced {
-                if exact {
+                if exact && !followed {
                     return Err(KernelError::Misplaced { interface: link.name.clone(), why });
                 }
                 plan.misplaced.insert(link.name.clone(), why.to_owned());

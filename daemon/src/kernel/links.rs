@@ -27,6 +27,8 @@ pub struct Link {
     pub name: String,
     /// Its number.
     pub index: u32,
+    /// The network namespace it is in, as the kernel tells them apart: numbers begin anew in each.
+    pub namespace: u64,
     /// Why guard does not belong here, where it does not.
     pub misplaced: Option<&'static str>,
 }
@@ -42,7 +44,8 @@ pub fn links() -> io::Result<Vec<Link>> {
             addressed.push(a.interface_name);
         }
     }
-    netlink.receive(|payload| found.extend(link(payload, &addressed)))?;
+    let namespace = netlink.namespace()?;
+    netlink.receive(|payload| found.extend(link(payload, &addressed, namespace)))?;
     Ok(found)
 }
 
@@ -52,7 +55,7 @@ fn is_reachable(a: &nix::sys::socket::SockaddrStorage) -> bool {
         || a.as_sockaddr_in6().is_some_and(|a| !a.ip().is_unicast_link_local())
 }
 
-fn link(payload: &[u8], addressed: &[String]) -> Option<Link> {
+fn link(payload: &[u8], addressed: &[String], namespace: u64) -> Option<Link> {
     let index = word(payload, 4)?;
     let (mut name, mut kind, mut master_kind) = (None, &b""[..], &b""[..]);
     let (mut master, mut elsewhere) = (false, false);
@@ -84,7 +87,7 @@ fn link(payload: &[u8], addressed: &[String]) -> Option<Link> {
     } else {
         None
     };
-    Some(Link { name, index, misplaced })
+    Some(Link { name, index, namespace, misplaced })
 }
 
 /// Whether an interface's name is meant: `*` stands for any characters.

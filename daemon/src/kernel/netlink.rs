@@ -55,6 +55,18 @@ impl Netlink {
         Ok(())
     }
 
+    /// What tells the socket's network namespace from every other that there was since the machine started.
+    pub(super) fn namespace(&self) -> io::Result<u64> {
+        // `SO_NETNS_COOKIE`, from Linux 5.14.
+        const COOKIE: libc::c_int = 71;
+        let (mut cookie, mut len) = (0u64, 8);
+        let to = (&raw mut cookie).cast();
+        // SAFETY: the option's value has eight bytes, and there is room for as many.
+        let done =
+            unsafe { libc::getsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, COOKIE, to, &raw mut len) };
+        if done != 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+    }
+
     /// Throws away what has come; tells whether anything had.
     pub(super) fn drain(&self) -> io::Result<bool> {
         let mut any = false;

@@ -30,6 +30,7 @@ use serde::Serialize;
 
 use super::{
     Kernel, KernelError, Reaction,
+    attach::pin_name,
     error::os_error,
     load::{Plain, address_words, map_error, missing},
     pins::{self, LINK_PREFIX},
@@ -360,11 +361,12 @@ impl Kernel {
 }
 
 fn pin(pin_dir: &Path, hook: ShedHook, label: &str) -> PathBuf {
-    pin_dir.join(format!(
-        "{LINK_PREFIX}{NAME}-{}-{}",
-        hook.label(),
-        label.replace('/', "@").replace('.', "_")
-    ))
+    pin_dir.join(format!("{LINK_PREFIX}{NAME}-{}-{}", hook.label(), pin_name(label)))
+}
+
+/// Detaches shed from what was an interface with this label.
+pub(super) fn forget(pin_dir: &Path, label: &str) -> Result<(), KernelError> {
+    [ShedHook::Native, ShedHook::Generic].into_iter().try_for_each(|h| pins::remove(&pin(pin_dir, h, label)))
 }
 
 /// Detaches shed from interfaces whose labels are not in `keep`.

@@ -31,16 +31,21 @@ struct LinkDetach {
 
 /// Detaches the link pinned at `path`; the pin stays.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
+    let link = open(path)?;
+    let detach = LinkDetach { link_fd: link.as_raw_fd().unsigned_abs() };
+    // SAFETY: the command reads `LinkDetach`, whose descriptor is open.
+    unsafe { bpf(LINK_DETACH, &detach) }.map(drop)
+}
+
+/// Opens what is pinned at `path`.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the command reads `ObjGet`, whose path is a C string that outlives the call.
     let fd = unsafe { bpf(OBJ_GET, &get) }?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nothing else owns it.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let detach = LinkDetach { link_fd: link.as_raw_fd().unsigned_abs() };
-    // SAFETY: the command reads `LinkDetach`, whose descriptor is open.
-    unsafe { bpf(LINK_DETACH, &detach) }.map(drop)
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The bpf system call.

@@ -225,5 +225,10 @@ else := {"allow": false, "ttl": 60}
     assert!(!answer.is_servers(), "{answer:?}");
     assert_eq!(answer.status, 401);
     w.assert_request_passes(&bearer("/orders", &w.mint.hs256()?));
+    // Behind a request with a token, too, one without is seen as what it is.
+    let mut client = w.connect()?;
+    assert_eq!(client.ask(&bearer("/orders", &w.mint.hs256()?))?.status, 200);
+    assert_eq!(client.ask(&request("/health", &[]))?.status, 200);
+    assert_eq!(client.ask(&request("/orders", &[]))?.status, 401);
     Ok(())
 }

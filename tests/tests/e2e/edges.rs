@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use portcullis_tests::{
     World,
-    client::{Client, bearer},
+    client::{Client, bearer, request},
     daemon::Daemon,
     has, is_root,
     net::{PORT, SERVER_V4, at, guarded},
@@ -44,6 +44,20 @@ fn a_connection_older_than_guard_is_read_segment_by_segment() -> Result<()> {
     assert!(daemon.counter("unguarded")? > 0);
     client.send(&bearer("/after", &revoked))?;
     assert_eq!(client.rest()?, (Vec::new(), End::Reset), "what was answered before is not known: no answer");
+    assert_eq!(server.requests().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn in_hold_mode_requests_wait_on_a_connection_older_than_guard_too() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let (_ground, server, daemon, mut client, [live, _]) = older("unknown = \"hold\"")?;
+    assert_eq!(client.ask(&bearer("/v1/orders", &live))?.status, 200);
+    assert!(daemon.counter("waiting")? > 0);
+    client.send(&request("/v1/orders", &[]))?;
+    assert_eq!(client.rest()?, (Vec::new(), End::Reset), "no token at all");
     assert_eq!(server.requests().len(), 2);
     Ok(())
 }

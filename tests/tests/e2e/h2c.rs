@@ -11,6 +11,7 @@ use portcullis_tests::{
     net::{SERVER_V4, at},
     process::{Process, run},
     server::{End, Server},
+    until,
 };
 
 /// Where HTTP/2 is enabled.
@@ -460,6 +461,43 @@ fn a_connection_ends_when_the_token_of_one_of_its_open_streams_is_revoked() -> R
 }
 
 #[test]
+fn another_token_on_the_same_stream_does_not_save_it_from_the_end_of_its_first() -> Result<()> {
+    if !is_root() || !has("python3") {
+        return Ok(());
+    }
+    let w = world()?;
+    let server = slow_server(&w)?;
+    for trailers in [false, true] {
+        let token = w.mint.hs256()?;
+        let bearer = format!("Bearer {token}");
+        let mut session = Session::connect(&w.net.client, there())?;
+        session.send(&beginning());
+        let from = server.lines().len();
+        let mut headers = vec![("authorization", bearer.as_str())];
+        let keys: Vec<String> = (0..12).map(|i| format!("another-{i}")).collect();
+        if !trailers {
+            headers.extend(keys.iter().map(|key| ("x-api-key", key.as_str())));
+        }
+        let fragment = session.writer.fragment("/slow", &headers, Coding::Plain)?;
+        // The request is not finished where trailers follow.
+        session.send(&frame(1, if trailers { 4 } else { 5 }, 1, &fragment));
+        server.await_line(from, |line| line.starts_with("HEADERS 1 "))?;
+        if trailers {
+            // Literal, its name the static table's 23rd; the server takes the path for a slow one's.
+            let value = b"Bearer another/slow";
+            let block = [&[0x0f, 8, u8::try_from(value.len())?], value.as_slice()].concat();
+            let before = w.daemon.counter("tokens")?;
+            session.send(&frame(1, 5, 1, &block));
+            until(|| Ok(w.daemon.counter("tokens")? > before))?;
+        }
+        w.daemon.revoke(&token)?;
+        let told = session.end()?;
+        assert_eq!(told.end, Some(End::Reset), "trailers {trailers}: {told:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn streams_lost_beside_a_refused_one_are_counted() -> Result<()> {
     if !is_root() || !has("python3") {
         return Ok(());
@@ -475,6 +513,46 @@ fn streams_lost_beside_a_refused_one_are_counted() -> Result<()> {
     assert_eq!(w.daemon.counter("streams_lost")?, 2);
     assert_eq!(server.lines().iter().filter(|line| line.starts_with("HEADERS")).count(), 3);
     server.await_line(0, |line| line.starts_with("END"))?;
+    Ok(())
+}
+
+#[test]
+fn a_tokens_rate_limit_counts_its_streams() -> Result<()> {
+    if !is_root() || !has("nghttpd") {
+        return Ok(());
+    }
+    let rule = r#"
+decision := {
+    "allow": true,
+    "ttl": 60,
+    "limit": {"key": "token", "token": true, "rate": 6, "per": 3600, "burst": 2},
+} if input.token_status == "valid"
+"#;
+    let w = World::with(|config, dir| {
+        config.ports.push(PORT);
+        let _ = write!(config.kernel, "h2c_ports = [{PORT}]");
+        config.policies = dir.path("policies");
+        std::fs::create_dir(&config.policies)?;
+        dir.write("policies/rule.rego", &format!("package portcullis\n\nimport rego.v1\n{rule}"))?;
+        Ok(())
+    })?;
+    let server = Nghttpd::start(&w.net.server, &w.dir, there(), &[])?;
+    let (token, other) = (w.mint.hs256()?, w.mint.hs256()?);
+    assert_eq!(w.daemon.auth("GET", "/ok", &token)?.status, 200);
+    let mut session = Session::connect(&w.net.client, there())?;
+    session.send(&beginning());
+    // Written out, then by its index.
+    for _ in 0..2 {
+        assert_eq!(session.ask("/ok", &token, Coding::Usual)?, 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(session.ask("/ok", &other, Coding::Usual)?, 200, "another's requests are not counted");
+    }
+    let request = session.writer.bearer("/ok?over", &token, Coding::Usual)?;
+    session.send(&request);
+    let told = session.end()?;
+    assert!(told.goaway.is_some(), "{told:?}");
+    assert_eq!((w.daemon.counter("limited")?, server.read("/ok?over")), (1, 0));
     Ok(())
 }
 

@@ -156,3 +156,71 @@ fn a_reload_changes_ports_reaction_and_enforcement_all_or_nothing() -> Result<()
     assert_eq!((ask(other)?.status, ask(PORT)?.status), (401, 401));
     Ok(())
 }
+
+#[test]
+fn a_name_that_another_interface_has_taken_is_guarded_where_it_is_now() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut w = World::make()?;
+    let token = w.mint.hs256()?;
+    w.daemon.revoke(&token)?;
+    plug_in(&w, "srv9")?;
+    w.daemon.kill9()?;
+    // As systems do that name interfaces by rules.
+    for (from, to) in [(SERVER_DEVICE, "old0"), ("srv9", SERVER_DEVICE)] {
+        w.net.server.ip(&["link", "set", from, "down"])?;
+        w.net.server.ip(&["link", "set", from, "name", to])?;
+        w.net.server.ip(&["link", "set", to, "up"])?;
+    }
+    w.daemon.restart()?;
+    refused(&w, &token)?;
+    // Guard is where it is said to be, and nowhere else.
+    assert_eq!(w.connect()?.ask(&bearer("/", &token))?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn names_that_differ_in_a_dot_are_told_apart() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut w = World::with(|config, _| {
+        config.interface = "srv*".to_owned();
+        Ok(())
+    })?;
+    let token = w.mint.hs256()?;
+    w.daemon.revoke(&token)?;
+    w.net.server.ip(&["link", "set", SERVER_DEVICE, "down"])?;
+    w.net.server.ip(&["link", "set", SERVER_DEVICE, "name", "srv_9"])?;
+    w.net.server.ip(&["link", "set", "srv_9", "up"])?;
+    await_guarded(&w, "srv_9", true)?;
+    plug_in(&w, "srv.9")?;
+    await_guarded(&w, "srv.9", true)?;
+    refused(&w, &token)?;
+    w.assert_refused(&token);
+    w.daemon.kill9()?;
+    w.daemon.restart()?;
+    refused(&w, &token)?;
+    w.assert_refused(&token);
+    Ok(())
+}
+
+#[test]
+fn while_a_named_interface_is_gone_others_that_come_are_guarded() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::with(|config, _| {
+        config.interface = format!("lo\", \"{SERVER_DEVICE}\", \"new*");
+        Ok(())
+    })?;
+    let token = w.mint.hs256()?;
+    w.daemon.revoke(&token)?;
+    w.net.server.ip(&["link", "delete", SERVER_DEVICE])?;
+    plug_in(&w, "new9")?;
+    await_guarded(&w, "new9", true)?;
+    refused(&w, &token)?;
+    assert_eq!(w.daemon.status()?["kernel"]["waiting"][0], SERVER_DEVICE);
+    Ok(())
+}

@@ -1,10 +1,10 @@
 //! Connections that live when their token is revoked.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -13,6 +13,7 @@ use portcullis_tests::{
     client::{Client, bearer, request},
     is_root,
     net::{Namespace, SERVER_V4, at},
+    until,
 };
 
 /// Where the scripted server listens.
@@ -51,6 +52,10 @@ fn converse(mut stream: TcpStream) -> std::io::Result<()> {
                 stream.write_all(b"data: tick\n\n")?;
                 thread::sleep(Duration::from_millis(5));
             }
+        } else if text.starts_with("GET /silent ") {
+            // Until the connection ends: what comes meanwhile is not answered.
+            while stream.read(&mut buffer)? != 0 {}
+            return Ok(());
         } else if text.starts_with("GET /download ") {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")?;
             loop {
@@ -105,6 +110,59 @@ fn ends(client: &mut Client) {
             return;
         }
     }
+}
+
+/// Whether the connection ends before the deadline, however much comes meanwhile.
+fn ends_by(client: &mut Client, deadline: Instant) -> bool {
+    let mut buffer = [0; 8192];
+    let _ = client.0.set_read_timeout(Some(Duration::from_millis(100)));
+    while Instant::now() < deadline {
+        match client.0.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+#[test]
+fn what_is_pipelined_behind_a_stream_does_not_save_it_from_the_end_of_its_token() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = world()?;
+    let other = w.mint.hs256()?;
+    let mut lives = connect(&w)?;
+    lives.send(&bearer("/events", &other))?;
+    assert!(read(&mut lives)? > 0);
+    for (path, behind) in [("/download", 5), ("/silent", 5), ("/download", 20), ("/silent", 20)] {
+        let token = w.mint.hs256()?;
+        let before = w.daemon.counter("requests")?;
+        let mut client = connect(&w)?;
+        client.send(&bearer(path, &token))?;
+        for i in 0..behind {
+            client.send(&bearer("/", &format!("another-{i}")))?;
+        }
+        until(|| Ok(w.daemon.counter("requests")? > before + behind))?;
+        w.daemon.revoke(&token)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        assert!(ends_by(&mut client, deadline), "{path} with {behind} requests behind it lives on");
+    }
+    // One token's requests, however many, leave a connection alone where another token is revoked.
+    let mut same = connect(&w)?;
+    let before = w.daemon.counter("requests")?;
+    same.send(&bearer("/events", &other))?;
+    for _ in 0..9 {
+        same.send(&bearer("/", &other))?;
+    }
+    until(|| Ok(w.daemon.counter("requests")? > before + 9))?;
+    w.daemon.revoke(&w.mint.hs256()?)?;
+    for client in [&mut lives, &mut same] {
+        assert!(!ends_by(client, Instant::now() + Duration::from_millis(300)));
+    }
+    Ok(())
 }
 
 #[test]
