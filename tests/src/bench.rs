@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod daemon;
+pub mod deaths;
 pub mod disk;
 pub mod flood;
 pub mod grpc;

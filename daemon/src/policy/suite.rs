@@ -17,7 +17,7 @@ use regorus::{
 use super::{LoadError, LoadOptions, builtins, files::Files, load, replay};
 
 /// Longest time for one test.
-pub(super) const TEST_TIME: Duration = Duration::from_secs(5);
+pub(super) const TEST_TIME: Duration = Duration::from_secs(30);
 const TEST_LIMIT: ExecutionTimerConfig =
     ExecutionTimerConfig { limit: TEST_TIME, check_interval: NonZeroU32::new(64).unwrap() };
 

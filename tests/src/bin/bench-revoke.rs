@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, DirBuilder},
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -22,7 +23,7 @@ use portcullis_tests::{
         Args,
         admin::Admin,
         daemon::{Daemon, Setting, quoted},
-        disk, percentile,
+        deaths, disk, percentile,
     },
     figures::Figures,
 };
@@ -95,7 +96,9 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
         figures.add(&format!("{name}: p50"), percentile(&took, 0.5), "ms", "");
         figures.at_most(&format!("{name}: p99"), percentile(&took, 0.99), "ms", LIMIT_MS, "");
     }
-    Ok(())
+    let guarded = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let token = || fresh.take(1).remove(0);
+    deaths::measure(figures, &daemon.socket, guarded, token, if args.quick { 3 } else { 50 })
 }
 
 /// A mounted BPF file system; unmounted when dropped, or its directory could not be removed.

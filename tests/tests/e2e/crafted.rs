@@ -7,7 +7,7 @@ use anyhow::Result;
 use portcullis_tests::{
     World,
     client::bearer,
-    frames::fragments,
+    frames::{Frame, fragments},
     is_root,
     net::{PORT, at},
     server::Server,
@@ -24,6 +24,8 @@ enum Opening {
     Third,
     /// Data in the SYN.
     Early,
+    /// A handshake of four: a SYN of the client's again, then its SYN with an ACK, the request in it.
+    Split,
 }
 
 /// What becomes of its live twin.
@@ -124,6 +126,12 @@ fn sequences() -> Vec<Sequence> {
                 t.put(0, &r[..c])?;
                 t.put(c, &r[c..])
             },
+        },
+        Sequence {
+            name: "a split handshake with a simultaneous open's SYN",
+            opening: Opening::Split,
+            live: Refused,
+            play: |t, r, _| t.put(0, r),
         },
         plain("a TCP-MD5 option", Refused, |t, r, c| {
             let option = [&[1, 1, 19, 18][..], &[7; 16]].concat();
@@ -243,6 +251,16 @@ fn play(wire: &mut Wire, s: &Sequence, request: &[u8]) -> Result<(bool, usize)> 
             talk.send_at(0, SYN, &[], |f| f.seq = f.seq.wrapping_sub(1))?;
             talk.await_synack()?;
             talk.put(0, &request[..cut])?;
+            talk
+        }
+        Opening::Split => {
+            let mut talk = wire.talk(PORT);
+            let syn = |f: &mut Frame| f.seq = f.seq.wrapping_sub(1);
+            talk.send_at(0, SYN, &[], syn)?;
+            talk.await_synack()?;
+            talk.send_at(0, SYN, &[], syn)?;
+            talk.send_at(0, SYN | ACK, request, syn)?;
+            talk.send_at(0, ACK, &[], |_| {})?;
             talk
         }
         Opening::Early => {
