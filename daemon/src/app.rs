@@ -4,8 +4,10 @@
 //! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
+mod candidate;
 mod documents;
 mod floods;
+mod promoted;
 mod records;
 mod settings;
 mod status;
@@ -24,6 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{candidate::Candidate, promoted::Copies};
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
     config::{Config, Endpoint, KernelMode, UnknownMode},
@@ -36,11 +39,12 @@ use crate::{
     record::Recorder,
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
-        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
-        bind, serve_admin, serve_observe,
+        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
+        answer_kernel, bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
     token::{FingerprintKey, Verifier},
+    usage::{Book, Keeper},
 };
 
 /// How long requests in progress may take when the daemon stops.
@@ -75,8 +79,11 @@ pub(crate) struct Shared {
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
-    /// Takes kernel events, where they are recorded.
+    /// Uses of tokens, where they are noted.
+    usage: Option<Arc<Book>>,
+    /// Takes decisions, and kernel events where they are recorded too.
     recorder: Option<Arc<Recorder>>,
+    candidate: Candidate,
     kernel: Option<KernelSide>,
     /// Held while policies are loaded and put in force: one at a time.
     loading: tokio::sync::Mutex<()>,
@@ -96,6 +103,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
     let records = records::open(&config)?;
+    let usage =
+        settings::usage(&config).map(|s| Keeper::start(&s, key.id(), Arc::clone(&clock))).transpose()?;
     let kernel_settings = settings::kernel(&config, &key)?;
     let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
@@ -112,8 +121,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         Some(kernel) => Some(kernel_side(kernel, &*clock)?),
     };
     // The generation is settled before a program is attached: the kernel must not judge by an older one.
-    let hash = set.hash().to_owned();
-    let generation = plane.activate_first(&hash)?;
+    let generation = plane.activate_first(set.stamp())?;
     let mut kernel = None;
     let mut told = None;
     if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
@@ -136,16 +144,20 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
         recorder: records.recorder.clone(),
+        usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
     };
     let recorder = records.recorder.clone();
-    let log = records.start(&config, &active, &metrics)?;
+    let candidate = Candidate::default();
+    let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
         policy: active,
         plane,
         metrics,
-        recorder: recorder.filter(|_| config.decision_log.kernel),
+        usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
+        recorder,
+        candidate,
         kernel,
         loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
@@ -153,13 +165,18 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         path,
         config: ArcSwap::from_pointee(config),
     });
-    let served = serve(Arc::clone(&shared), sockets, told, clock, stop).await;
+    let uses = usage.as_ref().map(|keeper| Arc::new(keeper.lister()) as UsageLister);
+    let served = serve(Arc::clone(&shared), sockets, told, clock, uses, stop).await;
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
-    if let Some(log) = log {
-        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
-    }
+    let last = move || {
+        threads.stop();
+        if let Some(usage) = usage {
+            usage.stop();
+        }
+    };
+    let _ = tokio::task::spawn_blocking(last).await;
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .ok()
@@ -220,11 +237,13 @@ async fn serve(
     sockets: Sockets,
     kernel: Option<Told>,
     clock: SharedClock,
+    uses: Option<UsageLister>,
     stop: CancellationToken,
 ) -> Result<()> {
     let tasks = TaskTracker::new();
     let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
     let (reload, reloads) = mpsc::channel(4);
+    let (promotions, promoted) = mpsc::channel(4);
     let (documents, changes) = documents::documents(&shared).unzip();
     let doors = Arc::new(Doors {
         decider: Arc::clone(&shared.decider),
@@ -243,6 +262,9 @@ async fn serve(
         events: event_sender.clone(),
         status: status::reader(&shared),
         reload,
+        promotions,
+        shadow: status::shadow_reader(&shared),
+        usage: shared.usage.clone().zip(uses),
         stop: stop.clone(),
         default_ttl: shared.config.load().revocation.default_ttl.0,
     };
@@ -258,6 +280,7 @@ async fn serve(
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;
     if !max_lag.is_zero() {
         tasks.spawn(watch_pressure(Arc::clone(&shared.decider), max_lag, stop.clone()));
@@ -331,7 +354,16 @@ pub(crate) use settings::policy as policy_options;
 
 pub(crate) fn load_policies(config: &Config) -> Result<PolicySet, policy::LoadError> {
     let written = config.serve.opa_writes.as_deref().and_then(documents::current);
-    let dirs: Vec<PathBuf> = config.policy.dirs.iter().cloned().chain(written).collect();
+    let copies = Copies::of(config);
+    let (live, promoted) = copies.live()?;
+    copies.forget_if_caught_up(promoted.as_deref());
+    if let Some(revision) = promoted {
+        tracing::warn!(
+            revision,
+            "the live policies are a promoted set, and `policy.dirs` hold another, which is not in force: bring the promoted set there, or run `portcullis policy rollback`"
+        );
+    }
+    let dirs: Vec<PathBuf> = live.into_iter().chain(written).collect();
     policy::load(&dirs, &config.policy.decision, &settings::policy(config))
 }
 

@@ -19,6 +19,7 @@ mod revoke;
 mod run;
 mod status;
 mod table;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,7 @@ enum Command {
     Decide(decide::Args),
     Fingerprint(fingerprint::Args),
     Policy(policy::Args),
+    Usage(usage::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Decide(a) => a.run(),
         Command::Fingerprint(a) => a.run(),
         Command::Policy(a) => a.run(),
+        Command::Usage(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

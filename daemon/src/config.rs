@@ -15,6 +15,6 @@ pub use reference::reference;
 pub use tables::{
     Admin, AttachMode, Config, Decide, DecisionLog, EnforcementMode, FailOpenDoor, GateMode, Host, Issuer,
     Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
-    ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
+    ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode, Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -18,3 +18,4 @@ pub mod revoke;
 pub mod serve;
 pub mod telemetry;
 pub mod token;
+pub mod usage;

@@ -37,7 +37,9 @@ mod e2e {
     mod secrets;
     mod selectors;
     mod servers;
+    mod shadow;
     mod shapes;
     mod shed;
     mod upgrades;
+    mod usage;
 }

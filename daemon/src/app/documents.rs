@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::store::Store;
 pub(super) use self::store::current;
-use super::{Shared, tasks::install};
+use super::{Shared, promoted::Copies, tasks::install};
 use crate::{
     config::Config,
     policy::{self, LoadError, Owned},
@@ -76,11 +76,12 @@ fn stage(config: &Config, change: &Change) -> Result<(Store, PathBuf, policy::Po
         config.serve.opa_writes.as_ref().ok_or_else(|| DocumentError::Failed("no directory".to_owned()))?;
     let store = Store::open(dir)?;
     let mut written = store.read()?;
-    let owned = policy::owned(&config.policy.dirs).map_err(refused)?;
+    let (live, _) = Copies::of(config).live().map_err(refused)?;
+    let owned = policy::owned(&live).map_err(refused)?;
     apply(&mut written, change, &owned)?;
     let version = store.write(&written)?;
-    let dirs: Vec<PathBuf> = config.policy.dirs.iter().chain([&version]).cloned().collect();
-    let loaded = policy::load(&dirs, &config.policy.decision, &policy::LoadOptions::default());
+    let dirs: Vec<PathBuf> = live.iter().chain([&version]).cloned().collect();
+    let loaded = policy::load(&dirs, &config.policy.decision, &super::policy_options(config));
     let set = loaded.map_err(|e| {
         store.discard(&version);
         refused(e)

@@ -312,6 +312,8 @@ fn check(c: &Config, f: &mut Faults<'_>) {
 
 /// The `[host]` and `[decision_log]` tables.
 fn check_record(c: &Config, f: &mut Faults<'_>) {
+    f.unless(c.usage.max_entries >= 1000, "usage.max_entries", "must be at least 1000");
+    f.unless(c.usage.keep.0.as_secs() >= 24 * 3600, "usage.keep", "must be at least 1d");
     let log = &c.decision_log;
     f.unless(
         log.sink != LogSink::Http || !log.url.is_empty(),
@@ -463,10 +465,13 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     fix(&mut c.revocation.store);
+    c.usage.file.iter_mut().for_each(fix);
     fix(&mut c.decision_log.file);
     [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
     c.policy.dirs.iter_mut().for_each(fix);
+    c.policy.candidate_dirs.iter_mut().for_each(fix);
+    fix(&mut c.policy.state_dir);
     c.serve.opa_writes.iter_mut().for_each(fix);
     for tls in &mut c.serve.tls {
         [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);

@@ -6,7 +6,7 @@ use super::{
     section::Section,
     tables::{
         Admin, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls,
-        Token,
+        Token, Usage,
     },
 };
 
@@ -25,6 +25,7 @@ pub fn reference() -> String {
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
     write::<Host>(&mut page);
+    write::<Usage>(&mut page);
     write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);

@@ -338,6 +338,13 @@ section! {
     Policy as "policy" {
         /// Directories with `.rego`, `data.json` and `data.yaml` files.
         dirs: Vec<PathBuf> = vec![PathBuf::from("/etc/portcullis/policies")],
+        /// Directories of a candidate set, which decides beside the live one without effect: `portcullis policy shadow`
+        /// tells what would change, `portcullis policy promote` puts it in force. None is looked for where it is empty.
+        candidate_dirs: Vec<PathBuf> = Vec::new(),
+        /// Most decisions a second that the candidate makes too.
+        candidate_rate: u32 = 500,
+        /// Where promoted sets are kept, with the one before for `portcullis policy rollback`.
+        state_dir: PathBuf = PathBuf::from("/var/lib/portcullis/policies"),
         /// The rule that gives decisions.
         decision: String = "portcullis/decision".to_owned(),
         /// Load again when a file changes. A set that does not parse, compile or pass its tests is not taken.
@@ -391,6 +398,19 @@ section! {
         region: Option<String> = None,
         /// Labels of the operator's own, such as `{ rack = "7" }`.
         labels: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// When tokens and subjects were used first and last, for policies on dormant ones (`input.usage`).
+    Usage as "usage" {
+        /// The file; without it nothing is noted, and nothing is dormant.
+        file: Option<PathBuf> = None,
+        /// Most entries: one for a token and one for its subject and client, about 60 bytes of memory each. Those used
+        /// longest ago make room for others.
+        max_entries: u64 = 500_000,
+        /// How long an entry stays that is not used.
+        keep: Span = Span::seconds(31_557_600),
     }
 }
 
@@ -530,6 +550,8 @@ pub struct Config {
     pub revocation: Revocation,
     /// `[host]`
     pub host: Host,
+    /// `[usage]`
+    pub usage: Usage,
     /// `[decision_log]`
     pub decision_log: DecisionLog,
     /// `[serve]`

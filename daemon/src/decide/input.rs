@@ -32,7 +32,7 @@ pub(super) fn request_member(r: &Request<'_>) -> Value {
 /// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
 pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
     let identity = known.status.as_ref().ok().map(|i| &**i);
-    complete(input, status_code(known), identity, now);
+    complete(input, status_code(known), identity, known.usage.as_ref(), now);
 }
 
 /// Unix seconds, as policies have them.
@@ -42,12 +42,22 @@ pub(super) fn seconds(now: WallTime) -> Value {
 }
 
 /// The same, where the token is not at hand any more.
-pub(super) fn complete(input: &mut Value, status: &str, identity: Option<&Identity>, now: WallTime) {
+pub(super) fn complete(
+    input: &mut Value,
+    status: &str,
+    identity: Option<&Identity>,
+    usage: Option<&Value>,
+    now: WallTime,
+) {
     let Value::Object(members) = input else { return };
     members.insert("time".to_owned(), seconds(now));
     members.insert("token_status".to_owned(), Value::from(status));
     match identity.and_then(|i| serde_json::to_value(i).ok()) {
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
+    };
+    match usage {
+        Some(usage) => members.insert("usage".to_owned(), usage.clone()),
+        None => members.remove("usage"),
     };
 }

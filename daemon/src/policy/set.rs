@@ -130,6 +130,8 @@ pub struct PolicySet {
     data: Value,
     limits: Limits,
     hash: String,
+    /// The hash, and that of the host's documents.
+    stamp: String,
     modules: usize,
     tested: Tested,
     reads: Reads,
@@ -147,6 +149,7 @@ impl PolicySet {
         data: Value,
         limits: Limits,
         hash: String,
+        stamp: String,
         modules: usize,
         tested: Tested,
         reads: Reads,
@@ -162,6 +165,7 @@ impl PolicySet {
             data,
             limits,
             hash,
+            stamp,
             modules,
             tested,
             reads,
@@ -183,6 +187,11 @@ impl PolicySet {
     /// SHA-256 over the set's files, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// What stands for the set and the host's documents together: another one is another generation.
+    pub fn stamp(&self) -> &str {
+        &self.stamp
     }
 
     /// What the decision depends on.
