@@ -222,12 +222,15 @@ impl PolicySet {
         Ok((decision, json))
     }
 
-    /// Whether there is a rule of this path below `data`.
-    pub fn holds_rule(&self, path: &[&str]) -> bool {
+    /// Whether a rule of this path below `data` could be in one of the set's packages.
+    pub fn may_hold(&self, path: &[&str]) -> bool {
         let engine = self.prototype.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, package)) = path.split_last() else { return false };
-        let package = format!("data.{}", package.join("."));
-        engine.get_packages().is_ok_and(|packages| packages.contains(&package))
+        let path = format!("data.{}", path.join("."));
+        let within = |package: &String| {
+            path.strip_prefix(package.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        // Where packages cannot be listed, it is asked for rather than passed over.
+        engine.get_packages().map_or(true, |packages| packages.iter().any(within))
     }
 
     /// Whether a path of `data` is the decision's.

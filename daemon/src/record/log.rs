@@ -81,7 +81,7 @@ struct Writer {
     parts: LogParts,
     /// Hashes of the sets in force lately, by generation.
     revisions: BTreeMap<u64, String>,
-    /// Whether the set in force has a mask; its generation.
+    /// Whether the set in force may have a mask; its generation.
     masks: (u64, bool),
     told: Told,
 }
@@ -151,7 +151,7 @@ impl Writer {
     fn look_at_policy(&mut self) -> Arc<Loaded> {
         let loaded = self.parts.active.current();
         if self.masks.0 != loaded.generation {
-            self.masks = (loaded.generation, loaded.set.holds_rule(&mask::RULE));
+            self.masks = (loaded.generation, loaded.set.may_hold(&mask::RULE));
             self.revisions.insert(loaded.generation, loaded.set.hash().to_owned());
             while self.revisions.len() > 16 {
                 self.revisions.pop_first();
