@@ -71,11 +71,10 @@ impl Recorder {
 
     /// Whether a decision is logged, and as one of how many.
     fn is_logged(&self, allow: bool) -> Option<u32> {
-        self.log.as_ref()?;
-        if !allow || self.sample_allows <= 1 {
-            return Some(1);
-        }
-        random().is_multiple_of(u64::from(self.sample_allows)).then_some(self.sample_allows)
+        let log = self.log.as_ref()?;
+        let sampled = if allow { self.sample_allows.max(1) } else { 1 };
+        let is_chosen = sampled == 1 || random().is_multiple_of(u64::from(sampled));
+        (is_chosen && log.has_room()).then_some(sampled)
     }
 
     /// Hands a decision in.
