@@ -71,6 +71,7 @@ impl Bench {
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
             recorder,
+            usage: None,
         };
         let settings = Settings {
             limit_entries: 1000,
@@ -129,7 +130,8 @@ fn cached(c: &mut Criterion) {
 /// The same with the decision log on: to a file, every decision, redacted.
 fn logged(c: &mut Criterion) {
     let (queue, waiting) = queue(16_384, 16 << 20);
-    let recorder = Arc::new(Recorder { log: Some(queue), sample_allows: 1, fail_open: Vec::new() });
+    let recorder =
+        Arc::new(Recorder { log: Some(queue), sample_allows: 1, fail_open: Vec::new(), shadow: None });
     let bench = Bench::new(Some(Arc::clone(&recorder)));
     let hour = Duration::from_hours(1);
     let file = FileSettings { path: bench.dir.join("d.log"), max_bytes: 64 << 20, max_age: hour, keep: 1 };

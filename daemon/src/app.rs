@@ -5,8 +5,10 @@
 //! thread. The kernel goes on enforcing after the end.
 
 mod bundles;
+mod candidate;
 mod documents;
 mod floods;
+mod promoted;
 mod records;
 mod settings;
 mod status;
@@ -26,6 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{candidate::Candidate, promoted::Copies};
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
     config::{Config, Endpoint, KernelMode, UnknownMode},
@@ -38,11 +41,12 @@ use crate::{
     record::Recorder,
     revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
     serve::{
-        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, answer_kernel,
-        bind, serve_admin, serve_observe,
+        AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
+        answer_kernel, bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
     token::{ApiKeys, FingerprintKey, Verifier},
+    usage::{Book, Keeper},
 };
 
 /// How long requests in progress may take when the daemon stops.
@@ -79,8 +83,11 @@ pub(crate) struct Shared {
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
-    /// Takes kernel events, where they are recorded.
+    /// Uses of tokens, where they are noted.
+    usage: Option<Arc<Book>>,
+    /// Takes decisions, and kernel events where they are recorded too.
     recorder: Option<Arc<Recorder>>,
+    candidate: Candidate,
     kernel: Option<KernelSide>,
     bundles: Bundles,
     clock: SharedClock,
@@ -109,6 +116,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
     let records = records::open(&config)?;
+    let usage =
+        settings::usage(&config).map(|s| Keeper::start(&s, key.id(), Arc::clone(&clock))).transpose()?;
     let kernel_settings = settings::kernel(&config, &key)?;
     let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
     let index = Arc::new(Index::default());
@@ -125,8 +134,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         Some(kernel) => Some(kernel_side(kernel, &*clock)?),
     };
     // The generation is settled before a program is attached: the kernel must not judge by an older one.
-    let hash = set.hash().to_owned();
-    let generation = plane.activate_first(&hash)?;
+    let generation = plane.activate_first(set.stamp())?;
     let mut kernel = None;
     let mut told = None;
     if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
@@ -149,9 +157,11 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
         recorder: records.recorder.clone(),
+        usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
     };
     let recorder = records.recorder.clone();
-    let log = records.start(&config, &active, &metrics)?;
+    let candidate = Candidate::default();
+    let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
         decider,
@@ -160,7 +170,9 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         policy: active,
         plane,
         metrics,
-        recorder: recorder.filter(|_| config.decision_log.kernel),
+        usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
+        recorder,
+        candidate,
         kernel,
         loading: tokio::sync::Mutex::default(),
         events_seen: AtomicU64::new(0),
@@ -170,13 +182,18 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         path,
         config: ArcSwap::from_pointee(config),
     });
-    let served = serve(Arc::clone(&shared), sockets, told, clock, stop).await;
+    let uses = usage.as_ref().map(|keeper| Arc::new(keeper.lister()) as UsageLister);
+    let served = serve(Arc::clone(&shared), sockets, told, clock, uses, stop).await;
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
-    if let Some(log) = log {
-        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
-    }
+    let last = move || {
+        threads.stop();
+        if let Some(usage) = usage {
+            usage.stop();
+        }
+    };
+    let _ = tokio::task::spawn_blocking(last).await;
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .ok()
@@ -237,11 +254,13 @@ async fn serve(
     sockets: Sockets,
     kernel: Option<Told>,
     clock: SharedClock,
+    uses: Option<UsageLister>,
     stop: CancellationToken,
 ) -> Result<()> {
     let tasks = TaskTracker::new();
     let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
     let (reload, reloads) = mpsc::channel(4);
+    let (promotions, promoted) = mpsc::channel(4);
     let (documents, changes) = documents::documents(&shared).unzip();
     let doors = Arc::new(Doors {
         decider: Arc::clone(&shared.decider),
@@ -262,6 +281,9 @@ async fn serve(
         events: event_sender.clone(),
         status: status::reader(&shared),
         reload,
+        promotions,
+        shadow: status::shadow_reader(&shared),
+        usage: shared.usage.clone().zip(uses),
         stop: stop.clone(),
         default_ttl: shared.config.load().revocation.default_ttl.0,
     };
@@ -278,6 +300,7 @@ async fn serve(
     }
     tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;
     if !max_lag.is_zero() {
         tasks.spawn(watch_pressure(Arc::clone(&shared.decider), max_lag, stop.clone()));
@@ -355,7 +378,16 @@ pub(crate) use settings::policy as policy_options;
 /// Loads the set of the configured directories, those of bundles, and what OPA's API wrote.
 pub(crate) fn load_policies(config: &Config, bundles: &[PathBuf]) -> Result<PolicySet, policy::LoadError> {
     let written = config.serve.opa_writes.as_deref().and_then(documents::current);
-    let dirs: Vec<PathBuf> = config.policy.dirs.iter().chain(bundles).cloned().chain(written).collect();
+    let copies = Copies::of(config);
+    let (live, promoted) = copies.live()?;
+    copies.forget_if_caught_up(promoted.as_deref());
+    if let Some(revision) = promoted {
+        tracing::warn!(
+            revision,
+            "the live policies are a promoted set, and `policy.dirs` hold another, which is not in force: bring the promoted set there, or run `portcullis policy rollback`"
+        );
+    }
+    let dirs: Vec<PathBuf> = live.into_iter().chain(bundles.iter().cloned()).chain(written).collect();
     policy::load(&dirs, &config.policy.decision, &settings::policy(config))
 }
 

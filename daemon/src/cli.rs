@@ -21,6 +21,7 @@ mod revoke;
 mod run;
 mod status;
 mod table;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,7 @@ enum Command {
     Import(import::Args),
     Keys(keys::Args),
     Policy(policy::Args),
+    Usage(usage::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -120,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Import(a) => a.run(),
         Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),
+        Command::Usage(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

@@ -16,5 +16,6 @@ pub use tables::{
     Admin, ApiKeys, AttachMode, Config, Decide, DecisionLog, EnforcementMode, FailOpenDoor, GateMode, Host,
     Issuer, Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
     PolicyBundle, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, Trace, UnknownMode,
+    Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

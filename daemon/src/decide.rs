@@ -20,6 +20,7 @@ mod recording;
 mod request;
 mod ruling;
 mod select;
+mod using;
 
 pub use data::{DataAnswer, DataFault, DataQuery, Form};
 pub use decider::{Decider, DeciderParts, Explanation, Settings};
@@ -37,3 +38,5 @@ mod key_tests;
 mod record_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod usage_tests;

@@ -20,3 +20,4 @@ pub mod serve;
 pub mod telemetry;
 pub mod token;
 pub mod trace;
+pub mod usage;

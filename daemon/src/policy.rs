@@ -22,6 +22,7 @@ mod replay;
 mod reply;
 mod rewrite;
 mod set;
+mod snapshot;
 mod suite;
 mod watch;
 
@@ -39,6 +40,7 @@ pub use owned::{Owned, owned, package_of};
 pub use reads::{Extent, InputPath, Reads, Shown, Step};
 pub use reply::{Headers, Reply};
 pub use set::{Cause, EngineKind, PolicySet, Tested};
+pub use snapshot::{copies, revision, snapshot};
 pub use suite::{Coverage, Outcome, TestCase, TestReport, run_tests};
 pub use watch::{WatchError, Watcher, watch};
 

@@ -41,8 +41,10 @@ mod e2e {
     mod secrets;
     mod selectors;
     mod servers;
+    mod shadow;
     mod shapes;
     mod shed;
     mod traces;
     mod upgrades;
+    mod usage;
 }

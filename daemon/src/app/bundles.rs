@@ -24,6 +24,9 @@ use crate::{
     token::DocumentKey,
 };
 
+/// Below `policy.state_dir`, beside promoted sets.
+const SHELVES: &str = "bundles";
+
 /// All bundles of the configuration.
 #[derive(Debug, Default)]
 pub struct Bundles(Vec<One>);
@@ -407,7 +410,7 @@ pub fn for_check<T>(config: &Config, load: impl FnOnce(&[PathBuf]) -> T) -> Resu
         let shelf = verification(b).map_err(|e| told(e.to_string())).and_then(|v| {
             Shelf::open(&state, &b.name, config.policy.bundle_max_bytes, v).map_err(|e| told(e.to_string()))
         })?;
-        let kept = config.policy.state_dir.join(&b.name).join("bundle.tar.gz");
+        let kept = config.policy.state_dir.join(SHELVES).join(&b.name).join("bundle.tar.gz");
         let file = b.file.as_ref().unwrap_or(&kept);
         if b.file.is_none() && !file.exists() {
             return Err(told("nothing of it was fetched yet, so that the policies cannot be checked; `portcullis run` fetches it".to_owned()));

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::store::Store;
 pub(super) use self::store::current;
-use super::{Shared, settings, tasks::install};
+use super::{Shared, promoted::Copies, settings, tasks::install};
 use crate::{
     config::Config,
     policy::{self, LoadError, Owned},
@@ -82,7 +82,8 @@ fn stage(
         config.serve.opa_writes.as_ref().ok_or_else(|| DocumentError::Failed("no directory".to_owned()))?;
     let store = Store::open(dir)?;
     let mut written = store.read()?;
-    let mut dirs: Vec<PathBuf> = config.policy.dirs.iter().chain(bundles).cloned().collect();
+    let (mut dirs, _) = Copies::of(config).live().map_err(refused)?;
+    dirs.extend_from_slice(bundles);
     let owned = policy::owned(&dirs).map_err(refused)?;
     apply(&mut written, change, &owned)?;
     let version = store.write(&written)?;

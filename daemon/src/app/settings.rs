@@ -16,6 +16,7 @@ use crate::{
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{ApiKeySettings, Extraction, FingerprintKey, IssuerSettings, KeySource, RemoteKeys, TokenRules},
+    usage,
 };
 
 /// The kernel's settings; `None` where it is off.
@@ -188,13 +189,29 @@ pub fn api_keys(c: &Config) -> Option<ApiKeySettings> {
     keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer })
 }
 
+/// What policies are told of this host: `data.portcullis.host` and `data.portcullis.region`.
+fn documents(c: &Config) -> serde_json::Value {
+    let mut own = serde_json::json!({"host": {"name": host_name(c), "labels": c.host.labels}});
+    if let Some(region) = &c.host.region {
+        own["region"] = region.as_str().into();
+    }
+    serde_json::json!({"portcullis": own})
+}
+
 /// How policy sets are loaded.
 pub fn policy(c: &Config) -> LoadOptions {
     LoadOptions {
         run_tests: c.policy.require_tests,
         strict_builtin_errors: c.policy.strict_builtin_errors,
+        documents: Some(documents(c)),
         ..LoadOptions::default()
     }
+}
+
+/// How uses of tokens are noted, where they are.
+pub fn usage(c: &Config) -> Option<usage::Settings> {
+    let file = c.usage.file.clone()?;
+    Some(usage::Settings { file, max_entries: c.usage.max_entries, keep: c.usage.keep.0 })
 }
 
 /// How decisions are kept.

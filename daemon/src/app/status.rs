@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::{Shared, floods};
+use super::{Shared, candidate, floods};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::{KernelMode, ShedMode},
@@ -76,17 +76,40 @@ fn read(s: &Shared) -> Value {
             "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,
             "bundles": s.bundles.show(),
+            "origin": candidate::origin(s),
         },
+        "candidate": summary(candidate::told(s)),
         "issuers": s.verifier.issuers(SystemClock.wall().seconds()),
         "api_keys": s.api_keys.as_ref().map(|keys| {
             let (good, all) = keys.count(SystemClock.wall().seconds());
             json!({"good": good, "all": all})
         }),
         "revocations": plane,
+        "usage": s.usage.as_ref().map(|book| {
+            let (entries, missed) = book.counts();
+            json!({
+                "entries": entries, "capacity": config.usage.max_entries, "missed": missed,
+                "observed_since": u64::from(book.observed()) * 3600,
+            })
+        }),
         "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
     })
+}
+
+/// Gives what the candidate set would change.
+pub fn shadow_reader(shared: &Arc<Shared>) -> Arc<dyn Fn() -> Value + Send + Sync> {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move || shared.upgrade().map_or(Value::Null, |s| candidate::told(&s)))
+}
+
+/// Without each difference: `portcullis policy shadow` has them.
+fn summary(mut candidate: Value) -> Value {
+    if let Some(shadow) = candidate.get_mut("shadow").and_then(Value::as_object_mut) {
+        shadow.remove("differences");
+    }
+    candidate
 }
 
 /// How floods are shed, and whose.
@@ -148,6 +171,11 @@ fn refresh(s: &Shared) {
     s.metrics.api_keys(good, all - good);
     s.metrics.cache_entries(s.decider.cached());
     s.metrics.limited_keys(s.decider.limited_keys());
+    candidate::settle(s);
+    if let Some(book) = &s.usage {
+        let (entries, missed) = book.counts();
+        s.metrics.usage(entries, missed, u64::from(book.observed()) * 3600);
+    }
     s.metrics.ready(is_ready(s));
     s.metrics.bundles(&s.bundles.gauges());
     let guarded = s.kernel.as_ref().map(super::KernelSide::guarded).unwrap_or_default();

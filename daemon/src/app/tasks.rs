@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Shared, bundles, settings};
+use super::{Shared, bundles, candidate, settings};
 use crate::{
     clock::{Clock, SharedClock, WallTime},
     config::{self, Config, KernelMode},
@@ -109,7 +109,8 @@ pub async fn events(
                 stopped.push(event.flow);
             }
             let event = record(&event, &*clock);
-            if let Some(log) = shared.recorder.as_ref().and_then(|r| r.log.as_ref()) {
+            let log = shared.recorder.as_ref().and_then(|r| r.log.as_ref());
+            if let Some(log) = log.filter(|_| shared.config.load().decision_log.kernel) {
                 log.offer_kernel(serde_json::to_value(&event).unwrap_or_default());
             }
             // Nobody listens: nothing is lost that somebody wanted.
@@ -164,13 +165,14 @@ pub fn reload(
     let (changed, mut changes) = mpsc::channel(1);
     let config = shared.config.load_full();
     let mut hangup = signal(SignalKind::hangup())?;
-    let watcher = (config.policy.watch && !config.policy.dirs.is_empty())
-        .then(|| watch(&config.policy.dirs, changed.clone()))
-        .transpose()?;
+    let dirs: Vec<_> = config.policy.dirs.iter().chain(&config.policy.candidate_dirs).cloned().collect();
+    let watched = config.policy.watch && !dirs.is_empty();
+    let watcher = watched.then(|| watch(&dirs, changed.clone())).transpose()?;
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         // Keeps the channel open where nothing is watched.
         let _changed = changed;
+        candidate::reload(&shared).await;
         loop {
             let (reply, all) = tokio::select! {
                 () = stop.cancelled() => return,
@@ -186,6 +188,7 @@ pub fn reload(
                     Err(message)
                 }
             };
+            candidate::reload(&shared).await;
             if let Some(reply) = reply {
                 let _ = reply.send(done);
             }
@@ -289,10 +292,10 @@ pub(super) fn refused(shared: &Shared, message: String) -> String {
 
 /// Puts a set in force, under its generation. The caller holds `loading`.
 pub(super) async fn install(shared: &Shared, set: PolicySet) -> Result<u64, String> {
-    if set.hash() == shared.policy.current().set.hash() {
+    if set.stamp() == shared.policy.current().set.stamp() {
         return Ok(shared.policy.generation());
     }
-    let activated = shared.plane.activate(set.hash().to_owned()).await;
+    let activated = shared.plane.activate(set.stamp().to_owned()).await;
     let generation = activated.map_err(|e| refused(shared, e.to_string()))?;
     let (engine, tested) = (set.engine().clone(), set.tested());
     shared.policy.install(set, generation);

@@ -1,10 +1,12 @@
-//! `portcullis policy`: tests, checks and questions about a policy set, without a daemon.
+//! `portcullis policy`: tests, checks and questions about a policy set, without a daemon; and the running daemon's
+//! candidate.
 
 mod ask;
 mod bench;
 mod check;
 mod diff;
 mod inputs;
+mod live;
 mod source;
 mod test;
 
@@ -12,7 +14,7 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use super::Outcome;
 
-/// Test, check and examine a policy set, without a daemon
+/// Test, check and examine a policy set; promote a running daemon's candidate
 ///
 /// Example: portcullis policy test -v policies
 #[derive(Debug, ClapArgs)]
@@ -30,6 +32,9 @@ enum Command {
     Bench(bench::Args),
     Inputs(inputs::Args),
     Diff(diff::Args),
+    Shadow(live::ShadowArgs),
+    Promote(live::PromoteArgs),
+    Rollback(live::RollbackArgs),
 }
 
 impl Args {
@@ -42,6 +47,9 @@ impl Args {
             Command::Bench(a) => a.run(),
             Command::Inputs(a) => a.run(),
             Command::Diff(a) => a.run(),
+            Command::Shadow(a) => a.run(),
+            Command::Promote(a) => a.run(),
+            Command::Rollback(a) => a.run(),
         }
     }
 }

@@ -82,6 +82,34 @@ fn shed(shed: &Value, lines: &mut Vec<String>) {
     }
 }
 
+/// Where the live set came from, and how the candidate stands.
+fn candidate(s: &Value, lines: &mut Vec<String>) {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    if let Some(revision) = s["policy"]["origin"]["promoted"].as_str() {
+        let revision = revision.get(..12).unwrap_or_default();
+        lines.push(format!("PROMOTED     {revision}: `policy.dirs` hold another set, which is not in force"));
+    }
+    match s["candidate"]["state"].as_str() {
+        Some("shadow") => {
+            let c = &s["candidate"];
+            let changes: u64 = ["newly_denied", "newly_allowed", "changed"]
+                .iter()
+                .filter_map(|kind| c["shadow"][kind].as_u64())
+                .sum();
+            lines.push(format!(
+                "candidate    {}, decides otherwise in {changes} of {} (`portcullis policy shadow`)",
+                text(&c["candidate"]["revision"]).get(..12).unwrap_or_default(),
+                c["shadow"]["compared"]
+            ));
+        }
+        Some("refused") => {
+            lines.push(format!("candidate    REFUSED: {}", text(&s["candidate"]["refused_because"])));
+        }
+        Some("same") => lines.push("candidate    the same as the live set".to_owned()),
+        _ => {}
+    }
+}
+
 fn human(s: &Value) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let mut lines = vec![
@@ -116,6 +144,7 @@ fn human(s: &Value) -> String {
     if let Some(why) = s["policy"]["interpreted_because"].as_str() {
         lines.push(format!("interpreted  {why}"));
     }
+    candidate(s, &mut lines);
     if s["policy"]["tests_required"] == false {
         lines
             .push("UNTESTED     `policy.require_tests` is off: policies come into force untested".to_owned());

@@ -334,6 +334,8 @@ fn check(c: &Config, f: &mut Faults<'_>) {
 
 /// The `[host]` and `[decision_log]` tables.
 fn check_record(c: &Config, f: &mut Faults<'_>) {
+    f.unless(c.usage.max_entries >= 1000, "usage.max_entries", "must be at least 1000");
+    f.unless(c.usage.keep.0.as_secs() >= 24 * 3600, "usage.keep", "must be at least 1d");
     let log = &c.decision_log;
     f.unless(
         log.sink != LogSink::Http || !log.url.is_empty(),
@@ -553,6 +555,7 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.token.fingerprint_key);
     c.token.api_keys.file.iter_mut().for_each(fix);
     fix(&mut c.revocation.store);
+    c.usage.file.iter_mut().for_each(fix);
     fix(&mut c.decision_log.file);
     [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
@@ -563,6 +566,7 @@ fn resolve(c: &mut Config, base: &Path) {
         let files = [&mut b.file, &mut b.key_file, &mut b.bearer_file, &mut b.ca_file];
         files.into_iter().flatten().for_each(fix);
     }
+    c.policy.candidate_dirs.iter_mut().for_each(fix);
     c.serve.opa_writes.iter_mut().for_each(fix);
     for tls in &mut c.serve.tls {
         [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);

@@ -6,7 +6,7 @@ use super::{
     section::Section,
     tables::{
         Admin, ApiKeys, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle,
-        Revocation, Serve, ServeTls, Token, Trace,
+        Revocation, Serve, ServeTls, Token, Trace, Usage,
     },
 };
 
@@ -27,6 +27,7 @@ pub fn reference() -> String {
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
     write::<Host>(&mut page);
+    write::<Usage>(&mut page);
     write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);

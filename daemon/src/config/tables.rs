@@ -380,6 +380,14 @@ section! {
     Policy as "policy" {
         /// Directories with `.rego`, `data.json` and `data.yaml` files.
         dirs: Vec<PathBuf> = vec![PathBuf::from("/etc/portcullis/policies")],
+        /// Directories of a candidate set, which decides beside the live one without effect: `portcullis policy shadow`
+        /// tells what would change, `portcullis policy promote` puts it in force. None is looked for where it is empty.
+        candidate_dirs: Vec<PathBuf> = Vec::new(),
+        /// Most decisions a second that the candidate makes too.
+        candidate_rate: u32 = 500,
+        /// Where promoted sets are kept, with the one before for `portcullis policy rollback`; and of each bundle the last
+        /// good archive and what it unpacks to.
+        state_dir: PathBuf = PathBuf::from("/var/lib/portcullis/policies"),
         /// The rule that gives decisions.
         decision: String = "portcullis/decision".to_owned(),
         /// Load again when a file changes. A set that does not parse, compile or pass its tests is not taken.
@@ -387,8 +395,6 @@ section! {
         /// A set whose own tests fail is refused. `false` takes it untested, and is shown in `status`, in the log
         /// and by a metric; then the two engines are not compared by its tests either.
         require_tests: bool = true,
-        /// Where bundles are kept: the last good archive of each, and what it unpacks to.
-        state_dir: PathBuf = PathBuf::from("/var/lib/portcullis/bundles"),
         /// Largest bundle, in bytes as it is sent; unpacked it may be sixteen times as large.
         bundle_max_bytes: u64 = 64 << 20,
         /// Bundles, beside the directories.
@@ -474,6 +480,19 @@ section! {
         region: Option<String> = None,
         /// Labels of the operator's own, such as `{ rack = "7" }`.
         labels: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// When tokens and subjects were used first and last, for policies on dormant ones (`input.usage`).
+    Usage as "usage" {
+        /// The file; without it nothing is noted, and nothing is dormant.
+        file: Option<PathBuf> = None,
+        /// Most entries: one for a token and one for its subject and client, about 60 bytes of memory each. Those used
+        /// longest ago make room for others.
+        max_entries: u64 = 500_000,
+        /// How long an entry stays that is not used.
+        keep: Span = Span::seconds(31_557_600),
     }
 }
 
@@ -636,6 +655,8 @@ pub struct Config {
     pub revocation: Revocation,
     /// `[host]`
     pub host: Host,
+    /// `[usage]`
+    pub usage: Usage,
     /// `[decision_log]`
     pub decision_log: DecisionLog,
     /// `[serve]`

@@ -7,7 +7,7 @@
 use crate::policy::{Extent, Loaded, Reads, Step};
 
 /// Members of the input that the decision path itself puts there.
-pub const OWN: [&str; 3] = ["time", "token_status", "identity"];
+pub const OWN: [&str; 4] = ["time", "token_status", "identity", "usage"];
 
 /// What one policy set reads of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Attributes {
             host: request("host"),
             source: request("source"),
             headers: headers(reads),
-            volatile: !reads.volatile.is_empty() || reads.touches(&["time"]) || changing_data(reads),
+            volatile: !reads.volatile.is_empty() || reads.touches(&["time"]) || reads.touches(&["usage"]),
         }
     }
 }
@@ -58,16 +58,6 @@ impl Attributes {
     pub const fn names_target(&self) -> bool {
         self.method && self.path && self.query
     }
-}
-
-/// Documents that change while a set is in force.
-fn changing_data(reads: &Reads) -> bool {
-    const CHANGING: [&str; 2] = ["data.portcullis.usage", "data.portcullis.time"];
-    let meets = |read: &str, document: &str| {
-        let (short, long) = if read.len() < document.len() { (read, document) } else { (document, read) };
-        long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    reads.data.iter().any(|read| CHANGING.iter().any(|document| meets(read, document)))
 }
 
 fn headers(reads: &Reads) -> Headers {

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
 
-use super::{Ruling, limits::Rate};
+use super::{Refusal, Ruling, limits::Rate};
 use crate::{
     clock::WallTime,
     policy::Grant,
     record::Decided,
     revoke::Names,
     token::{Identity, Vouched},
+    usage::Uses,
 };
 
 /// A decision as the cache holds it.
@@ -43,6 +44,47 @@ pub struct Verdict {
     pub by_target: bool,
     /// What it was decided on, where decisions are recorded.
     pub about: Option<Arc<Decided>>,
+    /// How a use of its token is noted, where it is.
+    pub uses: Option<Arc<Uses>>,
+}
+
+/// What the cache says of a request.
+pub enum Hit {
+    /// A verdict that counts.
+    Verdict(Arc<Verdict>),
+    /// One whose token was revoked since.
+    Revoked(Arc<Verdict>),
+}
+
+/// What came of looking for a verdict.
+pub struct Found {
+    /// It, or why there is none.
+    pub ruled: Result<Arc<Verdict>, Refusal>,
+    /// What it was decided on, for the record.
+    pub about: Option<Arc<Decided>>,
+    /// Whether the cache had it.
+    pub cached: bool,
+}
+
+impl Hit {
+    /// What its verdict was decided on.
+    pub fn about(&self) -> Option<Arc<Decided>> {
+        match self {
+            Self::Verdict(v) | Self::Revoked(v) => v.about.clone(),
+        }
+    }
+}
+
+impl Found {
+    /// One that was found.
+    pub fn verdict(verdict: Arc<Verdict>, cached: bool) -> Self {
+        Self { about: verdict.about.clone(), ruled: Ok(verdict), cached }
+    }
+
+    /// None.
+    pub const fn refused(refusal: Refusal, about: Option<Arc<Decided>>, cached: bool) -> Self {
+        Self { ruled: Err(refusal), about, cached }
+    }
 }
 
 /// Keys here are outputs of a secret keyed hash: their own bits are hash enough.
@@ -95,6 +137,8 @@ pub struct Live {
     pub names: Arc<Names>,
     /// What its verification rests on; asked on every hit.
     pub vouched: Option<Vouched>,
+    /// How its use is noted, where it is.
+    pub uses: Option<Arc<Uses>>,
 }
 
 /// A bounded cache. Lifetimes are checked on every hit by whoever reads it.

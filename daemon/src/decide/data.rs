@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::{
     Allowance, Decider, DecisionId, Ruling,
     attributes::OWN,
-    cache::Verdict,
-    decider::{Hit, Known},
+    cache::{Hit, Verdict},
+    decider::Known,
     input::add_token,
     recording::Ruled,
 };
@@ -235,6 +235,9 @@ impl Decider {
     fn charged_answer(&self, verdict: &Verdict, path: &[&str]) -> DataAnswer {
         match self.charge(&verdict.limits) {
             Ok(allowance) => {
+                if matches!(verdict.ruling, Ruling::Allow(_)) {
+                    self.used(verdict);
+                }
                 DataAnswer { body: verdict.body.clone(), reason: verdict.ruling.reason(), allowance }
             }
             Err(refusal) => DataAnswer {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
-    cache::{Identities, Live, Verdict, Verdicts, bounded},
+    cache::{Found, Hit, Identities, Live, Verdict, Verdicts, bounded},
     input::{request_input, status_code},
     limits::{Asked, Limiter, Rate},
 };
@@ -28,6 +28,7 @@ use crate::{
     revoke::{Index, Names, PlaneHandle, Traits},
     telemetry::Metrics,
     token::{FingerprintKey, Identity, Judgement, Presented, Token, Verifier, Vouched},
+    usage::{Book, Uses},
 };
 
 /// Separates keys of rate limits.
@@ -66,6 +67,8 @@ pub struct DeciderParts {
     pub metrics: Arc<Metrics>,
     /// Where they are recorded, if they are.
     pub recorder: Option<Arc<Recorder>>,
+    /// Where uses of tokens are noted, if they are.
+    pub usage: Option<Arc<Book>>,
 }
 
 /// Decides requests; shared by all front doors.
@@ -95,49 +98,16 @@ pub(super) struct Known {
     pub names: Option<Arc<Names>>,
     /// What this rests on.
     pub vouched: Option<Vouched>,
+    /// How its use is noted, of a valid token.
+    pub uses: Option<Arc<Uses>>,
+    /// What is known of its use.
+    pub usage: Option<Value>,
 }
 
 impl Known {
     /// Of a request without a token that could be read.
     const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), fingerprint: None, names: None, vouched: None }
-    }
-}
-
-/// What the cache says of a request.
-pub(super) enum Hit {
-    /// A verdict that counts.
-    Verdict(Arc<Verdict>),
-    /// One whose token was revoked since.
-    Revoked(Arc<Verdict>),
-}
-
-/// What came of looking for a verdict.
-pub(super) struct Found {
-    /// It, or why there is none.
-    pub ruled: Result<Arc<Verdict>, Refusal>,
-    /// What it was decided on, for the record.
-    pub about: Option<Arc<Decided>>,
-    /// Whether the cache had it.
-    pub cached: bool,
-}
-
-impl Hit {
-    /// What its verdict was decided on.
-    pub fn about(&self) -> Option<Arc<Decided>> {
-        match self {
-            Self::Verdict(v) | Self::Revoked(v) => v.about.clone(),
-        }
-    }
-}
-
-impl Found {
-    fn verdict(verdict: Arc<Verdict>, cached: bool) -> Self {
-        Self { about: verdict.about.clone(), ruled: Ok(verdict), cached }
-    }
-
-    const fn refused(refusal: Refusal, about: Option<Arc<Decided>>, cached: bool) -> Self {
-        Self { ruled: Err(refusal), about, cached }
+        Self { status: Err(reason), fingerprint: None, names: None, vouched: None, uses: None, usage: None }
     }
 }
 
@@ -292,7 +262,10 @@ impl Decider {
     /// A verdict's ruling, once its rate limits were asked.
     pub(super) fn charged(&self, verdict: &Verdict) -> Ruling {
         match (&verdict.ruling, self.charge(&verdict.limits)) {
-            (Ruling::Allow(permit), Ok(allowance)) => Ruling::Allow(permit.clone().limited(allowance)),
+            (Ruling::Allow(permit), Ok(allowance)) => {
+                self.used(verdict);
+                Ruling::Allow(permit.clone().limited(allowance))
+            }
             (denied, Ok(_)) => denied.clone(),
             (_, Err(refusal)) => Ruling::Deny(refusal),
         }
@@ -393,20 +366,23 @@ impl Decider {
             && live.identity.expires_at.is_none_or(|exp| now < exp)
             && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
         {
+            let usage = self.told_usage(live.uses.as_deref());
             let (status, names) = (Ok(live.identity), Some(live.names));
-            return Known { status, fingerprint, names, vouched: live.vouched };
+            return Known { status, fingerprint, names, vouched: live.vouched, uses: live.uses, usage };
         }
         let clock = || self.parts.clock.wall().seconds();
         let Judgement { status, vouched } = self.parts.verifier.identify(&token, clock).await;
         let status = status.map(Arc::new);
-        let mut names = None;
+        let (mut names, mut uses) = (None, None);
         if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
             let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
             names = Some(Arc::clone(&made));
-            let (identity, vouched) = (Arc::clone(identity), vouched.clone());
-            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched });
+            uses = self.uses(identity, fingerprint);
+            let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
+            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched, uses });
         }
-        Known { status, fingerprint, names, vouched }
+        let usage = self.told_usage(uses.as_deref());
+        Known { status, fingerprint, names, vouched, uses, usage }
     }
 
     /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door
@@ -493,7 +469,7 @@ impl Decider {
         let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
-        let body = Bytes::new();
+        let (body, uses) = (Bytes::new(), known.uses.clone());
         Verdict {
             ruling,
             body,
@@ -506,6 +482,7 @@ impl Decider {
             grant,
             by_target,
             about,
+            uses,
         }
     }
 
@@ -598,6 +575,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         grant: Grant::Request,
         by_target: false,
         about,
+        uses: None,
     }
 }
 

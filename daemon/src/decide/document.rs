@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_common::reason::Reason;
 use serde_json::Value;
 
-use super::{Decider, Ruling, data::take_token, decider::Hit, input::add_token};
+use super::{Decider, Ruling, cache::Hit, data::take_token, input::add_token};
 use crate::{
     clock::WallTime,
     record::{Asked, Asker, Decided, Secret},

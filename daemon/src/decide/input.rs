@@ -38,7 +38,7 @@ pub(super) fn request_member(r: &Request<'_>) -> Value {
 /// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
 pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
     let identity = known.status.as_ref().ok().map(|i| &**i);
-    complete(input, status_code(known), identity, now);
+    complete(input, status_code(known), identity, known.usage.as_ref(), now);
 }
 
 /// Unix seconds, as policies have them.
@@ -48,13 +48,23 @@ pub(super) fn seconds(now: WallTime) -> Value {
 }
 
 /// The same, where the token is not at hand any more.
-pub(super) fn complete(input: &mut Value, status: &str, identity: Option<&Identity>, now: WallTime) {
+pub(super) fn complete(
+    input: &mut Value,
+    status: &str,
+    identity: Option<&Identity>,
+    usage: Option<&Value>,
+    now: WallTime,
+) {
     let Value::Object(members) = input else { return };
     members.insert("time".to_owned(), seconds(now));
     members.insert("token_status".to_owned(), Value::from(status));
     match identity.and_then(|i| serde_json::to_value(i).ok()) {
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
+    };
+    match usage {
+        Some(usage) => members.insert("usage".to_owned(), usage.clone()),
+        None => members.remove("usage"),
     };
 }
 
@@ -111,9 +121,10 @@ mod tests {
             source: "192.0.2.1",
             foreign: None,
         });
-        complete(&mut input, "token_missing", None, WallTime(1));
+        complete(&mut input, "token_missing", None, None, WallTime(1));
         check(&schema, &input, "input");
-        complete(&mut input, "valid", Some(&Identity::whole()), WallTime(1));
+        let usage = json!({"observed_since": 0, "first_used": 1, "last_used": 2, "subject": {"first_used": 1, "last_used": 2}});
+        complete(&mut input, "valid", Some(&Identity::whole()), Some(&usage), WallTime(1));
         assert_eq!(
             input["identity"].as_object().unwrap().len(),
             schema["properties"]["identity"]["properties"].as_object().unwrap().len()

@@ -175,7 +175,7 @@ async fn what_changes_by_itself_is_kept_only_where_the_policy_says_so() {
         ("decision := {\"allow\": false, \"reason\": sprintf(\"%d\", [time.now_ns()])}", false),
         ("decision := {\"allow\": false, \"ttl\": 9, \"reason\": sprintf(\"%d\", [time.now_ns()])}", true),
         (
-            "decision := {\"allow\": false, \"reason\": data.portcullis.usage.x} if false else := {\"allow\": false, \"reason\": \"x\"}",
+            "decision := {\"allow\": false, \"reason\": input.usage.x} if false else := {\"allow\": false, \"reason\": \"x\"}",
             false,
         ),
     ] {

@@ -85,6 +85,11 @@ impl Decider {
                 (*reason, reason.status(), now, self.parts.policy.generation(), Grant::Request)
             }
         };
+        if reason == Reason::Allowed
+            && let Ok(verdict) = &verdict
+        {
+            self.used(verdict);
+        }
         if let (Some(recorder), Some(request)) = (&self.parts.recorder, request) {
             let by = Asker { door: Door::Wire, peer: request.source };
             let ruled = Ruled { allow: reason == Reason::Allowed, reason, status, failed_open: false };

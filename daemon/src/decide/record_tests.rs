@@ -27,7 +27,15 @@ struct Logged {
 
 fn recorder(sample_allows: u32, bytes: usize) -> (Arc<Recorder>, Waiting) {
     let (queue, waiting) = queue(1000, bytes);
-    (Arc::new(Recorder { log: Some(queue), sample_allows, fail_open: vec![Door::ForwardAuth] }), waiting)
+    (
+        Arc::new(Recorder {
+            log: Some(queue),
+            sample_allows,
+            fail_open: vec![Door::ForwardAuth],
+            shadow: None,
+        }),
+        waiting,
+    )
 }
 
 fn parts(world: &World, waiting: Waiting, file: &FilePath) -> LogParts {

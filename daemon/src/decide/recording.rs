@@ -47,7 +47,7 @@ impl Decider {
             value: value.cloned(),
             generation: loaded.generation,
             evaluated: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
-            usage: None,
+            usage: known.usage.clone(),
         }))
     }
 
@@ -96,22 +96,12 @@ impl Decider {
         about: Option<Arc<Decided>>,
         cached: bool,
     ) {
-        let Some(sampled) = recorder.is_logged(ruled.allow) else { return };
-        let Ruled { allow, reason, status, failed_open } = ruled;
         let time = self.parts.clock.wall();
-        let (asked, decided) = (asked(), about);
-        recorder.note(Event {
-            time,
-            door,
-            asked,
-            allow,
-            reason,
-            status,
-            decided,
-            cached,
-            failed_open,
-            sampled,
-        });
+        let Some(wanted) = recorder.wanted(ruled.allow, time) else { return };
+        let Ruled { allow, reason, status, failed_open } = ruled;
+        let (asked, decided, sampled) = (asked(), about, wanted.sampled());
+        let event = Event { time, door, asked, allow, reason, status, decided, cached, failed_open, sampled };
+        recorder.note(event, wanted);
     }
 }
 
@@ -144,7 +134,8 @@ pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[St
         }
     };
     if let Some(decided) = &event.decided {
-        complete(&mut input, decided.token_status, decided.identity.as_deref(), event.time);
+        let (identity, usage) = (decided.identity.as_deref(), decided.usage.as_ref());
+        complete(&mut input, decided.token_status, identity, usage, event.time);
     } else if let Some(members) = input.as_object_mut() {
         // Nothing was looked at: these are the caller's words, if they are there.
         for name in super::attributes::OWN {

@@ -15,6 +15,7 @@ use crate::{
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
     telemetry::{Door, Metrics},
     token::{FingerprintKey, IssuerSettings, KeySource, Presented, Token, Verifier},
+    usage::Book,
 };
 
 pub(super) const BY: Asker<'static> = Asker { door: Door::ForwardAuth, peer: "192.0.2.9" };
@@ -41,10 +42,19 @@ impl World {
     }
 
     pub fn recorded(rules: &str, recorder: Option<Arc<Recorder>>) -> Self {
+        Self::with(set(rules), recorder, None, Arc::new(SystemClock))
+    }
+
+    pub fn with(
+        set: PolicySet,
+        recorder: Option<Arc<Recorder>>,
+        usage: Option<Arc<Book>>,
+        clock: SharedClock,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
-        let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
+        let index = Arc::new(Index::default());
         let store = Store::open(&dir.path().join("r.redb"), key.id()).unwrap();
         let namer = crate::revoke::Namer::new(key.scan_key());
         let limits = Limits { revoked: 100, condemned: 100 };
@@ -58,7 +68,7 @@ impl World {
             keys: KeySource::HmacFile { path: dir.path().join("hmac.key"), kid: None },
             rules: crate::token::TokenRules::default(),
         };
-        let policy = Arc::new(Active::new(set(rules), 1));
+        let policy = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
             key,
@@ -68,6 +78,7 @@ impl World {
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
             recorder,
+            usage,
         };
         let minute = Duration::from_mins(1);
         let settings = Settings {
@@ -121,8 +132,11 @@ impl World {
 
 pub(super) fn token(jti: &str) -> String {
     let now = SystemClock.wall().seconds();
-    let claims =
-        json!({"iss": "https://issuer", "aud": "a", "sub": "u", "jti": jti, "iat": now, "exp": now + 600});
+    token_of(jti, now, now + 600)
+}
+
+pub(super) fn token_of(jti: &str, iat: i64, exp: i64) -> String {
+    let claims = json!({"iss": "https://issuer", "aud": "a", "sub": "u", "jti": jti, "iat": iat, "exp": exp});
     let b64 = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
     let input = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(claims.to_string().as_bytes()));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), input.as_bytes());

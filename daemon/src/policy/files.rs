@@ -112,8 +112,6 @@ impl Files {
 
     /// SHA-256 over names and contents, in hexadecimal: equal sets are equal here on every host.
     pub fn hash(&self, decision: &str) -> String {
-        use std::fmt::Write;
-
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
             context.update(&(bytes.len() as u64).to_le_bytes());
@@ -124,11 +122,23 @@ impl Files {
             part(file.relative.as_os_str().as_encoded_bytes());
             part(file.text.as_bytes());
         }
-        context.finish().as_ref().iter().fold(String::new(), |mut hex, b| {
-            let _ = write!(hex, "{b:02x}");
-            hex
-        })
+        hex(context.finish().as_ref())
     }
+}
+
+/// A set's hash, and that of the documents that its host adds: what it decides depends on both.
+pub(super) fn stamp(hash: &str, documents: Option<&serde_json::Value>) -> String {
+    let Some(documents) = documents else { return hash.to_owned() };
+    hex(digest::digest(&digest::SHA256, format!("{hash} {documents}").as_bytes()).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::new(), |mut hex, b| {
+        let _ = write!(hex, "{b:02x}");
+        hex
+    })
 }
 
 /// Whether a file belongs to a set.

@@ -15,7 +15,7 @@ use regorus::{
 
 use super::{
     EngineKind, LoadError, PolicySet, builtins,
-    files::{File, Files},
+    files::{self, File, Files},
     hazards, machine,
     reads::{self, Reads},
     replay, rewrite,
@@ -47,6 +47,8 @@ pub struct LoadOptions {
     pub max_bytes: u64,
     /// Whether the set must pass its own tests.
     pub run_tests: bool,
+    /// Documents of the host, which stand in `data` beside those of the files.
+    pub documents: Option<serde_json::Value>,
 }
 
 impl Default for LoadOptions {
@@ -58,6 +60,7 @@ impl Default for LoadOptions {
             max_files: 1000,
             max_bytes: 16 << 20,
             run_tests: true,
+            documents: None,
         }
     }
 }
@@ -70,7 +73,8 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     let path = entrypoint(decision)?;
     let files = Files::collect(dirs, options)?;
     let hash = files.hash(decision);
-    let mut engine = engine(&files, false)?;
+    let stamp = files::stamp(&hash, options.documents.as_ref());
+    let mut engine = engine(&files, options.documents.as_ref(), false)?;
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     let data = engine.get_data();
     let compiled = compile(&mut engine, &path, decision)?;
@@ -86,7 +90,7 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     let mut tested = Tested { required: options.run_tests, ..Tested::default() };
     let mut cases = Vec::new();
     if options.run_tests {
-        let run = suite::run(&files, options.strict_builtin_errors, false, |_| true)?;
+        let run = suite::run(&files, options, false, |_| true)?;
         if !run.report.passed() {
             return Err(LoadError::Tests(run.report));
         }
@@ -115,7 +119,19 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
         Err((cause, reason)) => (None, EngineKind::Interpreter { cause, reason }),
     };
     let reads = contained(|| reads::analyse(&compiled, &path)).unwrap_or_else(Reads::everything);
-    Ok(PolicySet::new(engine, program, kind, path, data, limits, hash, files.modules.len(), tested, reads))
+    Ok(PolicySet::new(
+        engine,
+        program,
+        kind,
+        path,
+        data,
+        limits,
+        hash,
+        stamp,
+        files.modules.len(),
+        tested,
+        reads,
+    ))
 }
 
 /// The rule's path in `data`.
@@ -133,7 +149,11 @@ fn entrypoint(decision: &str) -> Result<String, LoadError> {
 }
 
 /// An engine with a set's modules and data, and its tests where asked.
-pub(super) fn engine(files: &Files, with_tests: bool) -> Result<Engine, LoadError> {
+pub(super) fn engine(
+    files: &Files,
+    documents: Option<&serde_json::Value>,
+    with_tests: bool,
+) -> Result<Engine, LoadError> {
     let mut engine = Engine::new();
     engine.set_policy_length_config(LENGTHS);
     builtins::extend(&mut engine).map_err(|e| LoadError::Compile(e.to_string()))?;
@@ -143,6 +163,12 @@ pub(super) fn engine(files: &Files, with_tests: bool) -> Result<Engine, LoadErro
     for file in &files.data {
         let data = nested(file)?;
         engine.add_data(data).map_err(|e| bad_data(file, &e))?;
+    }
+    if let Some(documents) = documents {
+        let told = |e: &dyn std::fmt::Display| {
+            LoadError::Compile(format!("a data file gives what the daemon itself says of its host: {e}"))
+        };
+        engine.add_data(Value::from(documents.clone())).map_err(|e| told(&e))?;
     }
     let mut add = |file: &File, text: String| {
         let added = contained(|| engine.add_policy(file.path.display().to_string(), text));

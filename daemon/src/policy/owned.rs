@@ -22,7 +22,7 @@ pub struct Owned {
 /// Reads the directories. They parse: they are in force, or would have been refused.
 pub fn owned(dirs: &[PathBuf]) -> Result<Owned, LoadError> {
     let files = Files::collect(dirs, &LoadOptions::default())?;
-    let engine = engine(&files, false)?;
+    let engine = engine(&files, None, false)?;
     let packages = engine.get_packages().map_err(|e| LoadError::Compile(e.to_string()))?;
     let roots = match engine.get_data() {
         Value::Object(members) => {

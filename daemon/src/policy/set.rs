@@ -130,6 +130,8 @@ pub struct PolicySet {
     data: Value,
     limits: Limits,
     hash: String,
+    /// The hash, and that of the host's documents.
+    stamp: String,
     modules: usize,
     tested: Tested,
     reads: Reads,
@@ -147,6 +149,7 @@ impl PolicySet {
         data: Value,
         limits: Limits,
         hash: String,
+        stamp: String,
         modules: usize,
         tested: Tested,
         reads: Reads,
@@ -162,6 +165,7 @@ impl PolicySet {
             data,
             limits,
             hash,
+            stamp,
             modules,
             tested,
             reads,
@@ -183,6 +187,11 @@ impl PolicySet {
     /// SHA-256 over the set's files, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// What stands for the set and the host's documents together: another one is another generation.
+    pub fn stamp(&self) -> &str {
+        &self.stamp
     }
 
     /// What the decision depends on.
@@ -213,12 +222,15 @@ impl PolicySet {
         Ok((decision, json))
     }
 
-    /// Whether there is a rule of this path below `data`.
-    pub fn holds_rule(&self, path: &[&str]) -> bool {
+    /// Whether a rule of this path below `data` could be in one of the set's packages.
+    pub fn may_hold(&self, path: &[&str]) -> bool {
         let engine = self.prototype.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, package)) = path.split_last() else { return false };
-        let package = format!("data.{}", package.join("."));
-        engine.get_packages().is_ok_and(|packages| packages.contains(&package))
+        let path = format!("data.{}", path.join("."));
+        let within = |package: &String| {
+            path.strip_prefix(package.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        // Where packages cannot be listed, it is asked for rather than passed over.
+        engine.get_packages().map_or(true, |packages| packages.iter().any(within))
     }
 
     /// Whether a path of `data` is the decision's.

@@ -87,7 +87,7 @@ pub fn run_tests(
     cover: bool,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<(TestReport, Vec<Coverage>), LoadError> {
-    let run = run(&Files::collect(dirs, options)?, options.strict_builtin_errors, cover, wanted)?;
+    let run = run(&Files::collect(dirs, options)?, options, cover, wanted)?;
     Ok((run.report, run.coverage))
 }
 
@@ -114,7 +114,7 @@ pub(super) struct Run {
 
 pub(super) fn run(
     files: &Files,
-    strict: bool,
+    options: &LoadOptions,
     cover: bool,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Run, LoadError> {
@@ -124,7 +124,8 @@ pub(super) fn run(
     }
     // Nothing of a run that failed half way.
     replay::noted();
-    let mut engine = load::engine(files, true)?;
+    let strict = options.strict_builtin_errors;
+    let mut engine = load::engine(files, options.documents.as_ref(), true)?;
     engine.set_execution_timer_config(TEST_LIMIT);
     engine.set_strict_builtin_errors(strict);
     engine.set_enable_coverage(cover);

@@ -28,6 +28,8 @@ const PACE: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(100);
 /// Lines made before they are handed to the sink.
 const AT_ONCE: usize = 512;
+/// How long the last lines may take.
+const LAST_WORDS: Duration = Duration::from_secs(8);
 /// How often losses are told in the daemon's own log.
 const TELL: Duration = Duration::from_mins(1);
 
@@ -68,9 +70,18 @@ impl Log {
         Ok(Self { stop, thread })
     }
 
-    /// Writes what waits, and ends.
+    /// Writes what waits, and ends. A sink that takes nothing (a pipe that nobody reads) does not hold up the daemon's end
+    /// for long.
     pub fn stop(self) {
         drop(self.stop);
+        let asked = Instant::now();
+        while !self.thread.is_finished() {
+            if asked.elapsed() > LAST_WORDS {
+                tracing::warn!("the decision log's sink takes nothing: its last lines are lost");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if self.thread.join().is_err() {
             tracing::error!("the decision log ended badly; its last lines may be lost");
         }
@@ -81,7 +92,7 @@ struct Writer {
     parts: LogParts,
     /// Hashes of the sets in force lately, by generation.
     revisions: BTreeMap<u64, String>,
-    /// Whether the set in force has a mask; its generation.
+    /// Whether the set in force may have a mask; its generation.
     masks: (u64, bool),
     told: Told,
 }
@@ -151,7 +162,7 @@ impl Writer {
     fn look_at_policy(&mut self) -> Arc<Loaded> {
         let loaded = self.parts.active.current();
         if self.masks.0 != loaded.generation {
-            self.masks = (loaded.generation, loaded.set.holds_rule(&mask::RULE));
+            self.masks = (loaded.generation, loaded.set.may_hold(&mask::RULE));
             self.revisions.insert(loaded.generation, loaded.set.hash().to_owned());
             while self.revisions.len() > 16 {
                 self.revisions.pop_first();

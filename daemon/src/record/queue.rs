@@ -32,6 +32,7 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Counts {
     bytes: AtomicUsize,
+    entries: AtomicUsize,
     dropped: AtomicU64,
 }
 
@@ -40,7 +41,8 @@ struct Counts {
 pub struct Queue {
     sender: SyncSender<Entry>,
     counts: Arc<Counts>,
-    most: usize,
+    /// Most bytes and entries.
+    most: [usize; 2],
 }
 
 /// The end that a recorder holds.
@@ -53,10 +55,21 @@ pub struct Waiting {
 pub fn queue(entries: usize, bytes: usize) -> (Queue, Waiting) {
     let (sender, receiver) = sync_channel(entries);
     let counts = Arc::new(Counts::default());
-    (Queue { sender, counts: Arc::clone(&counts), most: bytes }, Waiting { receiver, counts })
+    (Queue { sender, counts: Arc::clone(&counts), most: [bytes, entries] }, Waiting { receiver, counts })
 }
 
 impl Queue {
+    /// Whether there is room for another; counted as dropped where there is none. Asked before anything is copied.
+    pub fn has_room(&self) -> bool {
+        let [bytes, entries] = self.most;
+        let has = self.counts.entries.load(Ordering::Relaxed) < entries
+            && self.counts.bytes.load(Ordering::Relaxed) < bytes;
+        if !has {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        has
+    }
+
     /// Hands a decision in, or drops and counts it where there is no room.
     pub fn offer(&self, event: Arc<Event>) {
         self.put(Entry::Decision(event));
@@ -70,8 +83,10 @@ impl Queue {
     fn put(&self, entry: Entry) {
         let size = entry.size();
         let before = self.counts.bytes.fetch_add(size, Ordering::Relaxed);
-        if before + size > self.most || self.sender.try_send(entry).is_err() {
+        self.counts.entries.fetch_add(1, Ordering::Relaxed);
+        if before + size > self.most[0] || self.sender.try_send(entry).is_err() {
             self.counts.bytes.fetch_sub(size, Ordering::Relaxed);
+            self.counts.entries.fetch_sub(1, Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -87,6 +102,7 @@ impl Waiting {
     pub fn next(&self) -> Option<Entry> {
         let entry = self.receiver.try_recv().ok()?;
         self.counts.bytes.fetch_sub(entry.size(), Ordering::Relaxed);
+        self.counts.entries.fetch_sub(1, Ordering::Relaxed);
         Some(entry)
     }
 
@@ -112,6 +128,8 @@ mod tests {
         let (queue, waiting) = queue(3, 1 << 20);
         (0..5).for_each(|n| queue.offer_kernel(n.into()));
         assert_eq!(queue.dropped(), 2);
+        assert!(!queue.has_room());
+        assert_eq!(queue.dropped(), 3, "what is not even copied counts");
         let taken: Vec<Value> = std::iter::from_fn(|| waiting.next())
             .map(|e| match e {
                 Entry::Kernel(v) => *v,
@@ -119,6 +137,7 @@ mod tests {
             })
             .collect();
         assert_eq!(taken, [0, 1, 2], "the first come stay");
+        assert!(queue.has_room());
         queue.offer_kernel(7.into());
         assert!(waiting.next().is_some(), "room is made again");
     }

@@ -153,10 +153,13 @@ pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Whether a text is or holds what looks like a credential: a scheme with something behind it, or a JWS.
+/// Whether a text is or holds what looks like a credential: a scheme with one word behind it, or a JWS.
 fn is_credential(text: &str) -> bool {
-    let scheme = text.split_once(' ').is_some_and(|(scheme, rest)| {
-        !rest.trim().is_empty() && ["bearer", "dpop", "basic"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
+    let scheme = text.trim().split_once(' ').is_some_and(|(scheme, rest)| {
+        let (word, is) = (rest.trim(), |name: &str| scheme.eq_ignore_ascii_case(name));
+        // "Basic membership" is a reason that a policy may give.
+        let encoded = || word.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'=');
+        !word.is_empty() && !word.contains(' ') && (is("bearer") || is("dpop") || is("basic") && encoded())
     });
     scheme || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..]))
 }
@@ -220,6 +223,9 @@ mod tests {
             (json!({"a": format!("see {JWS}")}), json!({})),
             (json!({"a": [JWS, "b"]}), json!({"a": ["***", "b"]})),
             (json!({"a": "Bearer abc"}), json!({})),
+            (json!({"a": "basic dXNlcjpwYXNz"}), json!({})),
+            (json!({"a": "Basic membership"}), json!({"a": "Basic membership"})),
+            (json!({"a": "bearer of bad news"}), json!({"a": "bearer of bad news"})),
             (json!({"a": "bearer"}), json!({"a": "bearer"})),
             (json!({"a": "eyJ.x.y"}), json!({"a": "eyJ.x.y"})),
             (json!({JWS: 1}), json!({})),

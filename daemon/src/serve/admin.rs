@@ -29,6 +29,13 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+mod policy;
+mod usage;
+
+pub use self::{
+    policy::{Promotion, PromotionKind},
+    usage::UsageLister,
+};
 use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
@@ -36,6 +43,7 @@ use crate::{
     revoke::{AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder},
     telemetry::Metrics,
     token::{ApiKeys, Token},
+    usage::Book,
 };
 
 /// Longest request body, in bytes.
@@ -86,6 +94,12 @@ pub struct AdminState {
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Asks for the policies to be loaded again; gives what came of it.
     pub reload: mpsc::Sender<tokio::sync::oneshot::Sender<Result<u64, String>>>,
+    /// Asks for another live policy set; gives what came of it.
+    pub promotions: mpsc::Sender<(Promotion, tokio::sync::oneshot::Sender<Result<Value, String>>)>,
+    /// What the candidate set would change.
+    pub shadow: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Uses of tokens: what is known, and lists of it.
+    pub usage: Option<(Arc<Book>, UsageLister)>,
     /// The daemon's end.
     pub stop: CancellationToken,
     /// Lifetime of a revocation that names none.
@@ -149,6 +163,10 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .route("/v1/keys", post(keys::issue).get(keys::list))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/disable", post(keys::disable))
+        .route("/v1/usage", get(usage::list))
+        .route("/v1/policy/shadow", get(policy::shadow))
+        .route("/v1/policy/promote", post(policy::promote))
+        .route("/v1/policy/rollback", post(policy::rollback))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
         .into_make_service_with_connect_info::<Peer>();

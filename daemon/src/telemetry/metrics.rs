@@ -118,6 +118,13 @@ pub struct Metrics {
     ready: IntGauge,
     overloaded: IntGauge,
     spans: IntCounterVec,
+    shadow_decisions: IntCounterVec,
+    shadow_skipped: IntCounter,
+    candidate: IntGaugeVec,
+    promoted: IntGauge,
+    usage_entries: IntGauge,
+    usage_missed: IntCounter,
+    usage_observed: IntGauge,
     log_lines: IntCounter,
     log_dropped: IntCounterVec,
 }
@@ -217,6 +224,13 @@ impl Metrics {
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
             spans: make.counters("portcullis_spans_total", "Spans of decisions: sent to the collector, or dropped.", &["result"])?,
+            shadow_decisions: make.counters("portcullis_shadow_decisions_total", "Decisions that the candidate set made beside the live one, by what came of it.", &["result"])?,
+            shadow_skipped: make.counter("portcullis_shadow_skipped_total", "Decisions that the candidate set did not make, for want of time or room.")?,
+            candidate: make.gauges("portcullis_policy_candidate", "1 for the state of the candidate set.", &["state"])?,
+            promoted: make.gauge("portcullis_policy_promoted", "1 while the live set is a promoted one that `policy.dirs` do not hold.")?,
+            usage_entries: make.gauge("portcullis_usage_entries", "Tokens and subjects whose use is known.")?,
+            usage_missed: make.counter("portcullis_usage_missed_total", "Uses that could not be noted for want of room.")?,
+            usage_observed: make.gauge("portcullis_usage_observed_since_seconds", "Since when every use is known (Unix time); 0 where none is noted.")?,
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
@@ -370,6 +384,30 @@ impl Metrics {
         self.destroyed_connections.inc_by(side.destroyed.saturating_sub(before));
     }
 
+    /// Counts a decision of the candidate set beside the live one.
+    pub fn shadow(&self, result: &str) {
+        self.shadow_decisions.with_label_values(&[result]).inc();
+    }
+
+    /// Notes decisions that the candidate set did not make so far.
+    pub fn shadow_skipped(&self, total: u64) {
+        follow(&self.shadow_skipped, total);
+    }
+
+    /// Notes how the candidate set stands, and whether the live one was promoted.
+    pub fn candidate(&self, state: &str, promoted: bool) {
+        self.candidate.reset();
+        self.candidate.with_label_values(&[state]).set(1);
+        self.promoted.set(promoted.into());
+    }
+
+    /// Notes how much is known of uses, and since when.
+    pub fn usage(&self, entries: u64, missed: u64, observed: u64) {
+        self.usage_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        follow(&self.usage_missed, missed);
+        self.usage_observed.set(i64::try_from(observed).unwrap_or(i64::MAX));
+    }
+
     /// Counts lines of the decision log: written now, dropped by the queue so far, lost by the sink now.
     pub fn decision_log(&self, written: u64, dropped: u64, lost: u64) {
         self.log_lines.inc_by(written);
@@ -421,6 +459,8 @@ mod tests {
         m.spans("sent", 1);
         m.fail_open(Door::ExtAuthz);
         m.decision_log(1, 1, 1);
+        m.shadow("same");
+        m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);
         m.kernel_place("lo", Some(80), Sight::Packets, 1);

@@ -167,7 +167,7 @@ fn sequences() -> Vec<Sequence> {
             })
         }),
         plain("fragments inside the TCP header", Answered, |t, r, _| {
-            let frame = portcullis_tests::frames::Frame {
+            let frame = Frame {
                 flags: DATA,
                 seq: t.start.wrapping_add(1),
                 ack: t.next,

@@ -80,7 +80,7 @@ fn three_pieces_are_as_good_as_two() -> Result<()> {
     for (token, status) in [(&live, 200), (&revoked, 401)] {
         let request = bearer("/three", token);
         // Every offset is a first or a second cut of some pair, each at several distances.
-        let all = portcullis_tests::is_thorough();
+        let all = is_thorough();
         for first in (1..request.len() - 2).step_by(if all { 1 } else { 3 }) {
             let some = [first + 1, first + 2, first + 9, request.len() - 3, request.len() - 1];
             let seconds = if all { (first + 1..request.len()).collect() } else { some.to_vec() };

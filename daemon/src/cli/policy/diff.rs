@@ -77,9 +77,9 @@ impl Args {
             }
         }
         if self.json {
-            print_json(&report.json())?
+            print_json(&report.json())?;
         } else {
-            print(&report.human())?
+            print(&report.human())?;
         }
         Ok(u8::from(report.has_changes()))
     }

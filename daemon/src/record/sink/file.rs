@@ -31,6 +31,8 @@ pub struct FileSink {
     identity: (u64, u64),
     size: u64,
     begun: SystemTime,
+    /// A write failed, perhaps in the middle of a line.
+    torn: bool,
     pub(super) lines: Lines,
 }
 
@@ -38,7 +40,7 @@ impl FileSink {
     /// Opens it, and makes it where it is not there (mode 0600): lines hold what people did.
     pub fn open(settings: FileSettings) -> io::Result<Self> {
         let (file, identity, size, begun) = open(&settings.path)?;
-        Ok(Self { settings, file, identity, size, begun, lines: Lines::default() })
+        Ok(Self { settings, file, identity, size, begun, torn: false, lines: Lines::default() })
     }
 
     pub(super) fn flush(&mut self) -> Flushed {
@@ -62,8 +64,13 @@ impl FileSink {
             rotate(&self.settings.path, self.settings.keep)?;
             self.reopen()?;
         }
+        if self.torn {
+            self.file.write_all(b"\n")?;
+        }
         self.size += text.len() as u64;
-        self.file.write_all(text)
+        let written = self.file.write_all(text);
+        self.torn = written.is_err();
+        written
     }
 
     fn reopen(&mut self) -> io::Result<()> {

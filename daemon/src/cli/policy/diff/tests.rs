@@ -21,7 +21,7 @@ impl Place {
 
     fn report(&self, lines: &[Value], bare: bool) -> Report {
         let file = self.0.path().join("log");
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let text = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         fs::write(&file, text).unwrap();
         let dir = |name: &str| self.0.path().join(name);
         let args = Args {
@@ -45,7 +45,7 @@ impl Place {
 const OLD: &str = "default decision := {\"allow\": false, \"reason\": \"no\"}\ndecision := {\"allow\": true} if input.request.path == \"/a\"";
 const NEW: &str = "default decision := {\"allow\": false, \"reason\": \"no\"}\ndecision := {\"allow\": true} if tenant\ntenant if input.request.headers.tenant == \"t\"";
 
-fn line(path: &str, allow: bool, more: Value) -> Value {
+fn line(path: &str, allow: bool, more: &Value) -> Value {
     let mut line = json!({
         "decision_id": "1", "path": "portcullis/decision",
         "input": {"request": {"path": path, "headers": {}}, "identity": {"iss": "i", "sub": "s", "email": "a@b"}},
@@ -62,17 +62,17 @@ fn differences_are_counted_by_cause_and_token_and_what_cannot_be_decided_again_i
     let place = Place::new(OLD, NEW);
     let header = json!({"request": {"path": "/b", "headers": {"tenant": "t"}}});
     let lines = [
-        line("/a", true, json!({})),
-        line("/a", true, json!({"portcullis": {"allow": true, "fingerprint": "f2", "sampled_one_in": 10}})),
-        line("/a", false, json!({})),
-        line("/b", false, json!({"input": header, "portcullis": {"allow": false, "fingerprint": "f1"}})),
-        line("/b", false, json!({})),
-        line("/a", true, json!({"erased": ["/input/request/headers/tenant"]})),
-        line("/a", true, json!({"erased": ["/input/request/headers/other", "/input/identity/email"]})),
-        line("/a", true, json!({"path": "portcullis/decision/allow"})),
-        line("/a", true, json!({"path": "portcullis/other"})),
-        line("/a", true, json!({"portcullis": {"kind": "kernel_refusal"}})),
-        line("/a", true, json!({"portcullis": {"kind": "decision", "reason": "token_revoked"}})),
+        line("/a", true, &json!({})),
+        line("/a", true, &json!({"portcullis": {"allow": true, "fingerprint": "f2", "sampled_one_in": 10}})),
+        line("/a", false, &json!({})),
+        line("/b", false, &json!({"input": header, "portcullis": {"allow": false, "fingerprint": "f1"}})),
+        line("/b", false, &json!({})),
+        line("/a", true, &json!({"erased": ["/input/request/headers/tenant"]})),
+        line("/a", true, &json!({"erased": ["/input/request/headers/other", "/input/identity/email"]})),
+        line("/a", true, &json!({"path": "portcullis/decision/allow"})),
+        line("/a", true, &json!({"path": "portcullis/other"})),
+        line("/a", true, &json!({"portcullis": {"kind": "kernel_refusal"}})),
+        line("/a", true, &json!({"portcullis": {"kind": "decision", "reason": "token_revoked"}})),
         json!({"x": 1}),
         json!(7),
     ];
@@ -110,7 +110,7 @@ fn differences_are_counted_by_cause_and_token_and_what_cannot_be_decided_again_i
 #[test]
 fn sets_that_agree_change_nothing_and_bare_inputs_do_for_a_log() {
     let place = Place::new(OLD, OLD);
-    assert!(!place.report(&[line("/a", true, json!({}))], false).has_changes());
+    assert!(!place.report(&[line("/a", true, &json!({}))], false).has_changes());
     let place = Place::new(OLD, NEW);
     let report = place.report(&[json!({"request": {"path": "/a"}})], true);
     assert_eq!((report.json()["decided"].clone(), report.has_changes()), (json!(1), true));

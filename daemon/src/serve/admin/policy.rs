@@ -1,0 +1,58 @@
+//! The candidate set beside the live one: what it would change, promoting it, going back.
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, State},
+    http::StatusCode,
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::{AdminState, ApiError, Peer};
+
+/// An order to change the live set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// Which.
+    pub kind: PromotionKind,
+    /// Who asks.
+    pub actor: String,
+}
+
+/// Which set is to be the live one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromotionKind {
+    /// The candidate.
+    Promote,
+    /// The one before.
+    Rollback,
+}
+
+pub(super) async fn shadow(State(s): State<AdminState>) -> Result<Json<Value>, ApiError> {
+    let told = tokio::task::spawn_blocking(move || (s.shadow)()).await;
+    told.map(Json).map_err(|_| stopping())
+}
+
+pub(super) async fn promote(s: State<AdminState>, peer: ConnectInfo<Peer>) -> Result<Json<Value>, ApiError> {
+    change(s, peer, PromotionKind::Promote).await
+}
+
+pub(super) async fn rollback(s: State<AdminState>, peer: ConnectInfo<Peer>) -> Result<Json<Value>, ApiError> {
+    change(s, peer, PromotionKind::Rollback).await
+}
+
+fn stopping() -> ApiError {
+    ApiError(StatusCode::SERVICE_UNAVAILABLE, "busy", "the daemon is stopping".to_owned())
+}
+
+async fn change(
+    State(s): State<AdminState>,
+    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    kind: PromotionKind,
+) -> Result<Json<Value>, ApiError> {
+    let actor = uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
+    let (reply, answer) = oneshot::channel();
+    s.promotions.send((Promotion { kind, actor }, reply)).await.map_err(|_| stopping())?;
+    let done = answer.await.map_err(|_| stopping())?;
+    done.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", why))
+}
