@@ -18,7 +18,10 @@ use portcullis::{
     policy::{Active, LoadOptions, load},
     revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
     telemetry::Metrics,
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules, Verifier},
+    token::{
+        Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules,
+        Verifier,
+    },
 };
 use portcullis_common::reason::Reason;
 use serde_json::json;
@@ -57,6 +60,7 @@ impl Bench {
         };
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap()),
+            binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
             policy: Arc::new(Active::new(set, 1)),
             index,
@@ -108,6 +112,7 @@ fn request() -> Request<'static> {
         host: "api.example.org",
         headers: Vec::new(),
         source: "192.0.2.7",
+        evidence: Evidence::default(),
     }
 }
 

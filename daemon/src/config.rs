@@ -13,8 +13,8 @@ mod values;
 pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, ApiKeys, AttachMode, Config, Decide, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel,
-    KernelMode, Log, LogFormat, MissingMode, Observe, OlderMode, OpaqueMode, Policy, ReactionMode,
-    Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
+    Admin, ApiKeys, AttachMode, Binding, CertificateForm, Config, Decide, EnforcementMode, FailOpenDoor,
+    GateMode, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat, MissingMode, Observe, OlderMode,
+    OpaqueMode, Policy, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Token, UnknownMode,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -7,9 +7,12 @@
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
 mod api_keys;
+mod bind;
 mod claims;
+mod dpop;
 mod extract;
 mod identity;
+mod introspect;
 mod issuer;
 mod json;
 mod jws;
@@ -25,8 +28,10 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
+pub use bind::{Binder, BindingSettings, CertificateFormat, Confirmation, Evidence, Once, Target};
 pub use extract::Extraction;
 pub use identity::Identity;
+pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Introspector};
 pub use issuer::IssuerStatus;
 pub use key::{FingerprintKey, KeyError};
 pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};

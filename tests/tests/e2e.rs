@@ -8,6 +8,7 @@ mod e2e {
     mod asking;
     mod attach;
     mod authzen;
+    mod bound;
     mod clients;
     mod connections;
     mod crafted;
@@ -30,6 +31,7 @@ mod e2e {
     mod namespaces;
     mod nginx;
     mod opa;
+    mod opaque;
     mod overload;
     mod places;
     mod policies;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, ApiKeys, Decide, Issuer, Kernel, Log, Observe, Policy, Revocation, Serve, ServeTls, Token,
+        Admin, ApiKeys, Binding, Decide, Introspection, Issuer, Kernel, Log, Observe, Policy, Revocation,
+        Serve, ServeTls, Token,
     },
 };
 
@@ -21,6 +22,8 @@ pub fn reference() -> String {
     write::<Token>(&mut page);
     write::<Issuer>(&mut page);
     write::<ApiKeys>(&mut page);
+    write::<Introspection>(&mut page);
+    write::<Binding>(&mut page);
     write::<Policy>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
@@ -42,7 +45,10 @@ fn write<S: Section>(page: &mut String) {
     );
     for f in S::fields() {
         // Tables of their own.
-        if matches!((S::TABLE, f.key), ("token", "issuer" | "api_keys") | ("serve", "tls")) {
+        if matches!(
+            (S::TABLE, f.key),
+            ("token", "issuer" | "api_keys" | "introspection" | "binding") | ("serve", "tls")
+        ) {
             continue;
         }
         let default = if f.default.is_empty() { "none".to_owned() } else { format!("`{}`", f.default) };

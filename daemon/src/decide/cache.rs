@@ -14,7 +14,7 @@ use crate::{
     clock::WallTime,
     policy::Grant,
     revoke::Names,
-    token::{Identity, Vouched},
+    token::{Confirmation, Identity, Vouched},
 };
 
 /// A decision as the cache holds it.
@@ -30,6 +30,8 @@ pub struct Verdict {
     pub names: Option<Arc<Names>>,
     /// What its token's verification rests on; asked on every hit.
     pub vouched: Option<Vouched>,
+    /// What its token's sender must prove; asked on every hit.
+    pub confirmation: Option<Arc<Confirmation>>,
     /// What it is limited to; asked on every hit.
     pub limits: Arc<[Rate]>,
     /// Until when it counts.

@@ -17,15 +17,16 @@ use serde_json::{Value, json};
 use super::{
     Allowance, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
-    cache::{Identities, Live, Verdict, Verdicts, bounded},
+    cache::{Identities, Verdict, Verdicts, bounded},
+    known::{Known, add_token, status_code},
     limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
     policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
-    revoke::{Index, Names, PlaneHandle, Traits},
+    revoke::{Index, PlaneHandle},
     telemetry::Metrics,
-    token::{FingerprintKey, Identity, Judgement, Presented, Token, Verifier, Vouched},
+    token::{Binder, FingerprintKey, Presented, Token, Verifier},
 };
 
 /// Separates keys of rate limits.
@@ -50,6 +51,8 @@ pub struct Settings {
 pub struct DeciderParts {
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// Judges proofs of whose a token is.
+    pub binder: Binder,
     /// Names tokens.
     pub key: Arc<FingerprintKey>,
     /// The policy set in force.
@@ -79,25 +82,6 @@ pub struct Decider {
     attributes: ArcSwap<Attributes>,
     /// Second of the last line about a policy that failed.
     last_log: AtomicI64,
-}
-
-/// A token as the path has read it.
-#[derive(Clone, Debug)]
-pub(super) struct Known {
-    /// `valid`, or the reason why it is not.
-    pub status: Result<Arc<Identity>, Reason>,
-    pub fingerprint: Option<DenyFingerprint>,
-    /// What selectors go by, of a valid token.
-    pub names: Option<Arc<Names>>,
-    /// What this rests on.
-    pub vouched: Option<Vouched>,
-}
-
-impl Known {
-    /// Of a request without a token that could be read.
-    const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), fingerprint: None, names: None, vouched: None }
-    }
 }
 
 /// What the cache says of a request.
@@ -227,13 +211,21 @@ impl Decider {
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked) => return Err(Refusal::of(Reason::TokenRevoked)),
-            Some(Hit::Verdict(verdict)) => return Ok(verdict),
+            Some(Hit::Verdict(verdict)) => {
+                if let (Some(cnf), Ok(Some(token))) = (&verdict.confirmation, credential) {
+                    let (evidence, now) = (&request.evidence, self.parts.clock.wall().seconds());
+                    let proved =
+                        self.parts.binder.prove(cnf, token.as_bytes(), evidence, &request.target(), now);
+                    proved.map_err(Refusal::of)?;
+                }
+                return Ok(verdict);
+            }
             None if self.is_overloaded() => {
                 return Err(self.without_decision(owned(credential), Reason::Overloaded));
             }
             None => {}
         }
-        let known = self.know(owned(credential)).await;
+        let known = self.know(owned(credential), &request.evidence, &request.target()).await;
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
@@ -336,36 +328,6 @@ impl Decider {
         self.verdicts.insert(key, Arc::clone(verdict));
     }
 
-    /// Fingerprints and verifies a token.
-    pub(super) async fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
-        let token = match credential {
-            Ok(Some(token)) => token,
-            Ok(None) => return Known::without(Reason::TokenMissing),
-            Err(reason) => return Known::without(reason),
-        };
-        let fingerprint = Some(self.parts.key.deny(&token));
-        let name = self.parts.key.allow(&token);
-        let now = self.parts.clock.wall().seconds();
-        if let Some(live) = self.identities.get(&name)
-            && live.identity.expires_at.is_none_or(|exp| now < exp)
-            && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
-        {
-            let (status, names) = (Ok(live.identity), Some(live.names));
-            return Known { status, fingerprint, names, vouched: live.vouched };
-        }
-        let clock = || self.parts.clock.wall().seconds();
-        let Judgement { status, vouched } = self.parts.verifier.identify(&token, clock).await;
-        let status = status.map(Arc::new);
-        let mut names = None;
-        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
-            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
-            names = Some(Arc::clone(&made));
-            let (identity, vouched) = (Arc::clone(identity), vouched.clone());
-            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched });
-        }
-        Known { status, fingerprint, names, vouched }
-    }
-
     /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door
     /// knows it. Beside the verdict stand the policy's own words; none where it is the daemon that denies.
     pub(super) async fn evaluate(
@@ -439,10 +401,23 @@ impl Decider {
             })
         };
         let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
+        let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
         let body = Bytes::new();
-        Verdict { ruling, body, fingerprint, names, vouched, limits, until, generation, grant, by_target }
+        Verdict {
+            ruling,
+            body,
+            fingerprint,
+            names,
+            vouched,
+            confirmation,
+            limits,
+            until,
+            generation,
+            grant,
+            by_target,
+        }
     }
 
     /// A decision's limits made ready, and what the kernel keeps of them put there.
@@ -477,7 +452,7 @@ impl Decider {
         request: &Request<'_>,
         credential: Result<Option<Token>, Reason>,
     ) -> Explanation {
-        let known = self.know(credential).await;
+        let known = self.know(credential, &request.evidence, &request.target()).await;
         let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
@@ -527,17 +502,13 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal) -> Verdict {
         fingerprint: known.fingerprint,
         names: None,
         vouched: None,
+        confirmation: None,
         limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,
         grant: Grant::Request,
         by_target: false,
     }
-}
-
-/// `valid`, or the reason's code.
-pub(super) fn status_code(known: &Known) -> &'static str {
-    known.status.as_ref().map_or_else(|r| r.code(), |_| "valid")
 }
 
 /// The input of policies for a request; see `policies/README.md`.
@@ -552,30 +523,4 @@ fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     });
     add_token(&mut input, known, now);
     input
-}
-
-/// What selectors go by.
-fn traits(i: &Identity) -> Traits<'_> {
-    Traits {
-        issuer: &i.issuer,
-        token_id: i.token_id.as_deref(),
-        subject: i.subject.as_deref(),
-        session: i.session.as_deref(),
-        client: i.client.as_deref(),
-        key_id: i.key_id.as_deref(),
-        scopes: &i.scopes,
-        issued_at: i.issued_at,
-    }
-}
-
-/// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
-pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
-    let Value::Object(members) = input else { return };
-    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in a double")]
-    members.insert("time".to_owned(), Value::from(now.0 as f64 / 1000.0));
-    members.insert("token_status".to_owned(), Value::from(status_code(known)));
-    match known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()) {
-        Some(identity) => members.insert("identity".to_owned(), identity),
-        None => members.remove("identity"),
-    };
 }

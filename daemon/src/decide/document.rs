@@ -3,11 +3,7 @@
 use portcullis_common::reason::Reason;
 use serde_json::Value;
 
-use super::{
-    Decider, Ruling,
-    data::take_token,
-    decider::{Hit, add_token},
-};
+use super::{Decider, Ruling, data::take_token, decider::Hit, known::add_token, proof::Proof};
 use crate::clock::WallTime;
 
 /// Separates these cache keys from the others under the fingerprint key.
@@ -35,11 +31,12 @@ impl Decider {
             None => {}
         }
         let mut input = read()?;
+        let proof = Proof::take(&mut input, token_path);
         let token = take_token(&mut input, token_path);
         if self.is_overloaded() {
             return Ok(Ruling::Deny(self.without_decision(token, Reason::Overloaded)));
         }
-        let known = self.know(token).await;
+        let known = self.know(token, &proof.evidence(), &proof.target()).await;
         let complete = |now: WallTime| {
             add_token(&mut input, &known, now);
             input
@@ -47,6 +44,7 @@ impl Decider {
         let (verdict, _) = self.evaluate(&known, None, complete).await;
         // The whole text is the key, under whatever policy set.
         let generation = verdict.generation;
-        Ok(self.charged(&self.keep(&[key], generation, verdict)))
+        let keys: &[_] = if verdict.confirmation.is_some() { &[] } else { &[key] };
+        Ok(self.charged(&self.keep(keys, generation, verdict)))
     }
 }

@@ -24,7 +24,15 @@ type Header<'a> = (&'a str, &'a str);
 
 fn request<'a>(path: &'a str, query: &'a str, host: &'a str, headers: &[Header<'a>]) -> Request<'a> {
     let path = Path::new(path).unwrap();
-    Request { method: "GET", path, query, host, headers: headers.to_vec(), source: "192.0.2.1" }
+    Request {
+        method: "GET",
+        path,
+        query,
+        host,
+        headers: headers.to_vec(),
+        source: "192.0.2.1",
+        evidence: crate::token::Evidence::default(),
+    }
 }
 
 impl World {

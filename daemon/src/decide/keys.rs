@@ -29,7 +29,7 @@ impl Decider {
             Err(reason) => (b"fault", reason.code().as_bytes()),
         };
         // Taken apart, so that an attribute that is added later is not forgotten here.
-        let Request { method, path, query, host, headers, source } = r;
+        let Request { method, path, query, host, headers, source, evidence: _ } = r;
         let read = [
             (a.method || by_target, *method),
             (a.path || by_target, path.as_str()),

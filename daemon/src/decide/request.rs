@@ -1,5 +1,7 @@
 //! The attributes of a request that policies may read.
 
+use crate::token::{Evidence, Target};
+
 /// A request, as the gateway tells it. What stands here is part of the cache key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -15,6 +17,15 @@ pub struct Request<'a> {
     pub headers: Vec<(&'a str, &'a str)>,
     /// The client's address.
     pub source: &'a str,
+    /// What it brings to prove whose its token is. No part of the cache key: verdicts on bound tokens ask it each time.
+    pub evidence: Evidence<'a>,
+}
+
+impl Request<'_> {
+    /// What a proof must have been made for.
+    pub const fn target(&self) -> Target<'_> {
+        Target { method: self.method, host: self.host, path: self.path.as_str() }
+    }
 }
 
 /// A path that applications and policies might read differently.

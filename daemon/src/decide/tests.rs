@@ -13,7 +13,10 @@ use crate::{
     policy::{Active, LoadOptions, PolicySet, load},
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
     telemetry::Metrics,
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Token, Verifier},
+    token::{
+        Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings, KeySource, Presented, Token,
+        Verifier,
+    },
 };
 
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
@@ -55,6 +58,7 @@ impl World {
         let policy = Arc::new(Active::new(set(rules), 1));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
+            binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
             policy: Arc::clone(&policy),
             index,
@@ -77,7 +81,15 @@ impl World {
 
     async fn auth(&self, token: &str) -> Ruling {
         let path = Path::new("/v1/orders").unwrap();
-        let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+        let request = Request {
+            method: "GET",
+            path,
+            query: "",
+            host: "",
+            headers: Vec::new(),
+            source: "",
+            evidence: Evidence::default(),
+        };
         self.decider.request(&request, Ok(Some(Presented::new(token)))).await
     }
 
@@ -169,7 +181,15 @@ async fn a_verdict_of_another_generation_is_not_used() {
 async fn what_is_no_token_has_verdicts_of_its_own() {
     let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
     let path = Path::new("/").unwrap();
-    let request = Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "" };
+    let request = Request {
+        method: "GET",
+        path,
+        query: "",
+        host: "",
+        headers: Vec::new(),
+        source: "",
+        evidence: Evidence::default(),
+    };
     let ask = |credential| world.decider.request(&request, credential);
     assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {

@@ -110,6 +110,8 @@ pub struct Metrics {
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
     api_keys: IntGaugeVec,
+    introspection: IntCounterVec,
+    introspection_paused: IntGauge,
     issuer_ready: IntGaugeVec,
     issuer_age: IntGaugeVec,
     issuer_refreshes: IntCounterVec,
@@ -210,6 +212,8 @@ impl Metrics {
             older_connections: make.gauge("portcullis_kernel_older_connections", "Connections at guarded ports that were there before guard.")?,
             destroyed_connections: make.counter("portcullis_kernel_connections_destroyed_total", "Connections destroyed because their token was condemned while they were silent.")?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
+            introspection: make.counters("portcullis_introspection_total", "Opaque tokens by what the introspection server said, or why it was not asked.", &["result"])?,
+            introspection_paused: make.gauge("portcullis_introspection_paused", "1 while the introspection server is left alone because it keeps failing.")?,
             issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
             issuer_age: make.gauges("portcullis_issuer_keys_age_seconds", "Time since an issuer's keys were last read.", &["issuer"])?,
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
@@ -258,6 +262,15 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Notes what became of opaque tokens.
+    pub fn introspection(&self, counts: &[(&str, u64)], paused: bool) {
+        for (result, total) in counts {
+            let counter = self.introspection.with_label_values(&[result]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        self.introspection_paused.set(paused.into());
     }
 
     /// Notes how many API keys there are.

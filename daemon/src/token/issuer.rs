@@ -190,8 +190,12 @@ impl Issuer {
             now,
             max_age: self.rules.max_age.map(seconds),
             required: &self.rules.required_claims,
+            needs_expiry: true,
+            require_bound: self.rules.require_bound,
         };
-        claims::check(jws, &self.name, &expect)
+        let algorithm = format!("{:?}", jws.algorithm);
+        let about = claims::About { issuer: &self.name, algorithm, key_id: jws.kid };
+        claims::check(jws.claims, about, &expect)
     }
 
     fn takes_type(&self, typ: Option<&str>) -> bool {

@@ -12,7 +12,7 @@ use super::json;
 
 /// Header parameters that make a token something other than a plain signed JWT. They are refused, not ignored,
 /// so that a token means the same here and behind us. (Parameters that bring or point at a key, `jwk`, `jku`,
-/// `x5c` and `x5u`, are never read: keys come from the configuration alone, RFC 8725 §3.10.)
+/// `x5c` and `x5u`, are never read of a token: keys come from the configuration alone, RFC 8725 §3.10.)
 const REFUSED: [&str; 4] = ["crit", "b64", "zip", "enc"];
 /// Longest `kid` taken, in bytes.
 const MAX_KID: usize = 256;
@@ -29,6 +29,8 @@ pub(super) struct Jws<'a> {
     pub kid: Option<String>,
     /// The header's `typ` in lower case, without the prefix that may be left out.
     pub typ: Option<String>,
+    /// The whole header.
+    pub header: Map<String, Value>,
     /// The payload.
     pub claims: Map<String, Value>,
 }
@@ -48,6 +50,7 @@ impl<'a> Jws<'a> {
             algorithm,
             kid,
             typ,
+            header,
             claims,
         })
     }

@@ -7,13 +7,13 @@ use portcullis_common::reason::Reason;
 use super::messages::{CheckRequest, HttpRequest};
 use crate::{
     decide::{self, Path, Ruling},
-    serve::doors::Doors,
-    token::{Extraction, Presented},
+    serve::doors::{DoorSettings, Doors},
+    token::{Extraction, Once, Presented},
 };
 
 /// Decides a check.
 pub(super) async fn decide(doors: &Doors, check: &CheckRequest) -> Ruling {
-    match read(check, &doors.settings.headers, &doors.settings.extraction) {
+    match read(check, &doors.settings) {
         Ok((request, credential)) => doors.decider.request(&request, credential).await,
         Err(reason) => Ruling::deny(reason),
     }
@@ -23,8 +23,7 @@ type Credential<'a> = Result<Option<Presented<'a>>, Reason>;
 
 fn read<'a>(
     check: &'a CheckRequest,
-    allowed: &'a [String],
-    extraction: &Extraction,
+    settings: &'a DoorSettings,
 ) -> Result<(decide::Request<'a>, Credential<'a>), Reason> {
     let attributes = check.attributes.as_ref().ok_or(Reason::RequestMalformed)?;
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(Reason::RequestMalformed)?;
@@ -34,13 +33,14 @@ fn read<'a>(
     }
     let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
     let headers = Headers::of(http);
-    let mut read = Vec::with_capacity(allowed.len());
-    for name in allowed {
+    let mut read = Vec::with_capacity(settings.headers.len());
+    for name in &settings.headers {
         if let Some(value) = headers.one(name)? {
             read.push((name.as_str(), value));
         }
     }
-    let credential = headers.credential(extraction);
+    let credential = headers.credential(&settings.extraction);
+    let evidence = settings.evidence(|name| headers.once(name));
     let source = attributes.source.as_ref().and_then(|s| s.address.as_ref()?.socket_address.as_ref());
     let request = decide::Request {
         method,
@@ -49,6 +49,7 @@ fn read<'a>(
         host: &http.host,
         headers: read,
         source: source.map_or("", |s| &s.address),
+        evidence,
     };
     Ok((request, credential))
 }
@@ -81,6 +82,15 @@ impl<'a> Headers<'a> {
                 }
                 str::from_utf8(value(header)).map(Some).map_err(|_| Reason::RequestMalformed)
             }
+        }
+    }
+
+    /// The same of one that is judged later. Joined by a comma, two of them are one that is good for nothing.
+    fn once(&self, name: &str) -> Once<'a> {
+        match self.one(name) {
+            Ok(None) => Once::None,
+            Ok(Some(value)) => Once::One(value),
+            Err(_) => Once::Bad,
         }
     }
 
@@ -121,7 +131,8 @@ mod tests {
     }
 
     fn token(check: &CheckRequest) -> Result<Option<String>, Reason> {
-        let (_, credential) = read(check, &[], &Extraction::default())?;
+        let settings = DoorSettings::default();
+        let (_, credential) = read(check, &settings)?;
         credential.map(|t| t.map(|t| t.to_token().as_str().to_owned()))
     }
 
@@ -131,11 +142,15 @@ mod tests {
             "/v1/orders?a=b",
             &[("authorization", "Bearer t"), ("x-tenant", "acme"), (":path", "/")],
         ));
-        let allowed = ["x-tenant".to_owned()];
-        let (r, credential) = read(&c, &allowed, &Extraction::default()).unwrap();
+        let settings = DoorSettings { headers: vec!["x-tenant".to_owned()], ..DoorSettings::default() };
+        let (r, credential) = read(&c, &settings).unwrap();
         assert_eq!((r.method, r.path.as_str(), r.query, r.host), ("GET", "/v1/orders", "a=b", "api.test"));
         assert_eq!((r.source, r.headers), ("192.0.2.7", vec![("x-tenant", "acme")]));
         assert!(credential.unwrap().is_some());
+        let bound = DoorSettings { certificate_header: Some("x-cert".to_owned()), ..DoorSettings::default() };
+        let c = check(http("/", &[("dpop", "proof"), ("x-cert", "Hash=ab")]));
+        let (r, _) = read(&c, &bound).unwrap();
+        assert_eq!((r.evidence.dpop, r.evidence.certificate), (Once::One("proof"), Once::One("Hash=ab")));
     }
 
     #[test]
