@@ -20,6 +20,8 @@ mod key;
 mod keys;
 mod remote;
 mod settings;
+#[cfg(test)]
+mod vectors;
 mod verify;
 mod vouch;
 
