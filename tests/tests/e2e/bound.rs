@@ -9,7 +9,13 @@ use std::{
 use anyhow::Result;
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use portcullis_tests::{World, client::http, config::DOORS, is_root, tokens::Signer};
+use portcullis_tests::{
+    World,
+    client::{http, request},
+    config::{Config, DOORS},
+    is_root,
+    tokens::Signer,
+};
 use serde_json::{Value, json};
 
 const ISSUER: &str = "https://bound.test";
@@ -23,7 +29,7 @@ import rego.v1
 
 default decision := {"allow": false}
 
-decision := {"allow": true, "ttl": 600, "headers": {"x-bound": input.token_bound}} if input.token_status == "valid"
+decision := {"allow": true, "ttl": 600, "grant": "token", "headers": {"x-bound": input.token_bound}} if input.token_status == "valid"
 "#;
 
 fn hash(text: &str) -> String {
@@ -48,13 +54,17 @@ fn proof(sender: &Signer, token: &str, method: &str, url: &str) -> Result<String
 }
 
 fn world(issuer: &Signer) -> Result<World> {
+    world_with(issuer, |config| config.mode = "off")
+}
+
+fn world_with(issuer: &Signer, change: impl FnOnce(&mut Config)) -> Result<World> {
     World::with(|config, dir| {
         fs::create_dir(dir.path("own"))?;
         dir.write("own/p.rego", POLICY)?;
         let jwks = dir.write("bound.jwks", &issuer.jwks())?;
         config.policies = dir.path("own");
         config.policy = String::from("require_tests = false");
-        config.mode = "off";
+        change(config);
         let table = |name: &str, more: &str| {
             format!(
                 "[[token.issuer]]\nissuer = \"{name}\"\nalgorithms = [\"ES256\"]\njwks_file = \"{}\"\n{more}\n",
@@ -176,5 +186,34 @@ fn the_other_doors_take_the_same_proofs() -> Result<()> {
     };
     let good = proof(&sender, &token, "GET", &format!("https://{DOORS}/v1/orders"))?;
     assert_eq!((envoy("")?, envoy(&format!("\r\nDPoP: {good}"))?), (401, 200));
+    Ok(())
+}
+
+/// The policy grants whole tokens; a bound one's requests are all asked about all the same.
+#[test]
+fn in_hold_mode_no_request_of_a_bound_token_passes_without_its_proof() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let (issuer, sender) = (Signer::new("i")?, Signer::new("s")?);
+    let w = world_with(&issuer, |config| config.kernel = String::from("unknown = \"hold\""))?;
+    let token = issuer.token(ISSUER, &json!({"cnf": {"jkt": thumbprint(&sender)}}))?;
+    let asked = |path: &str, proof: Option<String>| {
+        let authorization = format!("Authorization: DPoP {token}");
+        let proof = proof.map(|p| format!("DPoP: {p}"));
+        let headers: Vec<&str> =
+            [Some(authorization.as_str()), proof.as_deref()].into_iter().flatten().collect();
+        request(path, &headers)
+    };
+    let host = String::from_utf8(request("/", &[]))?;
+    let host = host.lines().find_map(|l| l.strip_prefix("Host: ")).unwrap_or_default().to_owned();
+    for path in ["/a", "/b"] {
+        let proof = proof(&sender, &token, "GET", &format!("https://{host}{path}"))?;
+        w.assert_request_passes(&asked(path, Some(proof.clone())));
+        w.assert_request_refused(&asked(path, None));
+        w.assert_request_refused(&asked(&format!("{path}/replayed"), Some(proof)));
+    }
+    let free = issuer.token(ISSUER, &json!({}))?;
+    w.assert_passes(&free);
     Ok(())
 }
