@@ -27,12 +27,18 @@ ttl := seconds if {
 	seconds := min([longest_ttl, window.seconds_left, hours.seconds_left])
 } else := min([longest_ttl, window.seconds_left])
 
+# Nobody can tell whether these tokens are good: a client that got 401 would throw its token away.
+not_the_tokens_fault := {"issuer_not_ready", "keys_stale", "introspection_failed"}
+
 default decision := {"allow": false, "reason": "no policy settles this request", "status": 403}
 
 decision := emergency.denial if {
 	emergency.denial
 } else := {"allow": true, "ttl": longest_ttl} if {
 	scopes.public
+} else := {"allow": false, "reason": status, "status": 503} if {
+	status := input.token_status
+	status in not_the_tokens_fault
 } else := {"allow": false, "reason": status, "status": 401} if {
 	status := input.token_status
 	status != "valid"

@@ -65,6 +65,13 @@ test_any_other_token_status_is_the_reason if {
 	d == {"allow": false, "reason": status, "status": 401}
 }
 
+test_what_nobody_can_tell_is_no_fault_of_the_token if {
+	every status in ["issuer_not_ready", "keys_stale", "introspection_failed"] {
+		d := decide({"request": request("/v1/orders"), "time": 1010, "token_status": status})
+		d == {"allow": false, "reason": status, "status": 503}
+	}
+}
+
 test_an_empty_input_is_denied if {
 	decide({}).allow == false
 }

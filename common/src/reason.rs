@@ -95,6 +95,18 @@ numbered! {
         ApiKeyUnknown = 28 => "api_key_unknown",
         /// The API key was disabled.
         ApiKeyDisabled = 29 => "api_key_disabled",
+        /// The introspection server gave no good answer, or was not asked because it keeps failing.
+        IntrospectionFailed = 30 => "introspection_failed",
+        /// The introspection server says that the token is not active.
+        TokenInactive = 31 => "token_inactive",
+        /// Tokens of this issuer must be bound to their sender, and this one is not.
+        BindingRequired = 32 => "binding_required",
+        /// The token is bound to a key or certificate, and the request does not prove that its sender has it.
+        BindingUnproved = 33 => "binding_unproved",
+        /// The request's DPoP proof is malformed, for another request or token, or too old.
+        ProofInvalid = 34 => "proof_invalid",
+        /// The request's DPoP proof was used before.
+        ProofReplayed = 35 => "proof_replayed",
     }
 }
 
@@ -280,7 +292,8 @@ impl Reason {
             | Self::Overloaded
             | Self::InternalError
             | Self::IssuerNotReady
-            | Self::KeysStale => 503,
+            | Self::KeysStale
+            | Self::IntrospectionFailed => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
             Self::RateLimited => 429,

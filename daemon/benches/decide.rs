@@ -19,7 +19,10 @@ use portcullis::{
     record::{Asker, FileSettings, Labels, Log, LogParts, Recorder, Redaction, Sink, SinkKind, queue},
     revoke::{Index, Limits, Namer, Plane, PlaneSettings, Store},
     telemetry::{Door, Metrics},
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules, Verifier},
+    token::{
+        Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings, KeySource, Presented, TokenRules,
+        Verifier,
+    },
 };
 use portcullis_common::reason::Reason;
 use serde_json::json;
@@ -64,6 +67,7 @@ impl Bench {
         let active = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap()),
+            binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
             policy: Arc::clone(&active),
             index,
@@ -118,6 +122,7 @@ fn request() -> Request<'static> {
         headers: Vec::new(),
         source: "192.0.2.7",
         foreign: None,
+        evidence: Evidence::default(),
     }
 }
 

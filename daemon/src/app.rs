@@ -45,7 +45,7 @@ use crate::{
         answer_kernel, bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
-    token::{ApiKeys, FingerprintKey, Verifier},
+    token::{ApiKeys, Binder, FingerprintKey, Introspector, Verifier},
     usage::{Book, Keeper},
 };
 
@@ -80,6 +80,7 @@ pub(crate) struct Shared {
     decider: Arc<Decider>,
     verifier: Arc<Verifier>,
     api_keys: Option<Arc<ApiKeys>>,
+    introspector: Option<Arc<Introspector>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -107,7 +108,13 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         .map(|settings| ApiKeys::open(settings, Arc::clone(&key)).map(Arc::new))
         .transpose()?;
     let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
-    let verifier = Arc::new(verifier.with_api_keys(api_keys.clone()));
+    let introspector = settings::introspection(&config)?
+        .map(|settings| Introspector::new(settings, Arc::clone(&key)).map(Arc::new))
+        .transpose()
+        .context("the introspection server cannot be asked")?;
+    let verifier = verifier.with_api_keys(api_keys.clone()).with_introspector(introspector.clone());
+    let verifier = Arc::new(verifier);
+    let binder = Binder::new(settings::binding(&config), Arc::clone(&key));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
     let set = load_policies(&config, &bundles.dirs(&arrived))?;
@@ -150,6 +157,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let active = Arc::new(Active::new(set, generation));
     let parts = DeciderParts {
         verifier: Arc::clone(&verifier),
+        binder,
         key,
         policy: Arc::clone(&active),
         index,
@@ -167,6 +175,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         decider,
         verifier,
         api_keys,
+        introspector,
         policy: active,
         plane,
         metrics,

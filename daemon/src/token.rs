@@ -7,10 +7,13 @@
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
 mod api_keys;
+mod bind;
 mod claims;
 mod document;
+mod dpop;
 mod extract;
 mod identity;
+mod introspect;
 mod issuer;
 mod json;
 mod jws;
@@ -18,6 +21,8 @@ mod key;
 mod keys;
 mod remote;
 mod settings;
+#[cfg(test)]
+mod vectors;
 mod verify;
 mod vouch;
 
@@ -26,9 +31,11 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
+pub use bind::{Binder, BindingSettings, CertificateFormat, Confirmation, Evidence, Once, Target};
 pub use document::{Document, DocumentKey};
 pub use extract::Extraction;
 pub use identity::Identity;
+pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Introspector};
 pub use issuer::IssuerStatus;
 pub use key::{FingerprintKey, KeyError};
 pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};

@@ -8,6 +8,7 @@ mod e2e {
     mod asking;
     mod attach;
     mod authzen;
+    mod bound;
     mod bundles;
     mod clients;
     mod connections;
@@ -33,6 +34,7 @@ mod e2e {
     mod namespaces;
     mod nginx;
     mod opa;
+    mod opaque;
     mod overload;
     mod places;
     mod policies;

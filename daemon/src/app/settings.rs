@@ -4,10 +4,12 @@ use anyhow::{Result, anyhow};
 
 use crate::{
     config::{
-        AttachMode, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel, KernelMode, MissingMode,
-        OlderMode, OpaqueMode, ReactionMode, ServeTls, ShedAttach, ShedMode, UnknownMode,
+        AttachMode, CertificateForm, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel,
+        KernelMode, MissingMode, OlderMode, OpaqueMode, ReactionMode, ServeTls, ShedAttach, ShedMode,
+        UnknownMode,
     },
     decide,
+    fetch::Secret,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
@@ -15,7 +17,10 @@ use crate::{
     policy::LoadOptions,
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
-    token::{ApiKeySettings, Extraction, FingerprintKey, IssuerSettings, KeySource, RemoteKeys, TokenRules},
+    token::{
+        ApiKeySettings, BindingSettings, CertificateFormat, Credential, Extraction, FingerprintKey,
+        IntrospectionSettings, IssuerSettings, KeySource, RemoteKeys, TokenRules,
+    },
     usage,
 };
 
@@ -171,7 +176,7 @@ fn issuer(i: &Issuer) -> Option<IssuerSettings> {
             leeway: i.leeway.map(|s| s.0),
             max_age: i.max_age.map(|s| s.0),
             required_claims: i.required_claims.clone(),
-            require_bound: false,
+            require_bound: i.require_bound,
         },
     })
 }
@@ -196,6 +201,72 @@ fn documents(c: &Config) -> serde_json::Value {
         own["region"] = region.as_str().into();
     }
     serde_json::json!({"portcullis": own})
+}
+
+/// The server that is asked about opaque tokens, if there is one.
+pub fn introspection(c: &Config) -> Result<Option<IntrospectionSettings>> {
+    let i = &c.token.introspection;
+    let Some(url) = &i.url else { return Ok(None) };
+    let secret = i.secret_file.as_deref().map(secret).transpose()?;
+    let credential = match (&i.client_id, secret) {
+        (Some(id), Some(secret)) => Credential::Client(id.clone(), secret),
+        (None, Some(token)) => Credential::Bearer(token),
+        _ => Credential::None,
+    };
+    Ok(Some(IntrospectionSettings {
+        url: url.parse().map_err(|e| anyhow!("`token.introspection.url`: {e}"))?,
+        issuer: i.issuer.clone(),
+        audience: i.audience.clone(),
+        credential,
+        ca_file: i.ca_file.clone(),
+        plain_http: i.plain_http,
+        timeout: i.timeout.0,
+        ttl: i.ttl.0,
+        negative_ttl: i.negative_ttl.0,
+        entries: i.entries,
+        failures: i.failures,
+        pause: i.pause.0,
+        leeway: c.token.leeway.0,
+        require_bound: i.require_bound,
+    }))
+}
+
+/// A secret from a file of one line that others may not read.
+fn secret(path: &std::path::Path) -> Result<Secret> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let shown = path.display();
+    let meta =
+        std::fs::metadata(path).map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
+    let mode = meta.permissions().mode();
+    if mode & 0o007 != 0 {
+        return Err(anyhow!(
+            "everybody on this host may use the secret file `{shown}`: run `chmod o=` on it"
+        ));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
+    let text = zeroize::Zeroizing::new(text);
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() || secret.contains(char::is_control) {
+        return Err(anyhow!("the secret file `{shown}` does not hold one line of text"));
+    }
+    Ok(Secret::new(secret.to_owned()))
+}
+
+/// How proofs of whose a token is are judged.
+pub fn binding(c: &Config) -> BindingSettings {
+    let b = &c.token.binding;
+    BindingSettings {
+        certificate: match b.certificate_format {
+            CertificateForm::Xfcc => CertificateFormat::Xfcc,
+            CertificateForm::Pem => CertificateFormat::Pem,
+            CertificateForm::Thumbprint => CertificateFormat::Thumbprint,
+        },
+        proof_age: i64::try_from(b.proof_age.0.as_secs()).unwrap_or(60),
+        leeway: i64::try_from(c.token.leeway.0.as_secs()).unwrap_or(30),
+        plain_http: b.plain_http,
+        proofs: usize::try_from(b.proofs).unwrap_or(usize::MAX),
+    }
 }
 
 /// How policy sets are loaded.
@@ -248,6 +319,7 @@ pub fn doors(c: &Config) -> DoorSettings {
         ext_authz_prefix: c.serve.ext_authz_prefix.clone(),
         envoy_input: c.serve.envoy_input,
         headers: c.decide.headers.clone(),
+        certificate_header: c.token.binding.certificate_header.clone(),
         extraction: Extraction {
             schemes: c.token.schemes.clone(),
             key_headers: c.token.key_headers.clone(),

@@ -84,6 +84,7 @@ fn read(s: &Shared) -> Value {
             let (good, all) = keys.count(SystemClock.wall().seconds());
             json!({"good": good, "all": all})
         }),
+        "introspection": s.introspector.as_ref().map(|i| i.status()),
         "revocations": plane,
         "usage": s.usage.as_ref().map(|book| {
             let (entries, missed) = book.counts();
@@ -166,6 +167,16 @@ fn refresh(s: &Shared) {
             refreshes: issuer.refreshes,
             failures: issuer.failures,
         });
+    }
+    if let Some(i) = s.introspector.as_ref().map(|i| i.status()) {
+        let counts = [
+            ("active", i.active),
+            ("inactive", i.inactive),
+            ("failed", i.failed),
+            ("unasked", i.unasked),
+            ("kept", i.kept),
+        ];
+        s.metrics.introspection(&counts, i.paused);
     }
     let (good, all) = s.api_keys.as_ref().map(|k| k.count(SystemClock.wall().seconds())).unwrap_or_default();
     s.metrics.api_keys(good, all - good);

@@ -110,6 +110,35 @@ fn candidate(s: &Value, lines: &mut Vec<String>) {
     }
 }
 
+/// Who vouches for tokens: issuers, API keys, the introspection server.
+fn vouchers(s: &Value, lines: &mut Vec<String>) {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    for i in s["issuers"].as_array().into_iter().flatten() {
+        let label = if i["ready"] == true { "issuer     " } else { "NOT READY  " };
+        let age = i["age_seconds"].as_i64().map(|age| format!(", read {age} s ago")).unwrap_or_default();
+        let (name, source) = (text(&i["issuer"]), text(&i["source"]));
+        lines.push(format!("{label}  {name}: {} keys by {source}{age}", i["keys"]));
+        if let Some(why) = i["error"].as_str() {
+            lines.push(format!("  {why}"));
+        }
+    }
+    if s["api_keys"].is_object() {
+        lines.push(format!("API keys     {} good of {}", s["api_keys"]["good"], s["api_keys"]["all"]));
+    }
+    let i = &s["introspection"];
+    if i.is_object() {
+        let label = if i["paused"] == true { "LEFT ALONE " } else { "asked about" };
+        lines.push(format!(
+            "{label}  opaque tokens: {}: {} active, {} inactive, {} failed, {} unasked",
+            text(&i["url"]),
+            i["active"],
+            i["inactive"],
+            i["failed"],
+            i["unasked"]
+        ));
+    }
+}
+
 fn human(s: &Value) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let mut lines = vec![
@@ -163,6 +192,7 @@ fn human(s: &Value) -> String {
     if r["kernel_behind"] == true {
         lines.push("KERNEL       a write to the deny map failed: it is tried again".to_owned());
     }
+    vouchers(s, &mut lines);
     lines.push(format!(
         "cache        {} verdicts of {}",
         s["verdict_cache"]["entries"], s["verdict_cache"]["capacity"]

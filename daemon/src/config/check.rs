@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tables::{Config, EnforcementMode, GateMode, Issuer, KernelMode, LogSink, ShedMode, UnknownMode};
+use super::tables::{
+    Config, EnforcementMode, GateMode, Introspection, Issuer, KernelMode, LogSink, ShedMode, UnknownMode,
+};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -305,6 +307,8 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "token.api_keys.issuer",
         "must be given and be no other issuer's: policies tell API keys by it",
     );
+    check_introspection(&c.token.introspection, f);
+    check_binding(c, f);
     f.unless(
         !(c.policy.dirs.is_empty() && c.policy.bundle.is_empty()),
         "policy.dirs",
@@ -492,13 +496,54 @@ fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
     );
 }
 
+/// Whether a text is an address that can be asked.
+fn is_address(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|u| {
+        matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some_and(|h| !h.is_empty())
+    })
+}
+
+fn check_introspection(i: &Introspection, f: &mut Faults<'_>) {
+    let Some(url) = &i.url else { return };
+    let key = |k: &str| format!("token.introspection.{k}");
+    f.unless(is_address(url), &key("url"), "is not an address such as \"https://host/introspect\"");
+    f.unless(!i.issuer.is_empty(), &key("issuer"), "must be given: policies tell its tokens by it");
+    f.unless(
+        i.client_id.is_none() || i.secret_file.is_some(),
+        &key("secret_file"),
+        "must be given with client_id: the file with the client's secret",
+    );
+    let (second, least) = (std::time::Duration::from_secs(1), std::time::Duration::from_millis(10));
+    f.unless(
+        (least..=5 * second).contains(&i.timeout.0),
+        &key("timeout"),
+        "must be from 10ms to 5s: decisions about its tokens wait for it",
+    );
+    f.unless(i.ttl.0 <= 3600 * second, &key("ttl"), "must be at most 1h: a token's end is seen so late");
+    f.unless(i.negative_ttl.0 <= 3600 * second, &key("negative_ttl"), "must be at most 1h");
+    f.unless(i.failures > 0, &key("failures"), "must be at least 1");
+    f.unless(i.pause.0 >= least, &key("pause"), "must be at least 10ms");
+}
+
+fn check_binding(c: &Config, f: &mut Faults<'_>) {
+    let b = &c.token.binding;
+    f.unless(
+        b.certificate_header
+            .as_ref()
+            .is_none_or(|h| is_name(h, 100) && !h.bytes().any(|b| b.is_ascii_uppercase()) && h != "dpop"),
+        "token.binding.certificate_header",
+        "is not a header name in lower case",
+    );
+    f.unless(
+        (1..=600).contains(&b.proof_age.0.as_secs()),
+        "token.binding.proof_age",
+        "must be from 1s to 10m: proofs are remembered for so long",
+    );
+    f.unless(b.proofs > 0, "token.binding.proofs", "must be at least 1");
+}
+
 /// What stands for servers of keys, and rules of tokens.
 fn check_remote(issuer: &Issuer, key: &dyn Fn(&str) -> String, f: &mut Faults<'_>) {
-    let is_address = |text: &str| {
-        text.parse::<http::Uri>().is_ok_and(|u| {
-            matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some_and(|h| !h.is_empty())
-        })
-    };
     if let Some(url) = &issuer.jwks_url {
         f.unless(is_address(url), &key("jwks_url"), "is not an address such as \"https://host/jwks.json\"");
     }
@@ -554,6 +599,8 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     c.token.api_keys.file.iter_mut().for_each(fix);
+    let introspection = &mut c.token.introspection;
+    [&mut introspection.secret_file, &mut introspection.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.revocation.store);
     c.usage.file.iter_mut().for_each(fix);
     fix(&mut c.decision_log.file);

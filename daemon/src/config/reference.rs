@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, ApiKeys, Decide, DecisionLog, Host, Issuer, Kernel, Log, Observe, Policy, PolicyBundle,
-        Revocation, Serve, ServeTls, Token, Trace, Usage,
+        Admin, ApiKeys, Binding, Decide, DecisionLog, Host, Introspection, Issuer, Kernel, Log, Observe,
+        Policy, PolicyBundle, Revocation, Serve, ServeTls, Token, Trace, Usage,
     },
 };
 
@@ -22,6 +22,8 @@ pub fn reference() -> String {
     write::<Token>(&mut page);
     write::<Issuer>(&mut page);
     write::<ApiKeys>(&mut page);
+    write::<Introspection>(&mut page);
+    write::<Binding>(&mut page);
     write::<Policy>(&mut page);
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
@@ -50,7 +52,9 @@ fn write<S: Section>(page: &mut String) {
         // Tables of their own.
         if matches!(
             (S::TABLE, f.key),
-            ("token", "issuer" | "api_keys") | ("serve", "tls") | ("policy", "bundle")
+            ("token", "issuer" | "api_keys" | "introspection" | "binding")
+                | ("serve", "tls")
+                | ("policy", "bundle")
         ) {
             continue;
         }

@@ -57,6 +57,18 @@ pub enum ReactionMode {
     Drop,
 }
 
+/// How a gateway tells a client's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateForm {
+    /// Envoy's `x-forwarded-client-cert`.
+    Xfcc,
+    /// Percent-encoded PEM.
+    Pem,
+    /// Its SHA-256.
+    Thumbprint,
+}
+
 /// How much guard keeps of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -313,6 +325,10 @@ section! {
         issuer: Vec<Issuer> = Vec::new(),
         /// API keys that this daemon issues.
         api_keys: ApiKeys = ApiKeys::default(),
+        /// A server that is asked about opaque tokens.
+        introspection: Introspection = Introspection::default(),
+        /// Proofs of whose a bound token is.
+        binding: Binding = Binding::default(),
     }
 }
 
@@ -372,6 +388,61 @@ section! {
         max_age: Option<Span> = None,
         /// Claims that must be there and not null.
         required_claims: Vec<String> = Vec::new(),
+        /// Whether its tokens must be bound to their sender (`cnf`): see `[token.binding]`.
+        require_bound: bool = false,
+    }
+}
+
+section! {
+    /// A server that is asked about opaque tokens (RFC 7662): see tokens.md. Texts that look like a JWT or like an API key
+    /// of this daemon's are never sent to it.
+    Introspection as "token.introspection" {
+        /// Its address; without one nobody is asked. Other hosts than this one are asked by `https` alone.
+        url: Option<String> = None,
+        /// `iss` of its tokens. An answer that says another is refused.
+        issuer: String = String::new(),
+        /// Accepted values of `aud`; where none is given, `aud` is not asked for.
+        audience: Vec<String> = Vec::new(),
+        /// The OAuth client that asks, with `secret_file` by HTTP Basic.
+        client_id: Option<String> = None,
+        /// File with its secret; without `client_id`, with a token that is sent as `Bearer`. Others may not read it.
+        secret_file: Option<PathBuf> = None,
+        /// Authorities that the server is believed from (PEM); the system's where none is given.
+        ca_file: Option<PathBuf> = None,
+        /// Whether it may be on another host and asked without TLS: whoever is on the way then sees the tokens.
+        plain_http: bool = false,
+        /// Longest time for one request, at most 5 s. Then the token is denied as `introspection_failed`.
+        timeout: Span = Span::seconds(1),
+        /// Longest time that a good answer is kept, and so how late a token's end there may be seen here; never beyond `exp`.
+        ttl: Span = Span::seconds(30),
+        /// How long it is kept that a token is not active.
+        negative_ttl: Span = Span::seconds(10),
+        /// Answers kept.
+        entries: u64 = 100_000,
+        /// Failures in a row after which the server is left alone for `pause`, and its tokens are denied at once.
+        failures: u32 = 5,
+        /// For how long. Then one request is let through to see.
+        pause: Span = Span::seconds(10),
+        /// Whether its tokens must be bound to their sender (`cnf`).
+        require_bound: bool = false,
+    }
+}
+
+section! {
+    /// Proofs of whose a token with `cnf` is, by DPoP (RFC 9449) or the client's certificate (RFC 8705): see tokens.md.
+    Binding as "token.binding" {
+        /// Header, in lower case, in which the gateway tells the client's certificate, such as `x-forwarded-client-cert`.
+        /// The gateway must take the client's own away. Without it no certificate is believed.
+        certificate_header: Option<String> = None,
+        /// Its form: `"xfcc"` (Envoy), `"pem"` (percent-encoded, nginx's `$ssl_client_escaped_cert`) or `"thumbprint"`
+        /// (SHA-256 in hex or base64url).
+        certificate_format: CertificateForm = CertificateForm::Xfcc,
+        /// Longest age of a DPoP proof, by its `iat`.
+        proof_age: Span = Span::seconds(60),
+        /// DPoP proofs remembered at once, each for that time. Without room bound tokens are denied.
+        proofs: u64 = 1_000_000,
+        /// Whether proofs for `http` addresses count too.
+        plain_http: bool = false,
     }
 }
 

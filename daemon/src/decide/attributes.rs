@@ -7,7 +7,7 @@
 use crate::policy::{Extent, Loaded, Reads, Step};
 
 /// Members of the input that the decision path itself puts there.
-pub const OWN: [&str; 4] = ["time", "token_status", "identity", "usage"];
+pub const OWN: [&str; 5] = ["time", "token_status", "token_bound", "identity", "usage"];
 
 /// What one policy set reads of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

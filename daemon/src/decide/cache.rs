@@ -15,7 +15,7 @@ use crate::{
     policy::Grant,
     record::Decided,
     revoke::Names,
-    token::{Identity, Vouched},
+    token::{Confirmation, Identity, Vouched},
     usage::Uses,
 };
 
@@ -32,6 +32,8 @@ pub struct Verdict {
     pub names: Option<Arc<Names>>,
     /// What its token's verification rests on; asked on every hit.
     pub vouched: Option<Vouched>,
+    /// What its token's sender must prove; asked on every hit.
+    pub confirmation: Option<Arc<Confirmation>>,
     /// What it is limited to; asked on every hit.
     pub limits: Arc<[Rate]>,
     /// Until when it counts.

@@ -13,8 +13,9 @@ use super::{
     Allowance, Decider, DecisionId, Ruling,
     attributes::OWN,
     cache::{Hit, Verdict},
-    decider::Known,
     input::add_token,
+    known::Known,
+    proof::Proof,
     recording::Ruled,
 };
 use crate::{
@@ -203,8 +204,8 @@ impl Decider {
         if self.is_overloaded() {
             return Ok(overloaded());
         }
-        let Parsed { input, token, warn } = parsed;
-        let known = self.know(token).await;
+        let Parsed { input, token, proof, warn } = parsed;
+        let known = self.know(token, &proof.evidence(), &proof.target()).await;
         let complete = |mut input: Value, now: WallTime| {
             add_token(&mut input, &known, now);
             input
@@ -228,6 +229,7 @@ impl Decider {
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
         verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
         let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
+        let keys = if verdict.confirmation.is_some() { Vec::new() } else { keys };
         Ok(self.charged_answer(&self.keep(&keys, loaded.generation, verdict), path))
     }
 
@@ -368,6 +370,7 @@ struct Parsed {
     /// The input without its token.
     input: Value,
     token: Credential,
+    proof: Proof,
     /// Whether the envelope has no input.
     warn: bool,
 }
@@ -393,8 +396,9 @@ fn parse(query: &DataQuery<'_>) -> Result<Parsed, DataFault> {
             }
         },
     };
+    let proof = Proof::take(&mut input, query.token_path);
     let token = take_token(&mut input, query.token_path);
-    Ok(Parsed { input, token, warn })
+    Ok(Parsed { input, token, proof, warn })
 }
 
 /// Takes the token out of an input.

@@ -17,18 +17,19 @@ use serde_json::{Value, json};
 use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
-    cache::{Found, Hit, Identities, Live, Verdict, Verdicts, bounded},
+    cache::{Found, Hit, Identities, Verdict, Verdicts, bounded},
     input::{request_input, status_code},
+    known::Known,
     limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
     policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
     record::{Asker, Decided, Recorder},
-    revoke::{Index, Names, PlaneHandle, Traits},
+    revoke::{Index, PlaneHandle},
     telemetry::Metrics,
-    token::{FingerprintKey, Identity, Judgement, Presented, Token, Verifier, Vouched},
-    usage::{Book, Uses},
+    token::{Binder, FingerprintKey, Presented, Token, Verifier},
+    usage::Book,
 };
 
 /// Separates keys of rate limits.
@@ -53,6 +54,8 @@ pub struct Settings {
 pub struct DeciderParts {
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// Judges proofs of whose a token is.
+    pub binder: Binder,
     /// Names tokens.
     pub key: Arc<FingerprintKey>,
     /// The policy set in force.
@@ -86,29 +89,6 @@ pub struct Decider {
     attributes: ArcSwap<Attributes>,
     /// Second of the last line about a policy that failed.
     last_log: AtomicI64,
-}
-
-/// A token as the path has read it.
-#[derive(Clone, Debug)]
-pub(super) struct Known {
-    /// `valid`, or the reason why it is not.
-    pub status: Result<Arc<Identity>, Reason>,
-    pub fingerprint: Option<DenyFingerprint>,
-    /// What selectors go by, of a valid token.
-    pub names: Option<Arc<Names>>,
-    /// What this rests on.
-    pub vouched: Option<Vouched>,
-    /// How its use is noted, of a valid token.
-    pub uses: Option<Arc<Uses>>,
-    /// What is known of its use.
-    pub usage: Option<Value>,
-}
-
-impl Known {
-    /// Of a request without a token that could be read.
-    const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), fingerprint: None, names: None, vouched: None, uses: None, usage: None }
-    }
 }
 
 /// How a decision came to be, step by step, for people.
@@ -239,14 +219,24 @@ impl Decider {
             Some(Hit::Revoked(v)) => {
                 return Found::refused(Refusal::of(Reason::TokenRevoked), v.about.clone(), true);
             }
-            Some(Hit::Verdict(verdict)) => return Found::verdict(verdict, true),
+            Some(Hit::Verdict(verdict)) => {
+                if let (Some(cnf), Ok(Some(token))) = (&verdict.confirmation, credential) {
+                    let (evidence, now) = (&request.evidence, self.parts.clock.wall().seconds());
+                    let proved =
+                        self.parts.binder.prove(cnf, token.as_bytes(), evidence, &request.target(), now);
+                    if let Err(reason) = proved {
+                        return Found::refused(Refusal::of(reason), verdict.about.clone(), true);
+                    }
+                }
+                return Found::verdict(verdict, true);
+            }
             None if self.is_overloaded() => {
                 let refusal = self.without_decision(owned(credential), Reason::Overloaded);
                 return Found::refused(refusal, None, false);
             }
             None => {}
         }
-        let known = self.know(owned(credential)).await;
+        let known = self.know(owned(credential), &request.evidence, &request.target()).await;
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
@@ -352,39 +342,6 @@ impl Decider {
         self.verdicts.insert(key, Arc::clone(verdict));
     }
 
-    /// Fingerprints and verifies a token.
-    pub(super) async fn know(&self, credential: Result<Option<Token>, Reason>) -> Known {
-        let token = match credential {
-            Ok(Some(token)) => token,
-            Ok(None) => return Known::without(Reason::TokenMissing),
-            Err(reason) => return Known::without(reason),
-        };
-        let fingerprint = Some(self.parts.key.deny(&token));
-        let name = self.parts.key.allow(&token);
-        let now = self.parts.clock.wall().seconds();
-        if let Some(live) = self.identities.get(&name)
-            && live.identity.expires_at.is_none_or(|exp| now < exp)
-            && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
-        {
-            let usage = self.told_usage(live.uses.as_deref());
-            let (status, names) = (Ok(live.identity), Some(live.names));
-            return Known { status, fingerprint, names, vouched: live.vouched, uses: live.uses, usage };
-        }
-        let clock = || self.parts.clock.wall().seconds();
-        let Judgement { status, vouched } = self.parts.verifier.identify(&token, clock).await;
-        let status = status.map(Arc::new);
-        let (mut names, mut uses) = (None, None);
-        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
-            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
-            names = Some(Arc::clone(&made));
-            uses = self.uses(identity, fingerprint);
-            let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
-            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched, uses });
-        }
-        let usage = self.told_usage(uses.as_deref());
-        Known { status, fingerprint, names, vouched, uses, usage }
-    }
-
     /// Asks the policy, and does what its answer orders; `request` is the one that is asked about, where the door
     /// knows it. Beside the verdict stand the policy's own words; none where it is the daemon that denies.
     pub(super) async fn evaluate(
@@ -467,6 +424,7 @@ impl Decider {
             })
         };
         let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
+        let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
         let (body, uses) = (Bytes::new(), known.uses.clone());
@@ -476,6 +434,7 @@ impl Decider {
             fingerprint,
             names,
             vouched,
+            confirmation,
             limits,
             until,
             generation,
@@ -519,7 +478,7 @@ impl Decider {
         request: &Request<'_>,
         credential: Result<Option<Token>, Reason>,
     ) -> Explanation {
-        let known = self.know(credential).await;
+        let known = self.know(credential, &request.evidence, &request.target()).await;
         let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
         let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
@@ -569,6 +528,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         fingerprint: known.fingerprint,
         names: None,
         vouched: None,
+        confirmation: None,
         limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,
@@ -576,19 +536,5 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         by_target: false,
         about,
         uses: None,
-    }
-}
-
-/// What selectors go by.
-fn traits(i: &Identity) -> Traits<'_> {
-    Traits {
-        issuer: &i.issuer,
-        token_id: i.token_id.as_deref(),
-        subject: i.subject.as_deref(),
-        session: i.session.as_deref(),
-        client: i.client.as_deref(),
-        key_id: i.key_id.as_deref(),
-        scopes: &i.scopes,
-        issued_at: i.issued_at,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_common::reason::Reason;
 use serde_json::Value;
 
-use super::{Decider, Ruling, cache::Hit, data::take_token, input::add_token};
+use super::{Decider, Ruling, cache::Hit, data::take_token, input::add_token, proof::Proof};
 use crate::{
     clock::WallTime,
     record::{Asked, Asker, Decided, Secret},
@@ -62,11 +62,12 @@ impl Decider {
             None => {}
         }
         let mut input = read()?;
+        let proof = Proof::take(&mut input, token_path);
         let token = take_token(&mut input, token_path);
         if self.is_overloaded() {
             return Ok(Ruling::Deny(self.without_decision(token, Reason::Overloaded)));
         }
-        let known = self.know(token).await;
+        let known = self.know(token, &proof.evidence(), &proof.target()).await;
         let complete = |now: WallTime| {
             add_token(&mut input, &known, now);
             input
@@ -75,6 +76,7 @@ impl Decider {
         about.clone_from(&verdict.about);
         // The whole text is the key, under whatever policy set.
         let generation = verdict.generation;
-        Ok(self.charged(&self.keep(&[key], generation, verdict)))
+        let keys: &[_] = if verdict.confirmation.is_some() { &[] } else { &[key] };
+        Ok(self.charged(&self.keep(keys, generation, verdict)))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Request, decider::Known};
+use super::{Request, known::Known};
 use crate::{clock::WallTime, token::Identity};
 
 /// `valid`, or the reason's code.
@@ -58,6 +58,12 @@ pub(super) fn complete(
     let Value::Object(members) = input else { return };
     members.insert("time".to_owned(), seconds(now));
     members.insert("token_status".to_owned(), Value::from(status));
+    // What binds it was proved, or the token would not be valid.
+    let bound = identity.map(|i| i.confirmation.as_ref().map_or("none", |cnf| cnf.label()));
+    match bound {
+        Some(bound) => members.insert("token_bound".to_owned(), bound.into()),
+        None => members.remove("token_bound"),
+    };
     match identity.and_then(|i| serde_json::to_value(i).ok()) {
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
@@ -120,6 +126,7 @@ mod tests {
             headers: vec![("x-a", "1")],
             source: "192.0.2.1",
             foreign: None,
+            evidence: crate::token::Evidence::default(),
         });
         complete(&mut input, "token_missing", None, None, WallTime(1));
         check(&schema, &input, "input");

@@ -32,6 +32,7 @@ fn request<'a>(path: &'a str, query: &'a str, host: &'a str, headers: &[Header<'
         headers: headers.to_vec(),
         source: "192.0.2.1",
         foreign: None,
+        evidence: crate::token::Evidence::default(),
     }
 }
 

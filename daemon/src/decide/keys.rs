@@ -30,7 +30,7 @@ impl Decider {
         };
         let foreign = r.foreign.map(|members| self.foreign_key(members)).unwrap_or_default();
         // Taken apart, so that an attribute that is added later is not forgotten here.
-        let Request { method, path, query, host, headers, source, foreign: _ } = r;
+        let Request { method, path, query, host, headers, source, foreign: _, evidence: _ } = r;
         let read = [
             (a.method || by_target, *method),
             (a.path || by_target, path.as_str()),

@@ -14,7 +14,7 @@ use portcullis_common::{
 use super::{
     Decider, DecisionId, Request, Ruling,
     cache::Verdict,
-    decider::Known,
+    known::Known,
     limits::Rate,
     recording::{Ruled, asked_about},
 };
@@ -72,8 +72,11 @@ impl Decider {
         let rest = verdict.as_ref().map_or_else(|_| Vec::new(), |v| limits_of_the_daemon(v));
         let (reason, status, until, generation, grant) = match (&verdict, self.charge(&rest)) {
             (Ok(v), Err(limited)) => (limited.reason, limited.status, now, v.generation, Grant::Request),
-            // The next request is asked about too, since only here it is counted.
-            (Ok(v), Ok(_)) if !rest.is_empty() => (v.ruling.reason(), 200, now, v.generation, Grant::Request),
+            // The next request is asked about too, since only here it is counted, and only here its sender proves whose
+            // its token is.
+            (Ok(v), Ok(_)) if !rest.is_empty() || v.confirmation.is_some() => {
+                (v.ruling.reason(), 200, now, v.generation, Grant::Request)
+            }
             (Ok(v), Ok(_)) => {
                 let status = match &v.ruling {
                     Ruling::Allow(permit) => permit.status(),
@@ -120,7 +123,8 @@ impl Decider {
             reason: reason as u32,
         };
         // Learn mode has no verdict that is used once: the request has passed.
-        let is_told = rest.is_empty() || asked.held || kind & VERDICT_DENY != 0;
+        let is_bound = verdict.as_ref().is_ok_and(|v| v.confirmation.is_some());
+        let is_told = rest.is_empty() && !is_bound || asked.held || kind & VERDICT_DENY != 0;
         let names = verdict.as_ref().ok().and_then(|v| v.names.clone());
         let index = Arc::clone(&self.parts.index);
         let put = self.parts.plane.with_kernel(move |k| {

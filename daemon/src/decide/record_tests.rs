@@ -79,6 +79,7 @@ impl Logged {
             headers: headers.to_vec(),
             source: "192.0.2.1",
             foreign: None,
+            evidence: crate::token::Evidence::default(),
         };
         self.world.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{
     Decider, DecisionId, FailOpen, Request, Ruling,
     data::take_token,
-    decider::Known,
     input::{complete, request_member, seconds, status_code},
+    known::Known,
     request::Path,
 };
 use crate::{
@@ -109,7 +109,7 @@ impl Decider {
 pub(super) fn asked_about(by: Asker<'_>, r: &Request<'_>) -> Asked {
     // Taken apart, so that an attribute that is added later is not forgotten here.
     // What a gateway's own schema adds says the same in other words, the token among them.
-    let Request { method, path, query, host, headers, source, foreign: _ } = r;
+    let Request { method, path, query, host, headers, source, foreign: _, evidence: _ } = r;
     let fixed = [by.peer, *method, path.as_str(), *query, *host, *source];
     let headers = headers.iter().flat_map(|(name, value)| [*name, *value]);
     Asked::Request(Texts::pack(fixed.into_iter().chain(headers)))
@@ -124,7 +124,16 @@ pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[St
             let (&[_, method, path, query, host, source], headers) = texts.split_first_chunk::<6>()?;
             let headers = headers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
             let path = Path::new(path).ok()?;
-            request_member(&Request { method, path, query, host, headers, source, foreign: None })
+            request_member(&Request {
+                method,
+                path,
+                query,
+                host,
+                headers,
+                source,
+                foreign: None,
+                evidence: crate::token::Evidence::default(),
+            })
         }
         Asked::Data { body, read, .. } => read(body.bytes(), data_token)?,
         Asked::Document { text, read, .. } => {

@@ -1,5 +1,7 @@
 //! The attributes of a request that policies may read.
 
+use crate::token::{Evidence, Target};
+
 /// A request, as the gateway tells it. What stands here is part of the cache key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request<'a> {
@@ -17,6 +19,15 @@ pub struct Request<'a> {
     pub source: &'a str,
     /// Further members of the input, in a gateway's own schema.
     pub foreign: Option<&'a serde_json::Map<String, serde_json::Value>>,
+    /// What it brings to prove whose its token is. No part of the cache key: verdicts on bound tokens ask it each time.
+    pub evidence: Evidence<'a>,
+}
+
+impl Request<'_> {
+    /// What a proof must have been made for.
+    pub const fn target(&self) -> Target<'_> {
+        Target { method: self.method, host: self.host, path: self.path.as_str() }
+    }
 }
 
 /// A path that applications and policies might read differently.

@@ -1,7 +1,7 @@
 //! Selectors as the decision path meets them: which tokens that were seen lately one matches, and what is done when one
 //! matches a token that is presented.
 
-use super::{Decider, decider::Known};
+use super::{Decider, known::Known};
 use crate::{
     clock::WallTime,
     revoke::{ClaimId, Matched, SelectorClaim},

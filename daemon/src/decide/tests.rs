@@ -14,7 +14,10 @@ use crate::{
     record::{Asker, Recorder},
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
     telemetry::{Door, Metrics},
-    token::{FingerprintKey, IssuerSettings, KeySource, Presented, Token, Verifier},
+    token::{
+        Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings, KeySource, Presented, Token,
+        Verifier,
+    },
     usage::Book,
 };
 
@@ -71,6 +74,7 @@ impl World {
         let policy = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
+            binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
             policy: Arc::clone(&policy),
             index,
@@ -103,6 +107,7 @@ impl World {
             headers: Vec::new(),
             source: "",
             foreign: None,
+            evidence: Evidence::default(),
         };
         self.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }
@@ -199,8 +204,16 @@ async fn a_verdict_of_another_generation_is_not_used() {
 async fn what_is_no_token_has_verdicts_of_its_own() {
     let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
     let path = Path::new("/").unwrap();
-    let request =
-        Request { method: "GET", path, query: "", host: "", headers: Vec::new(), source: "", foreign: None };
+    let request = Request {
+        method: "GET",
+        path,
+        query: "",
+        host: "",
+        headers: Vec::new(),
+        source: "",
+        foreign: None,
+        evidence: Evidence::default(),
+    };
     let ask = |credential| world.decider.request(BY, &request, credential);
     assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {

@@ -42,7 +42,7 @@ use crate::{
     decide::{self, Decider, Request},
     revoke::{AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder},
     telemetry::Metrics,
-    token::{ApiKeys, Token},
+    token::{ApiKeys, Evidence, Token},
     usage::Book,
 };
 
@@ -388,8 +388,18 @@ async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, Ap
         .map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let request =
-        Request { method: &r.method, path, query, host: &r.host, headers, source: &r.source, foreign: None };
+    // A proof is good for one request, which is not this one.
+    let evidence = Evidence::default();
+    let request = Request {
+        method: &r.method,
+        path,
+        query,
+        host: &r.host,
+        headers,
+        source: &r.source,
+        foreign: None,
+        evidence,
+    };
     Ok(Json(s.decider.explain(&request, Ok(token)).await).into_response())
 }
 

@@ -69,8 +69,12 @@ impl<'a> Denial<'a> {
         }
         if status == 401 && !names("www-authenticate") {
             // RFC 6750 §3.1: no error code where no credential was given.
-            let challenge =
-                if reason == Reason::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+            let challenge = match reason {
+                Reason::TokenMissing => "Bearer",
+                // RFC 9449 §7.1.
+                Reason::ProofInvalid | Reason::ProofReplayed => "DPoP error=\"invalid_dpop_proof\"",
+                _ => "Bearer error=\"invalid_token\"",
+            };
             headers.push(("www-authenticate", challenge.into()));
         }
         let allowance = refusal.allowance.iter().flat_map(Allowance::headers);

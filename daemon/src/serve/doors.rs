@@ -19,7 +19,7 @@ use super::{
 use crate::{
     decide::{Decider, FailOpen, Ruling},
     telemetry::{Door, Metrics},
-    token::Extraction,
+    token::{Evidence, Extraction, Once},
     trace::Tracer,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the front doors are set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DoorSettings {
     /// Where the token sits in the data API's input.
     pub token_path: Vec<String>,
@@ -43,6 +43,8 @@ pub struct DoorSettings {
     pub headers: Vec<String>,
     /// Where a request's token may stand.
     pub extraction: Extraction,
+    /// The header in which gateways tell a client's certificate, in lower case.
+    pub certificate_header: Option<String>,
     /// Path of the decision that `POST /` asks for.
     pub default_decision: String,
     /// What `/v1/config` shows.
@@ -69,6 +71,14 @@ pub struct Doors {
 
 /// A response of the front doors.
 pub(super) type Answer = Response<Whole>;
+
+impl DoorSettings {
+    /// What a request's headers prove of its token. `value` gives a header that stands there once.
+    pub(super) fn evidence<'a>(&self, value: impl Fn(&str) -> Once<'a>) -> Evidence<'a> {
+        let certificate = self.certificate_header.as_deref().map_or(Once::None, &value);
+        Evidence { dpop: value("dpop"), certificate }
+    }
+}
 
 impl Doors {
     /// Counts a decision, and traces it where the request's `traceparent` or chance says so.

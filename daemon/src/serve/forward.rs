@@ -15,13 +15,14 @@ use portcullis_common::reason::Reason;
 use super::{
     contained::contained,
     denial::{Denial, Dialect, REASON, SUBJECT},
-    doors::{Answer, Doors, plain},
+    doors::{Answer, DoorSettings, Doors, plain},
     peer::Peer,
 };
 use crate::{
     decide::{self, Path, Permit, Refusal, Ruling},
     record::Asker,
     telemetry::Door,
+    token::{Evidence, Once},
 };
 
 /// Tells Envoy, by HTTP, what the service must not get.
@@ -34,13 +35,13 @@ pub(super) async fn answer(
     peer: &Peer,
     dialect: Dialect,
 ) -> Answer {
-    let original = original(request.headers(), &doors.settings.headers, &peer.address);
+    let original = original(request.headers(), &doors.settings, &peer.address);
     ruled(doors, Door::ForwardAuth, dialect, request.headers(), peer, original).await
 }
 
 /// Answers Envoy: `path` is the request's own, behind the prefix.
 pub(super) async fn envoy(doors: &Doors, request: &Request<Incoming>, path: &str, peer: &Peer) -> Answer {
-    let original = its_own(request, path, &doors.settings.headers, &peer.address);
+    let original = its_own(request, path, &doors.settings, &peer.address);
     ruled(doors, Door::ExtAuthzHttp, Dialect::EnvoyHttp, request.headers(), peer, original).await
 }
 
@@ -82,7 +83,7 @@ pub(super) fn is_method(text: &str) -> bool {
 fn its_own<'a>(
     request: &'a Request<Incoming>,
     path: &'a str,
-    allowed: &'a [String],
+    settings: &'a DoorSettings,
     peer: &'a str,
 ) -> Result<decide::Request<'a>, Malformed> {
     let headers = request.headers();
@@ -97,15 +98,9 @@ fn its_own<'a>(
     let source = last_hop(one_of(headers, ["x-forwarded-for"])?, peer);
     let query = request.uri().query().unwrap_or_default();
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok(decide::Request {
-        method,
-        path,
-        query,
-        host,
-        headers: readable(headers, allowed)?,
-        source,
-        foreign: None,
-    })
+    let evidence = evidence(headers, settings);
+    let headers = readable(headers, &settings.headers)?;
+    Ok(decide::Request { method, path, query, host, headers, source, foreign: None, evidence })
 }
 
 /// Each proxy appends: the last entry is the one that the gateway itself wrote.
@@ -124,10 +119,19 @@ fn readable<'a>(headers: &'a HeaderMap, allowed: &'a [String]) -> Result<Vec<(&'
     Ok(read)
 }
 
+/// What proves whose the token is.
+fn evidence<'a>(headers: &'a HeaderMap, settings: &DoorSettings) -> Evidence<'a> {
+    settings.evidence(|name| match one_of(headers, [name]) {
+        Ok(None) => Once::None,
+        Ok(Some(value)) => Once::One(value),
+        Err(Malformed) => Once::Bad,
+    })
+}
+
 /// The request that the gateway asks about, from the headers it sets.
 fn original<'a>(
     headers: &'a HeaderMap,
-    allowed: &'a [String],
+    settings: &'a DoorSettings,
     peer: &'a str,
 ) -> Result<decide::Request<'a>, Malformed> {
     let uri = agreed(headers, "x-original-uri", "x-forwarded-uri")?.ok_or(Malformed)?;
@@ -140,15 +144,9 @@ fn original<'a>(
     let host = agreed(headers, "x-original-host", "x-forwarded-host")?.unwrap_or_default();
     let source = last_hop(one_of(headers, ["x-real-ip", "x-forwarded-for"])?, peer);
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok(decide::Request {
-        method,
-        path,
-        query,
-        host,
-        headers: readable(headers, allowed)?,
-        source,
-        foreign: None,
-    })
+    let evidence = evidence(headers, settings);
+    let headers = readable(headers, &settings.headers)?;
+    Ok(decide::Request { method, path, query, host, headers, source, foreign: None, evidence })
 }
 
 /// The value of the first of these headers that is there. Two of one name, or bytes that are no text, are
@@ -249,8 +247,8 @@ mod tests {
             ("x-forwarded-for", "10.0.0.9, 192.0.2.7"),
             ("x-tenant", "acme"),
         ]);
-        let allowed = ["x-tenant".to_owned()];
-        let r = original(&h, &allowed, "127.0.0.1").ok().unwrap();
+        let settings = DoorSettings { headers: vec!["x-tenant".to_owned()], ..DoorSettings::default() };
+        let r = original(&h, &settings, "127.0.0.1").ok().unwrap();
         assert_eq!(
             (r.method, r.path.as_str(), r.query, r.source),
             ("POST", "/v1/orders/7", "a=b", "192.0.2.7")
@@ -269,7 +267,7 @@ mod tests {
             &[("x-original-uri", "/a"), ("x-forwarded-uri", "/b"), ("x-original-method", "GET")],
             &[("x-original-uri", "/a"), ("x-forwarded-method", "GET"), ("x-original-method", "POST")],
         ] {
-            assert!(original(&headers(bad), &[], "").is_err(), "{bad:?}");
+            assert!(original(&headers(bad), &DoorSettings::default(), "").is_err(), "{bad:?}");
         }
     }
 

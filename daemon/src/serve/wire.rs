@@ -9,11 +9,12 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-use super::doors::Doors;
+use super::doors::{DoorSettings, Doors};
 use crate::{
     decide::{self, Asked, Path},
     kernel::{Question, Questions},
     telemetry::Door,
+    token::{Evidence, Once},
 };
 
 /// Most header lines of a head.
@@ -59,7 +60,7 @@ impl Doors {
         let source = address(question.flow.source).to_string();
         let asked = Asked { key: question.key, held };
         let mut lines = [httparse::EMPTY_HEADER; HEADERS];
-        let reason = match read(&question.head, &mut lines, &self.settings.headers, &source) {
+        let reason = match read(&question.head, &mut lines, &self.settings, &source) {
             Ok((request, headers)) => {
                 let credential =
                     self.settings.extraction.from_headers(headers.iter().map(|h| (h.name, h.value)));
@@ -80,7 +81,7 @@ type Head<'a, 'b> = (decide::Request<'a>, &'b [httparse::Header<'a>]);
 fn read<'a, 'b>(
     head: &'a Zeroizing<Vec<u8>>,
     lines: &'b mut [httparse::Header<'a>; HEADERS],
-    allowed: &'a [String],
+    settings: &'a DoorSettings,
     source: &'a str,
 ) -> Result<Head<'a, 'b>, Malformed> {
     let mut parsed = httparse::Request::new(lines);
@@ -96,14 +97,24 @@ fn read<'a, 'b>(
         None => (host, target),
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut read = Vec::with_capacity(allowed.len());
-    for name in allowed {
+    let mut read = Vec::with_capacity(settings.headers.len());
+    for name in &settings.headers {
         if let Some(value) = one(headers, name)? {
             read.push((name.as_str(), value));
         }
     }
     let path = Path::new(path).map_err(|_| Malformed)?;
-    Ok((decide::Request { method, path, query, host, headers: read, source, foreign: None }, headers))
+    let once = |name: &str| match one(headers, name) {
+        Ok(None) => Once::None,
+        Ok(Some(value)) => Once::One(value),
+        Err(Malformed) => Once::Bad,
+    };
+    // A certificate's header is a gateway's word, and this is the client's own.
+    let evidence = Evidence { dpop: once("dpop"), certificate: Once::None };
+    Ok((
+        decide::Request { method, path, query, host, headers: read, source, foreign: None, evidence },
+        headers,
+    ))
 }
 
 /// Authority and rest of a target in absolute form (RFC 9112 §3.2.2), whose authority counts and not `Host`.
@@ -132,8 +143,8 @@ mod tests {
     fn of(head: &str) -> Result<(String, String, String, String), Malformed> {
         let head = Zeroizing::new(head.as_bytes().to_vec());
         let mut lines = [httparse::EMPTY_HEADER; HEADERS];
-        let allowed = ["x-tenant".to_owned()];
-        let (r, _) = read(&head, &mut lines, &allowed, "192.0.2.1")?;
+        let settings = DoorSettings { headers: vec!["x-tenant".to_owned()], ..DoorSettings::default() };
+        let (r, _) = read(&head, &mut lines, &settings, "192.0.2.1")?;
         let tenant = r.headers.first().map_or("", |(_, v)| v);
         Ok((r.method.into(), format!("{}|{}", r.path.as_str(), r.query), r.host.into(), tenant.into()))
     }

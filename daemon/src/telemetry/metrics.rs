@@ -112,6 +112,8 @@ pub struct Metrics {
     older_connections: IntGauge,
     destroyed_connections: IntCounter,
     api_keys: IntGaugeVec,
+    introspection: IntCounterVec,
+    introspection_paused: IntGauge,
     issuer_ready: IntGaugeVec,
     issuer_age: IntGaugeVec,
     issuer_refreshes: IntCounterVec,
@@ -234,6 +236,8 @@ impl Metrics {
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
+            introspection: make.counters("portcullis_introspection_total", "Opaque tokens by what the introspection server said, or why it was not asked.", &["result"])?,
+            introspection_paused: make.gauge("portcullis_introspection_paused", "1 while the introspection server is left alone because it keeps failing.")?,
             issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
             issuer_age: make.gauges("portcullis_issuer_keys_age_seconds", "Time since an issuer's keys were last read.", &["issuer"])?,
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
@@ -282,6 +286,15 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Notes what became of opaque tokens.
+    pub fn introspection(&self, counts: &[(&str, u64)], paused: bool) {
+        for (result, total) in counts {
+            let counter = self.introspection.with_label_values(&[result]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        self.introspection_paused.set(paused.into());
     }
 
     /// Notes how many API keys there are.

@@ -203,6 +203,7 @@ impl ApiKeys {
             scopes: key.scopes.clone(),
             claims,
             algorithm: "api_key".to_owned(),
+            confirmation: None,
         }
     }
 

@@ -6,7 +6,7 @@
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
-use super::{Identity, jws::Jws};
+use super::{Confirmation, Identity};
 
 /// The last second of the year 9999: no honest time lies beyond, and arithmetic below it cannot overflow.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -23,15 +23,36 @@ pub(super) struct Expect<'a> {
     pub max_age: Option<i64>,
     /// Claims that must be there.
     pub required: &'a [String],
+    /// Whether `exp` must be there.
+    pub needs_expiry: bool,
+    /// Whether the token must be bound to its sender.
+    pub require_bound: bool,
+}
+
+/// Whose token it is, as far as its claims do not tell.
+pub(super) struct About<'a> {
+    /// The configured issuer.
+    pub issuer: &'a str,
+    /// How it was verified.
+    pub algorithm: String,
+    /// The header's `kid`.
+    pub key_id: Option<String>,
 }
 
 /// What a good token says, and until when it may be believed, in Unix seconds.
 pub(super) type Checked = (Identity, i64);
 
 /// Checks the claims of a token whose signature was verified.
-pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<Checked, Reason> {
-    let claims = &jws.claims;
-    let expires_at = time(claims, "exp", f64::floor)?.ok_or(Reason::ClaimsInvalid)?;
+pub(super) fn check(
+    told: Map<String, Value>,
+    about: About<'_>,
+    expect: &Expect<'_>,
+) -> Result<Checked, Reason> {
+    let claims = &told;
+    let expires_at = time(claims, "exp", f64::floor)?;
+    if expect.needs_expiry && expires_at.is_none() {
+        return Err(Reason::ClaimsInvalid);
+    }
     // Rounded up: a token is not valid in the second before its `nbf`.
     let not_before = time(claims, "nbf", f64::ceil)?;
     let issued_at = time(claims, "iat", f64::floor)?;
@@ -40,24 +61,25 @@ pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<C
         return Err(Reason::ClaimsInvalid);
     }
     let identity = Identity {
-        issuer: issuer.to_owned(),
+        issuer: about.issuer.to_owned(),
         subject: text(claims, "sub")?,
         token_id: text(claims, "jti")?,
         session: text(claims, "sid")?,
         client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?,
         issued_at,
-        expires_at: Some(expires_at),
+        expires_at,
         not_before,
         scopes: match scopes(claims, "scope")? {
             Some(scopes) => scopes,
             None => scopes(claims, "scp")?.unwrap_or_default(),
         },
-        algorithm: format!("{:?}", jws.algorithm),
-        key_id: jws.kid,
+        algorithm: about.algorithm,
+        key_id: about.key_id,
+        confirmation: Confirmation::read(claims)?,
         claims: Value::Null,
     };
     audience(claims, expect.audience)?;
-    if expect.now >= expires_at.saturating_add(expect.leeway) {
+    if expires_at.is_some_and(|exp| expect.now >= exp.saturating_add(expect.leeway)) {
         return Err(Reason::TokenExpired);
     }
     let soonest = expect.now.saturating_add(expect.leeway);
@@ -73,7 +95,10 @@ pub(super) fn check(jws: Jws<'_>, issuer: &str, expect: &Expect<'_>) -> Result<C
     if expect.now >= ends {
         return Err(Reason::TokenTooOld);
     }
-    Ok((Identity { claims: Value::Object(jws.claims), ..identity }, ends))
+    if expect.require_bound && identity.confirmation.is_none() {
+        return Err(Reason::BindingRequired);
+    }
+    Ok((Identity { claims: Value::Object(told), ..identity }, ends))
 }
 
 /// A claim that is a string where present.

@@ -1,7 +1,11 @@
 //! What a verified token says of itself.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::Value;
+
+use super::Confirmation;
 
 /// A verified token's claims. Only [`Verifier::verify`](super::Verifier::verify) makes one of a token.
 ///
@@ -40,9 +44,12 @@ pub struct Identity {
     pub scopes: Vec<String>,
     /// Every claim, as the token has it.
     pub claims: Value,
-    /// The header's `alg`.
+    /// The header's `alg`; `introspection` and `api_key` for tokens without one.
     #[serde(rename = "alg")]
     pub algorithm: String,
+    /// What its sender must prove to have (`cnf`).
+    #[serde(skip)]
+    pub confirmation: Option<Arc<Confirmation>>,
 }
 
 #[cfg(test)]
@@ -63,6 +70,7 @@ impl Identity {
             scopes: vec!["a".to_owned()],
             claims: serde_json::json!({"x": 1}),
             algorithm: "ES256".to_owned(),
+            confirmation: None,
         }
     }
 }

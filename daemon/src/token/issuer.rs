@@ -190,8 +190,12 @@ impl Issuer {
             now,
             max_age: self.rules.max_age.map(seconds),
             required: &self.rules.required_claims,
+            needs_expiry: true,
+            require_bound: self.rules.require_bound,
         };
-        claims::check(jws, &self.name, &expect)
+        let algorithm = format!("{:?}", jws.algorithm);
+        let about = claims::About { issuer: &self.name, algorithm, key_id: jws.kid };
+        claims::check(jws.claims, about, &expect)
     }
 
     fn takes_type(&self, typ: Option<&str>) -> bool {
@@ -234,18 +238,25 @@ impl Issuer {
 }
 
 impl KeySet {
-    /// The one key that may have signed: the one that the `kid` names, else the only one without a `kid` (or,
-    /// for a token without one, the only one at all) that fits. Several keys are never tried in turn.
     fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&VerifyingKey, Reason> {
-        if let Some(key) = self.keys.iter().find(|k| kid.is_some() && k.kid.as_deref() == kid) {
-            return if key.fits(algorithm) { Ok(key) } else { Err(Reason::AlgorithmRefused) };
-        }
-        let mut fitting =
-            self.keys.iter().filter(|k| (kid.is_none() || k.kid.is_none()) && k.fits(algorithm));
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Ok(key),
-            _ => Err(Reason::KeyUnknown),
-        }
+        pick(&self.keys, kid, algorithm)
+    }
+}
+
+/// The one key that may have signed: the one that the `kid` names, else the only one without a `kid` (or, for a token
+/// without one, the only one at all) that fits. Several keys are never tried in turn.
+pub(super) fn pick<'a>(
+    keys: &'a [VerifyingKey],
+    kid: Option<&str>,
+    algorithm: Algorithm,
+) -> Result<&'a VerifyingKey, Reason> {
+    if let Some(key) = keys.iter().find(|k| kid.is_some() && k.kid.as_deref() == kid) {
+        return if key.fits(algorithm) { Ok(key) } else { Err(Reason::AlgorithmRefused) };
+    }
+    let mut fitting = keys.iter().filter(|k| (kid.is_none() || k.kid.is_none()) && k.fits(algorithm));
+    match (fitting.next(), fitting.next()) {
+        (Some(key), None) => Ok(key),
+        _ => Err(Reason::KeyUnknown),
     }
 }
 

@@ -12,7 +12,7 @@ use super::json;
 
 /// Header parameters that make a token something other than a plain signed JWT. They are refused, not ignored,
 /// so that a token means the same here and behind us. (Parameters that bring or point at a key, `jwk`, `jku`,
-/// `x5c` and `x5u`, are never read: keys come from the configuration alone, RFC 8725 §3.10.)
+/// `x5c` and `x5u`, are never read of a token: keys come from the configuration alone, RFC 8725 §3.10.)
 const REFUSED: [&str; 4] = ["crit", "b64", "zip", "enc"];
 /// Longest `kid` taken, in bytes.
 const MAX_KID: usize = 256;
@@ -29,27 +29,44 @@ pub(super) struct Jws<'a> {
     pub kid: Option<String>,
     /// The header's `typ` in lower case, without the prefix that may be left out.
     pub typ: Option<String>,
+    /// The whole header.
+    pub header: Map<String, Value>,
     /// The payload.
     pub claims: Map<String, Value>,
 }
 
-impl<'a> Jws<'a> {
-    /// Takes a token apart.
+/// A JWS whose payload may be anything.
+pub(super) struct Envelope<'a> {
+    pub signing_input: &'a [u8],
+    pub signature: Vec<u8>,
+    pub algorithm: Algorithm,
+    pub kid: Option<String>,
+    pub typ: Option<String>,
+    pub header: Map<String, Value>,
+    pub payload: Vec<u8>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Takes a compact JWS apart.
     pub fn parse(text: &'a str) -> Result<Self, Reason> {
         let (signing_input, signature) = text.rsplit_once('.').ok_or(Reason::TokenMalformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(Reason::TokenMalformed)?;
         // A dot in `payload` (five parts: JWE) is no base64 character and refused there.
         let header = json::object(&decode(header)?).ok_or(Reason::TokenMalformed)?;
-        let claims = json::object(&decode(payload)?).ok_or(Reason::TokenMalformed)?;
+        let payload = decode(payload)?;
         let (algorithm, kid, typ) = read_header(&header)?;
-        Ok(Self {
-            signing_input: signing_input.as_bytes(),
-            signature: decode(signature)?,
-            algorithm,
-            kid,
-            typ,
-            claims,
-        })
+        let signing_input = signing_input.as_bytes();
+        Ok(Self { signing_input, signature: decode(signature)?, algorithm, kid, typ, header, payload })
+    }
+}
+
+impl<'a> Jws<'a> {
+    /// Takes a token apart.
+    pub fn parse(text: &'a str) -> Result<Self, Reason> {
+        let Envelope { signing_input, signature, algorithm, kid, typ, header, payload } =
+            Envelope::parse(text)?;
+        let claims = json::object(&payload).ok_or(Reason::TokenMalformed)?;
+        Ok(Self { signing_input, signature, algorithm, kid, typ, header, claims })
     }
 }
 

@@ -208,6 +208,15 @@ fn jwks(content: &[u8], algorithms: &[Algorithm]) -> Result<Vec<VerifyingKey>, S
     Ok(out)
 }
 
+/// The key in a DPoP proof's header; `None` where it is private, weak, or not for this algorithm.
+pub(super) fn of_proof(jwk: &Map<String, Value>, algorithm: Algorithm) -> Option<VerifyingKey> {
+    const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+    if PRIVATE.iter().any(|name| jwk.contains_key(*name)) {
+        return None;
+    }
+    read_jwk(jwk, &[algorithm]).ok().flatten().filter(|key| key.fits(algorithm))
+}
+
 /// Reads one JSON Web Key; `None` if it is none for signatures that can be verified here.
 fn read_jwk(jwk: &Map<String, Value>, algorithms: &[Algorithm]) -> Result<Option<VerifyingKey>, String> {
     let text = |name: &str| match jwk.get(name) {

@@ -3,11 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use portcullis_common::reason::Reason;
+use portcullis_common::{fingerprint::signing_input, reason::Reason};
 use serde_json::Value;
 
 use super::{
-    ApiKeys, Identity, IssuerSettings, IssuerStatus, KeySource, Token, VerifierError,
+    ApiKeys, Identity, Introspector, IssuerSettings, IssuerStatus, KeySource, Token, VerifierError,
     issuer::Issuer,
     jws::Jws,
     remote::{self, Fetcher},
@@ -22,6 +22,7 @@ pub struct Verifier {
     issuers: HashMap<String, Arc<Issuer>>,
     fetchers: Vec<Fetcher>,
     api_keys: Option<Arc<ApiKeys>>,
+    introspector: Option<Arc<Introspector>>,
 }
 
 /// What is found of a token.
@@ -56,13 +57,19 @@ impl Verifier {
                 return Err(VerifierError::DuplicateIssuer { issuer: name });
             }
         }
-        Ok(Self { issuers: built, fetchers, api_keys: None })
+        Ok(Self { issuers: built, fetchers, api_keys: None, introspector: None })
     }
 
     /// Takes API keys too.
     #[must_use]
     pub fn with_api_keys(self, api_keys: Option<Arc<ApiKeys>>) -> Self {
         Self { api_keys, ..self }
+    }
+
+    /// Asks about opaque tokens too.
+    #[must_use]
+    pub fn with_introspector(self, introspector: Option<Arc<Introspector>>) -> Self {
+        Self { introspector, ..self }
     }
 
     /// Verifies a token at `now`, in Unix seconds.
@@ -84,9 +91,16 @@ impl Verifier {
         }
     }
 
-    /// As [`Self::judge`]. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
+    /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
     /// no longer than its issuer's setting. The clock is asked again behind that.
     pub async fn identify(&self, token: &Token, now: impl Fn() -> i64) -> Judgement {
+        let is_key = || self.api_keys.as_ref().is_some_and(|keys| keys.claims(token.as_str()));
+        if let Some(introspector) = &self.introspector
+            && signing_input(token.as_bytes()).is_none()
+            && !is_key()
+        {
+            return introspector.judge(token, now).await;
+        }
         let judged = self.judge(token, now());
         if !matches!(judged.status, Err(Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale)) {
             return judged;

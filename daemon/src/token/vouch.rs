@@ -59,6 +59,11 @@ impl Vouched {
         Self { at: voucher.generation(), voucher: Arc::clone(voucher), until: i64::MAX }
     }
 
+    /// By nothing: what rests on it is never kept.
+    pub fn nothing() -> Self {
+        Self { voucher: Voucher::new(i64::MIN), at: 0, until: i64::MIN }
+    }
+
     /// Whether what was found then still stands at `now`, in Unix seconds.
     pub fn is_current(&self, now: i64) -> bool {
         now < self.until && self.voucher.generation() == self.at && self.voucher.is_good(now)

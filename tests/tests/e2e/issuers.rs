@@ -64,6 +64,10 @@ fn discovered_keys_are_rotated_and_cached_verdicts_go_with_the_old_ones() -> Res
         "{status}"
     );
 
+    let shown = w.daemon.ask(&["status"], "")?.ok()?;
+    assert!(shown.contains(&format!("NOT READY    {ISSUER}: 0 keys by discovery")), "{shown}");
+    assert!(shown.contains("issuer       https://es256.test: 1 keys by file"), "{shown}");
+
     let document = json!({"issuer": ISSUER, "jwks_uri": format!("{ISSUER}/keys")}).to_string();
     let publish = |signer: &Signer| {
         let (document, keys) = (document.clone(), signer.jwks());

@@ -8,15 +8,18 @@ use super::messages::{CheckRequest, HttpRequest};
 use crate::{
     decide::{self, Path, Ruling},
     record::Asker,
-    serve::{doors::Doors, peer::Peer},
+    serve::{
+        doors::{DoorSettings, Doors},
+        peer::Peer,
+    },
     telemetry::Door,
-    token::{Extraction, Presented},
+    token::{Extraction, Once, Presented},
 };
 
 /// Decides a check.
 pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Ruling {
     let foreign = doors.settings.envoy_input.then(|| super::input::members(check)).transpose();
-    let read = read(check, &doors.settings.headers, &doors.settings.extraction);
+    let read = read(check, &doors.settings);
     match read.and_then(|read| foreign.as_ref().map(|foreign| (read, foreign)).map_err(|reason| *reason)) {
         Ok(((request, credential), foreign)) => {
             let request = decide::Request { foreign: foreign.as_ref(), ..request };
@@ -31,8 +34,7 @@ type Credential<'a> = Result<Option<Presented<'a>>, Reason>;
 
 fn read<'a>(
     check: &'a CheckRequest,
-    allowed: &'a [String],
-    extraction: &Extraction,
+    settings: &'a DoorSettings,
 ) -> Result<(decide::Request<'a>, Credential<'a>), Reason> {
     let attributes = check.attributes.as_ref().ok_or(Reason::RequestMalformed)?;
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(Reason::RequestMalformed)?;
@@ -42,13 +44,14 @@ fn read<'a>(
     }
     let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
     let headers = Headers::of(http);
-    let mut read = Vec::with_capacity(allowed.len());
-    for name in allowed {
+    let mut read = Vec::with_capacity(settings.headers.len());
+    for name in &settings.headers {
         if let Some(value) = headers.one(name)? {
             read.push((name.as_str(), value));
         }
     }
-    let credential = headers.credential(extraction);
+    let credential = headers.credential(&settings.extraction);
+    let evidence = settings.evidence(|name| headers.once(name));
     let source = attributes.source.as_ref().and_then(|s| s.address.as_ref()?.socket_address.as_ref());
     let request = decide::Request {
         method,
@@ -58,6 +61,7 @@ fn read<'a>(
         headers: read,
         source: source.map_or("", |s| &s.address),
         foreign: None,
+        evidence,
     };
     Ok((request, credential))
 }
@@ -90,6 +94,15 @@ impl<'a> Headers<'a> {
                 }
                 str::from_utf8(value(header)).map(Some).map_err(|_| Reason::RequestMalformed)
             }
+        }
+    }
+
+    /// The same of one that is judged later. Joined by a comma, two of them are one that is good for nothing.
+    fn once(&self, name: &str) -> Once<'a> {
+        match self.one(name) {
+            Ok(None) => Once::None,
+            Ok(Some(value)) => Once::One(value),
+            Err(_) => Once::Bad,
         }
     }
 
@@ -133,7 +146,8 @@ mod tests {
     }
 
     fn token(check: &CheckRequest) -> Result<Option<String>, Reason> {
-        let (_, credential) = read(check, &[], &Extraction::default())?;
+        let settings = DoorSettings::default();
+        let (_, credential) = read(check, &settings)?;
         credential.map(|t| t.map(|t| t.to_token().as_str().to_owned()))
     }
 
@@ -143,11 +157,15 @@ mod tests {
             "/v1/orders?a=b",
             &[("authorization", "Bearer t"), ("x-tenant", "acme"), (":path", "/")],
         ));
-        let allowed = ["x-tenant".to_owned()];
-        let (r, credential) = read(&c, &allowed, &Extraction::default()).unwrap();
+        let settings = DoorSettings { headers: vec!["x-tenant".to_owned()], ..DoorSettings::default() };
+        let (r, credential) = read(&c, &settings).unwrap();
         assert_eq!((r.method, r.path.as_str(), r.query, r.host), ("GET", "/v1/orders", "a=b", "api.test"));
         assert_eq!((r.source, r.headers), ("192.0.2.7", vec![("x-tenant", "acme")]));
         assert!(credential.unwrap().is_some());
+        let bound = DoorSettings { certificate_header: Some("x-cert".to_owned()), ..DoorSettings::default() };
+        let c = check(http("/", &[("dpop", "proof"), ("x-cert", "Hash=ab")]));
+        let (r, _) = read(&c, &bound).unwrap();
+        assert_eq!((r.evidence.dpop, r.evidence.certificate), (Once::One("proof"), Once::One("Hash=ab")));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) fn id_of<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     (checksum(body) == sum).then_some(id)
 }
 
-fn checksum(text: &str) -> String {
+pub(super) fn checksum(text: &str) -> String {
     let mut crc = flate2::Crc::new();
     crc.update(text.as_bytes());
     base62(&crc.sum().to_be_bytes(), CHECKSUM)

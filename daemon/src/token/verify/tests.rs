@@ -1,5 +1,7 @@
 //! Tokens made here, and the shared vectors where they are at hand.
 
+mod mutants;
+
 use std::{fs, path::Path};
 
 use aws_lc_rs::{
@@ -306,7 +308,7 @@ fn the_shared_vectors_get_the_verdicts_they_want() {
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").into());
     let dir = Path::new(&root).join("jwt");
     let Ok(lines) = fs::read_to_string(dir.join("jwt_attacks.jsonl")) else {
-        println!("skipped: no vectors at {}", dir.display());
+        println!("SKIPPED the_shared_vectors: none at {}", dir.display());
         return;
     };
     let algorithms = ["HS256", "RS256", "RS384", "PS256", "ES256", "ES384", "EdDSA"];

@@ -1,0 +1,110 @@
+//! What is known of a request's token: who it is of, what that rests on, and whether its sender may have it.
+
+use std::sync::Arc;
+
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use serde_json::Value;
+
+use super::{Decider, cache::Live};
+use crate::{
+    revoke::{Names, Traits},
+    token::{Confirmation, Evidence, Identity, Judgement, Target, Token, Vouched},
+    usage::Uses,
+};
+
+/// A token as the path has read it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// `valid`, or the reason why it is not.
+    pub status: Result<Arc<Identity>, Reason>,
+    pub fingerprint: Option<DenyFingerprint>,
+    /// What selectors go by, of a valid token.
+    pub names: Option<Arc<Names>>,
+    /// What this rests on.
+    pub vouched: Option<Vouched>,
+    /// How its use is noted, of a valid token.
+    pub uses: Option<Arc<Uses>>,
+    /// What is known of its use.
+    pub usage: Option<Value>,
+}
+
+impl Known {
+    /// Of a request without a token that could be read.
+    pub const fn without(reason: Reason) -> Self {
+        Self { status: Err(reason), fingerprint: None, names: None, vouched: None, uses: None, usage: None }
+    }
+
+    /// What a valid token's sender must prove.
+    pub fn confirmation(&self) -> Option<&Arc<Confirmation>> {
+        self.status.as_ref().ok()?.confirmation.as_ref()
+    }
+}
+
+impl Decider {
+    /// Fingerprints and verifies a token.
+    pub(super) async fn know(
+        &self,
+        credential: Result<Option<Token>, Reason>,
+        evidence: &Evidence<'_>,
+        target: &Target<'_>,
+    ) -> Known {
+        let token = match credential {
+            Ok(Some(token)) => token,
+            Ok(None) => return Known::without(Reason::TokenMissing),
+            Err(reason) => return Known::without(reason),
+        };
+        let known = self.identify(&token).await;
+        let Some(cnf) = known.confirmation().cloned() else { return known };
+        // A revoked token's proof is not used up, nor is it looked at.
+        if self.refuses(&known) {
+            return known;
+        }
+        let now = self.parts.clock.wall().seconds();
+        match self.parts.binder.prove(&cnf, token.as_bytes(), evidence, target, now) {
+            Ok(()) => known,
+            // Not kept: the next request with this token may well prove it.
+            Err(reason) => Known { status: Err(reason), vouched: Some(Vouched::nothing()), ..known },
+        }
+    }
+
+    async fn identify(&self, token: &Token) -> Known {
+        let fingerprint = Some(self.parts.key.deny(token));
+        let name = self.parts.key.allow(token);
+        let now = self.parts.clock.wall().seconds();
+        if let Some(live) = self.identities.get(&name)
+            && live.identity.expires_at.is_none_or(|exp| now < exp)
+            && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
+        {
+            let usage = self.told_usage(live.uses.as_deref());
+            let (status, names) = (Ok(live.identity), Some(live.names));
+            return Known { status, fingerprint, names, vouched: live.vouched, uses: live.uses, usage };
+        }
+        let clock = || self.parts.clock.wall().seconds();
+        let Judgement { status, vouched } = self.parts.verifier.identify(token, clock).await;
+        let status = status.map(Arc::new);
+        let (mut names, mut uses) = (None, None);
+        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
+            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
+            names = Some(Arc::clone(&made));
+            uses = self.uses(identity, fingerprint);
+            let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
+            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched, uses });
+        }
+        let usage = self.told_usage(uses.as_deref());
+        Known { status, fingerprint, names, vouched, uses, usage }
+    }
+}
+
+/// What selectors go by.
+fn traits(i: &Identity) -> Traits<'_> {
+    Traits {
+        issuer: &i.issuer,
+        token_id: i.token_id.as_deref(),
+        subject: i.subject.as_deref(),
+        session: i.session.as_deref(),
+        client: i.client.as_deref(),
+        key_id: i.key_id.as_deref(),
+        scopes: &i.scopes,
+        issued_at: i.issued_at,
+    }
+}
