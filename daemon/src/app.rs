@@ -99,21 +99,33 @@ pub(crate) struct Shared {
     started: std::time::Instant,
 }
 
+/// Who says that a token is one.
+struct Vouchers {
+    verifier: Arc<Verifier>,
+    api_keys: Option<Arc<ApiKeys>>,
+    introspector: Option<Arc<Introspector>>,
+}
+
+fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
+    let api_keys = settings::api_keys(config)
+        .map(|settings| ApiKeys::open(settings, Arc::clone(key)).map(Arc::new))
+        .transpose()?;
+    let verifier = Verifier::new(settings::issuers(config), config.token.leeway.0)?;
+    let introspector = settings::introspection(config)?
+        .map(|settings| Introspector::new(settings, Arc::clone(key)).map(Arc::new))
+        .transpose()
+        .context("the introspection server cannot be asked")?;
+    let verifier = verifier.with_api_keys(api_keys.clone()).with_introspector(introspector.clone());
+    let verifier = Arc::new(verifier);
+    Ok(Vouchers { verifier, api_keys, introspector })
+}
+
 /// Runs the daemon until `stop`.
 pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Result<()> {
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
-    let api_keys = settings::api_keys(&config)
-        .map(|settings| ApiKeys::open(settings, Arc::clone(&key)).map(Arc::new))
-        .transpose()?;
-    let verifier = Verifier::new(settings::issuers(&config), config.token.leeway.0)?;
-    let introspector = settings::introspection(&config)?
-        .map(|settings| Introspector::new(settings, Arc::clone(&key)).map(Arc::new))
-        .transpose()
-        .context("the introspection server cannot be asked")?;
-    let verifier = verifier.with_api_keys(api_keys.clone()).with_introspector(introspector.clone());
-    let verifier = Arc::new(verifier);
+    let Vouchers { verifier, api_keys, introspector } = vouchers(&config, &key)?;
     let binder = Binder::new(settings::binding(&config), Arc::clone(&key));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;

@@ -263,7 +263,7 @@ async fn first(which: usize, b: &PolicyBundle, shelf: &Shelf, config: &Config) -
         Ok(Some(last)) => return Ok(last),
         Ok(None) => {}
         Err(e) => {
-            tracing::error!(bundle = b.name, error = %e, "the bundle that was kept is not used: the server is asked")
+            tracing::error!(bundle = b.name, error = %e, "the bundle that was kept is not used: the server is asked");
         }
     }
     let mut remote = remote(b, config, None)?.context("it has neither `url` nor `file`")?;

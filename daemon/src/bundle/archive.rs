@@ -105,7 +105,7 @@ fn plain(name: &str) -> Option<String> {
     for part in Path::new(name.trim_start_matches('/')).components() {
         match part {
             Component::Normal(part) => {
-                parts.push(part.to_str().filter(|p| !p.contains(['\\', '\0', '\u{fffd}']))?)
+                parts.push(part.to_str().filter(|p| !p.contains(['\\', '\0', '\u{fffd}']))?);
             }
             Component::CurDir => {}
             _ => return None,

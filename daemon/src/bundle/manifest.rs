@@ -111,11 +111,9 @@ impl Manifest {
             return None;
         }
         match value {
-            Value::Object(members) if self.roots.iter().any(|root| is_within(root, place)) => {
-                members.iter().find_map(|(name, value)| {
-                    self.beyond(&[place, name].join("/").trim_matches('/').to_owned(), value)
-                })
-            }
+            Value::Object(members) if self.roots.iter().any(|root| is_within(root, place)) => members
+                .iter()
+                .find_map(|(name, value)| self.beyond([place, name].join("/").trim_matches('/'), value)),
             _ => Some(place.to_owned()),
         }
     }

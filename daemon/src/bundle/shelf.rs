@@ -1,6 +1,7 @@
 //! Where a bundle is kept: its archive, for the next start, and what it unpacks to, for the policy loader.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -34,6 +35,9 @@ pub struct Fresh {
     dir: PathBuf,
     kept: bool,
 }
+
+/// An archive, and the tag by which its server knows it.
+pub type Kept = (Vec<u8>, Option<String>);
 
 impl Fresh {
     /// Where its files are.
@@ -72,13 +76,12 @@ impl Shelf {
     /// Checks an archive and unpacks it beside the one in force.
     pub fn unpack(&self, archive: &[u8]) -> Result<Fresh, BundleError> {
         let bundle = Bundle::read(archive, self.max, self.verification.as_ref())?;
-        let sha256: String =
-            digest::digest(&digest::SHA256, archive).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = hex(digest::digest(&digest::SHA256, archive).as_ref());
         // A name of its own each time: the one in force may be of the same archive.
-        let dir = (0..)
-            .map(|n| self.dir.join(format!("v{n}-{}", &sha256[..16])))
-            .find(|d| !d.exists())
-            .unwrap_or_default();
+        let mut dir = self.dir.join(&sha256[..16]);
+        while dir.exists() {
+            dir.as_mut_os_string().push("-");
+        }
         fs::DirBuilder::new().mode(0o700).create(&dir).map_err(BundleError::io(&dir))?;
         let fresh = Fresh { manifest: bundle.manifest, signed: bundle.signed, sha256, dir, kept: false };
         for (name, content) in &bundle.files {
@@ -102,7 +105,7 @@ impl Shelf {
     }
 
     /// The archive that was in force last, if there is one, and the tag by which its server knows it.
-    pub fn last(&self) -> Result<Option<(Vec<u8>, Option<String>)>, BundleError> {
+    pub fn last(&self) -> Result<Option<Kept>, BundleError> {
         let path = self.dir.join(ARCHIVE);
         match fs::read(&path) {
             Ok(archive) => {
@@ -141,4 +144,11 @@ impl Shelf {
         };
         write().map_err(BundleError::io(&path))
     }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
 }

@@ -32,11 +32,11 @@ fn read(files: &[(&str, &str)]) -> Result<Bundle, BundleError> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    shelf::hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 /// A signature as `opa sign` makes it.
-fn signed(files: Value, scope: Option<&str>, secret: &[u8]) -> String {
+fn signed(files: &Value, scope: Option<&str>, secret: &[u8]) -> String {
     let mut payload = json!({"files": files});
     if let Some(scope) = scope {
         payload["scope"] = scope.into();
@@ -156,30 +156,30 @@ fn a_signature_covers_every_file_and_nothing_else_passes() {
         Bundle::read(&packed(&all), 1 << 20, Some(v))
     };
     let any = verification(dir.path(), None, None);
-    let bundle = with(&signed(good.clone(), None, SECRET), &files, &any).unwrap();
+    let bundle = with(&signed(&good, None, SECRET), &files, &any).unwrap();
     assert!(bundle.signed && bundle.len() == 2);
     let named = verification(dir.path(), Some("k1"), Some("prod"));
-    assert!(with(&signed(good.clone(), Some("prod"), SECRET), &files, &named).is_ok());
+    assert!(with(&signed(&good, Some("prod"), SECRET), &files, &named).is_ok());
 
     let refused = |signatures: &str, files: &[(&str, &str)], v: &Verification, why: &str| {
         let e = with(signatures, files, v).unwrap_err();
         assert!(matches!(e, BundleError::Signature(_)) && e.to_string().contains(why), "{e}");
     };
-    let signature = signed(good.clone(), None, SECRET);
+    let signature = signed(&good, None, SECRET);
     refused(&signature, &files[..2], &any, "not there");
     let more: Vec<_> = files.iter().copied().chain([("x.rego", MODULE)]).collect();
     refused(&signature, &more, &any, "not among");
     let changed = [files[0], files[1], ("/authz/p.rego", "package authz\n\nallow := false\n")];
     refused(&signature, &changed, &any, "not what was signed");
     refused(
-        &signed(good.clone(), None, b"another-secret-of-32-bytes-length"),
+        &signed(&good, None, b"another-secret-of-32-bytes-length"),
         &files,
         &any,
         "not of the configured key",
     );
-    refused(&signed(good.clone(), Some("test"), SECRET), &files, &named, "scope");
+    refused(&signed(&good, Some("test"), SECRET), &files, &named, "scope");
     refused(
-        &signed(good.clone(), Some("prod"), SECRET),
+        &signed(&good, Some("prod"), SECRET),
         &files,
         &verification(dir.path(), Some("k2"), None),
         "key `k1`",
@@ -187,7 +187,7 @@ fn a_signature_covers_every_file_and_nothing_else_passes() {
     refused(r#"{"signatures": []}"#, &files, &any, "0 signatures");
     let e = Bundle::read(&packed(&files), 1 << 20, Some(&any)).unwrap_err();
     assert!(e.to_string().contains("no `.signatures.json`"), "{e}");
-    let none = signed(json!([]), None, SECRET).replace("HS256", "none");
+    let none = signed(&json!([]), None, SECRET).replace("HS256", "none");
     refused(&none, &files, &any, "");
 }
 

@@ -27,7 +27,7 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    decide::{DataAnswer, DataQuery, Form},
+    decide::{Allowance, DataAnswer, DataQuery, Form},
     record::Asker,
     telemetry::Door,
 };
@@ -120,7 +120,7 @@ async fn data(
                 (_, None) => answer::missing(version == Version::Default, path),
             };
             // Whoever asks may pass them on to its own client.
-            for (name, value) in allowance.iter().flat_map(|a| a.headers()) {
+            for (name, value) in allowance.iter().flat_map(Allowance::headers) {
                 if let Ok(value) = value.parse() {
                     answer.headers_mut().insert(name, value);
                 }

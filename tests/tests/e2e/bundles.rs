@@ -145,10 +145,10 @@ fn signature(root: &Path, secret: &str) -> Result<String> {
             }
             let text = fs::read_to_string(&path)?;
             let name = path.strip_prefix(root)?.display().to_string();
-            let structured = name.ends_with(".json") || name == ".manifest";
+            let structured = Path::new(&name).extension().is_some_and(|e| e == "json") || name == ".manifest";
             let canonical = if structured { serde_json::from_str::<Value>(&text)?.to_string() } else { text };
             let hash = digest::digest(&digest::SHA256, canonical.as_bytes());
-            let hash: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+            let hash = hash.as_ref().iter().fold(String::new(), |text, b| format!("{text}{b:02x}"));
             files.push(json!({"name": name, "hash": hash, "algorithm": "SHA-256"}));
         }
     }

@@ -25,8 +25,8 @@ fn world() -> Result<World> {
         std::fs::create_dir(dir.path("limited"))?;
         dir.write("limited/limits.rego", POLICY)?;
         c.policies = dir.path("limited");
-        c.policy = "decision = \"limits/decision\"".to_owned();
-        c.interface = "lo".to_owned();
+        c.policy = String::from("decision = \"limits/decision\"");
+        c.interface = String::from("lo");
         Ok(())
     })
 }

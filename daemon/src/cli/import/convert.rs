@@ -131,6 +131,11 @@ fn file_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect()
 }
 
+/// Where decision logs are.
+const AT: &str = "decision_logs";
+/// Where the Envoy plugin is configured.
+const PLUGIN: [&str; 2] = ["plugins", "envoy_ext_authz_grpc"];
+
 impl Converter<'_> {
     fn note(&mut self, setting: impl Into<String>, kind: Kind, text: impl Into<String>) {
         self.out.notes.push(Note { setting: setting.into(), kind, text: text.into() });
@@ -229,7 +234,6 @@ impl Converter<'_> {
         if default.is_some() {
             self.note("default_decision", Kind::Kept, "serve.default_decision, for `POST /`");
         }
-        const PLUGIN: [&str; 2] = ["plugins", "envoy_ext_authz_grpc"];
         let plugin = |c: &mut Self, key: &str| c.opa.text(&[PLUGIN[0], PLUGIN[1], key]);
         let named = |key: &str| format!("{}.{}.{key}", PLUGIN[0], PLUGIN[1]);
         let mut decision = default.clone();
@@ -378,7 +382,6 @@ impl Converter<'_> {
     }
 
     fn decision_log(&mut self) -> String {
-        const AT: &str = "decision_logs";
         if self.opa.0.get(AT).is_none() {
             return String::new();
         }
