@@ -7,7 +7,7 @@ use portcullis_tests::{
     World,
     client::{Client, bearer, request},
     is_root, is_thorough,
-    net::{PORT, SERVER_V4, at},
+    net::{PORT, SERVER_V4, at, guarded},
     process::Process,
     server::{End, Server},
     wire::{self, Wire},
@@ -306,5 +306,45 @@ fn copies_that_come_at_once_do_not_hurry_a_refusal_before_the_answer_ahead_of_it
         let parsed = server.requests().iter().filter(|h| h.contains(&format!("{path} "))).count();
         assert_eq!((parsed, talk.answers(), talk.is_refused()), (1, 2, true), "{:?}", talk.heard());
     }
+    Ok(())
+}
+
+#[test]
+fn writers_on_all_processors_complete_no_revoked_head() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::make()?;
+    let (live, revoked) = (w.mint.hs256()?, w.mint.hs256()?);
+    w.daemon.revoke(&revoked)?;
+    // Many connections at once, each written to by threads of its own: segments of one connection come from several
+    // processors, and meet in the same streams, blocks and counters.
+    let one = |token: &str, seed: usize| -> Result<()> {
+        let client = w.net.client.enter(|| Ok(std::net::TcpStream::connect(guarded(SERVER_V4))?))?;
+        client.set_nodelay(true)?;
+        let request = bearer("/crowd", token);
+        std::thread::scope(|scope| {
+            for piece in request.chunks(7 + seed % 90) {
+                let mut client = &client;
+                // One after the other, each on whatever processor its thread is put.
+                let _ = scope.spawn(move || std::io::Write::write_all(&mut client, piece)).join();
+            }
+        });
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (one, live, revoked) = (&one, &live, &revoked);
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let token = if (thread + round) % 2 == 0 { live } else { revoked };
+                    one(token, thread * 13 + round).unwrap();
+                }
+            });
+        }
+    });
+    let all = w.server.wait(|connections| connections.iter().flat_map(|c| &c.requests).count() >= 48);
+    assert!(all.is_ok(), "every live request is parsed: {}", w.server.requests().len());
+    assert!(!w.server.requests().iter().any(|head| head.contains(&revoked)), "a revoked request was parsed");
     Ok(())
 }

@@ -182,3 +182,42 @@ fn behind_a_proxy_protocol_header_heads_are_read_all_the_same() -> Result<()> {
     assert_ne!(client.rest()?.0.get(..12), Some(&b"HTTP/1.1 200"[..]));
     Ok(())
 }
+
+/// The server's address inside the tunnel.
+const INSIDE: &str = "10.99.0.1";
+
+#[test]
+fn behind_a_tunnel_guard_reads_what_was_unpacked() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let ground = Ground::make()?;
+    for (ns, device, local, remote, inside) in [
+        (&ground.net.server, "srv0", SERVER_V4, "10.77.0.2", INSIDE),
+        (&ground.net.client, "cli0", "10.77.0.2", SERVER_V4, "10.99.0.2"),
+    ] {
+        let vxlan = ["link", "add", "vx0", "type", "vxlan", "id", "7", "remote", remote, "local", local];
+        if let Err(e) = ns.ip(&[&vxlan[..], &["dstport", "4789", "dev", device]].concat()) {
+            portcullis_tests::skip(&format!("this kernel has no VXLAN: {e}"));
+            return Ok(());
+        }
+        ns.ip(&["address", "add", &format!("{inside}/24"), "dev", "vx0"])?;
+        ns.ip(&["link", "set", "vx0", "up"])?;
+    }
+    let server = Server::start(&ground.net.server, &[guarded(INSIDE)])?;
+    let config = portcullis_tests::config::Config {
+        interface: "vx0".to_owned(),
+        ..portcullis_tests::config::Config::default()
+    };
+    let path = ground.dir.write("portcullis.toml", &config.toml(&ground.dir))?;
+    let daemon = Daemon::start(&ground.net.server, &path, &ground.dir.path("admin.sock"))?;
+    let (live, revoked) = (ground.mint.hs256()?, ground.mint.hs256()?);
+    daemon.revoke(&revoked)?;
+    let ask = |token: &str| Client::connect(&ground.net.client, guarded(INSIDE))?.ask(&bearer("/in", token));
+    let answer = ask(&live)?;
+    assert!(answer.status == 200 && answer.is_servers(), "{answer:?}");
+    assert_eq!(ask(&revoked)?.status, 401);
+    assert!(!server.requests().iter().any(|head| head.contains(&revoked)), "{:?}", server.requests());
+    assert_eq!(daemon.counter("revoked")?, 1);
+    Ok(())
+}

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -93,6 +94,10 @@ fn a_decision_is_a_span_in_the_gateways_trace() -> Result<()> {
         let time = |name: &str| span[name].as_str().unwrap().parse::<u128>();
         assert!(time("startTimeUnixNano")? < time("endTimeUnixNano")?, "{span}");
     }
-    assert!(w.daemon.metrics()?.contains("portcullis_spans_total{result=\"sent\"} 2"));
+    // Counted once the collector has answered.
+    let start = Instant::now();
+    while !w.daemon.metrics()?.contains("portcullis_spans_total{result=\"sent\"} 2") {
+        assert!(start.elapsed() < PATIENCE, "{}", w.daemon.metrics()?);
+    }
     Ok(())
 }
