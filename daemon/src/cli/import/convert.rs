@@ -106,6 +106,9 @@ pub fn convert(opa: Value, dir: &Path) -> Result<Imported, String> {
     }
     toml.push_str(&bundles);
     let _ = write!(toml, "\n[serve]\nlisten = {}\n", quoted_list(&listen.0));
+    if listen.0.len() > 1 {
+        toml.push_str("# What Rego for the plugin reads: `input.attributes`, `parsed_path` and so on.\nenvoy_input = true\n");
+    }
     if let Some(default) = listen.1 {
         let _ = writeln!(toml, "default_decision = {}", quoted(&default));
     }
@@ -250,6 +253,7 @@ impl Converter<'_> {
             decision =
                 Some(path.unwrap_or_else(|| "envoy/authz/allow".to_owned()).trim_matches('/').to_owned());
             self.note(named("path"), Kind::Kept, "policy.decision");
+            self.note("(the plugin's input)", Kind::Kept, "serve.envoy_input");
             if plugin(self, "dry-run").is_some_and(|v| v == "true") {
                 self.note(
                     named("dry-run"),

@@ -60,7 +60,7 @@ fn all_of_it_is_taken_over_or_listed() {
     );
     assert_eq!(b.key_file.as_deref(), Some(Path::new("/etc/p/keys/k1.pem")));
     assert_eq!(c.serve.default_decision, "http/authz/allow");
-    assert_eq!(c.serve.listen.len(), 2);
+    assert!(c.serve.listen.len() == 2 && c.serve.envoy_input);
     assert_eq!(c.host.labels["region"], "eu");
     assert_eq!(
         (c.decision_log.url.as_str(), c.decision_log.batch_bytes),
