@@ -303,7 +303,9 @@ impl Decider {
         let found = match loaded.set.eval_decision_value(&Input::from(asked)) {
             Ok((_, Value::Bool(_))) => 1,
             Ok((_, Value::Object(_))) => 2,
-            _ => 3,
+            Ok(_) => 3,
+            // It may have been for want of time: the next denial asks again.
+            Err(_) => return Shape::Unknown,
         };
         self.shape.store(loaded.generation << 2 | found, Ordering::Relaxed);
         SHAPES[(found & 3) as usize]
