@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use archive::Bundle;
 pub use manifest::{Manifest, overlap};
 pub use remote::{Came, Remote, RemoteSettings};
-pub use shelf::{Fresh, Shelf};
+pub use shelf::{Fresh, Shelf, sha256};
 pub use signature::Verification;
 
 /// Why a bundle is not taken. What is in force stays.

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod fetch;
+mod hex;
 pub mod kernel;
 pub mod policy;
 pub mod record;

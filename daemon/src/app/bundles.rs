@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared, load_policies,
+    Shared, load_policies, settings,
     tasks::{install, refused},
 };
 use crate::{
-    bundle::{BundleError, Fresh, Manifest, Remote, RemoteSettings, Shelf, Verification, overlap},
+    bundle::{BundleError, Fresh, Manifest, Remote, RemoteSettings, Shelf, Verification, overlap, sha256},
     clock::WallTime,
     config::{Config, PolicyBundle},
-    fetch::{self, Secret},
+    fetch,
     token::DocumentKey,
 };
 
@@ -47,6 +47,8 @@ struct State {
     signed: bool,
     dir: Option<PathBuf>,
     since: Option<WallTime>,
+    /// The tag by which its server knows it.
+    etag: Option<String>,
     /// Why the last one that came was not taken.
     error: Option<String>,
 }
@@ -120,6 +122,7 @@ impl Bundles {
                 signed: fresh.signed,
                 dir: Some(fresh.dir().to_owned()),
                 since: Some(now),
+                etag,
                 error: None,
             };
             fresh.keep();
@@ -138,9 +141,12 @@ impl Bundles {
         let mut arrived = Vec::new();
         for (which, one) in self.0.iter().enumerate() {
             let Some(file) = &one.config.file else { continue };
-            match from_file(which, file, &one.shelf) {
-                Ok(a) if a.fresh.sha256 == one.state().sha256 => {}
-                Ok(a) => arrived.push(a),
+            let known = one.state().sha256;
+            let read = read(file).map(|archive| (sha256(&archive) != known).then_some(archive));
+            let read =
+                read.and_then(|new| new.map(|archive| unpacked(which, archive, &one.shelf)).transpose());
+            match read {
+                Ok(new) => arrived.extend(new),
                 Err(e) => {
                     let message = format!("the bundle `{}` is refused: {e}", one.config.name);
                     one.failed(&message);
@@ -207,14 +213,7 @@ fn verification(b: &PolicyBundle) -> Result<Option<Verification>> {
 
 fn remote(b: &PolicyBundle, config: &Config, etag: Option<String>) -> Result<Option<Remote>> {
     let Some(url) = &b.url else { return Ok(None) };
-    let bearer = match &b.bearer_file {
-        None => None,
-        Some(path) => {
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("`policy.bundle.bearer_file` {}", path.display()))?;
-            Some(Secret::new(text.trim().to_owned()))
-        }
-    };
+    let bearer = settings::bearer(b.bearer_file.as_deref(), "policy.bundle.bearer_file")?;
     let settings = RemoteSettings {
         url: url.parse()?,
         client: fetch::Settings {
@@ -231,7 +230,14 @@ fn remote(b: &PolicyBundle, config: &Config, etag: Option<String>) -> Result<Opt
 }
 
 fn from_file(which: usize, file: &Path, shelf: &Shelf) -> Result<Arrived, String> {
-    let archive = fs::read(file).map_err(|e| format!("`{}` cannot be read: {e}", file.display()))?;
+    unpacked(which, read(file)?, shelf)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|e| format!("`{}` cannot be read: {e}", file.display()))
+}
+
+fn unpacked(which: usize, archive: Vec<u8>, shelf: &Shelf) -> Result<Arrived, String> {
     let fresh = shelf.unpack(&archive).map_err(|e| e.to_string())?;
     Ok(Arrived { which, fresh, archive, etag: None })
 }
@@ -306,12 +312,7 @@ pub fn follow(
 ) -> Result<()> {
     let config = shared.config.load_full();
     for (which, b) in config.policy.bundle.iter().enumerate() {
-        let etag = shared
-            .bundles
-            .0
-            .get(which)
-            .and_then(|one| one.shelf.last().ok().flatten())
-            .and_then(|(_, etag)| etag);
+        let etag = shared.bundles.0.get(which).and_then(|one| one.state().etag);
         if let Some(remote) = remote(b, &config, etag)? {
             tasks.spawn(poll(Arc::clone(shared), which, remote, stop.clone()));
         }

@@ -231,6 +231,14 @@ pub fn introspection(c: &Config) -> Result<Option<IntrospectionSettings>> {
     }))
 }
 
+/// The bearer token in a file, where `key` of the configuration names one.
+pub fn bearer(path: Option<&std::path::Path>, key: &str) -> Result<Option<Secret>> {
+    let Some(path) = path else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|e| anyhow!("`{key}` {}: {e}", path.display()))?;
+    let text = zeroize::Zeroizing::new(text);
+    Ok(Some(Secret::new(text.trim().to_owned())))
+}
+
 /// A secret from a file of one line that others may not read.
 fn secret(path: &std::path::Path) -> Result<Secret> {
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,13 +1,13 @@
 //! Wires traces: the tracer that the front doors note decisions with, and the task that sends them.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Shared, settings};
 use crate::{
-    fetch::{self, Client, Secret},
+    fetch::{self, Client},
     trace::{self, ExportSettings, Tracer},
 };
 
@@ -20,14 +20,7 @@ pub(super) fn start(
     let config = shared.config.load();
     let t = &config.trace;
     let Some(endpoint) = &t.endpoint else { return Ok(None) };
-    let bearer = match &t.bearer_file {
-        None => None,
-        Some(path) => {
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("`trace.bearer_file` {}", path.display()))?;
-            Some(Secret::new(text.trim().to_owned()))
-        }
-    };
+    let bearer = settings::bearer(t.bearer_file.as_deref(), "trace.bearer_file")?;
     let client = fetch::Settings {
         ca_file: t.ca_file.clone(),
         plain_http: t.plain_http,

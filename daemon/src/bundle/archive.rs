@@ -45,16 +45,6 @@ impl Bundle {
         manifest.check(&files)?;
         Ok(Self { manifest, signed: verification.is_some(), files })
     }
-
-    /// How many files it holds.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
 }
 
 fn unpacked(archive: &[u8], max: u64) -> Result<BTreeMap<String, Vec<u8>>, BundleError> {

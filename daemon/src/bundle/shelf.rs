@@ -1,7 +1,6 @@
 //! Where a bundle is kept: its archive, for the next start, and what it unpacks to, for the policy loader.
 
 use std::{
-    fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -60,6 +59,11 @@ impl Drop for Fresh {
     }
 }
 
+/// The SHA-256 of an archive, in hexadecimal.
+pub fn sha256(archive: &[u8]) -> String {
+    crate::hex::encode(digest::digest(&digest::SHA256, archive).as_ref())
+}
+
 impl Shelf {
     /// Opens the directory of the bundle `name` below `state`, and makes it (mode 0700) where it is not there.
     pub fn open(
@@ -76,7 +80,7 @@ impl Shelf {
     /// Checks an archive and unpacks it beside the one in force.
     pub fn unpack(&self, archive: &[u8]) -> Result<Fresh, BundleError> {
         let bundle = Bundle::read(archive, self.max, self.verification.as_ref())?;
-        let sha256 = hex(digest::digest(&digest::SHA256, archive).as_ref());
+        let sha256 = sha256(archive);
         // A name of its own each time: the one in force may be of the same archive.
         let mut dir = self.dir.join(&sha256[..16]);
         while dir.exists() {
@@ -144,11 +148,4 @@ impl Shelf {
         };
         write().map_err(BundleError::io(&path))
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, b| {
-        let _ = write!(text, "{b:02x}");
-        text
-    })
 }

@@ -1,6 +1,6 @@
 //! `.signatures.json`: a JWS over the names and digests of a bundle's files, as OPA signs bundles.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
 use serde::Deserialize;
@@ -117,8 +117,5 @@ fn hashed(name: &str, content: &[u8], algorithm: &str) -> Result<String, String>
     } else {
         content
     };
-    Ok(digest::digest(algorithm, bytes).as_ref().iter().fold(String::new(), |mut hex, b| {
-        let _ = write!(hex, "{b:02x}");
-        hex
-    }))
+    Ok(crate::hex::encode(digest::digest(algorithm, bytes).as_ref()))
 }

@@ -13,7 +13,7 @@ pub(super) fn status_code(known: &Known) -> &'static str {
 /// The input of policies for a request; see `policies/README.md`.
 pub(super) fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     let mut input = request_member(r);
-    if let (Some(foreign), Value::Object(members)) = (r.foreign, &mut input) {
+    if let (Some(Value::Object(foreign)), Value::Object(members)) = (r.foreign, &mut input) {
         for (name, value) in foreign {
             // Ours is ours, whatever stands in theirs.
             members.entry(name.clone()).or_insert_with(|| value.clone());

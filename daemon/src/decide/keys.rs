@@ -51,10 +51,10 @@ impl Decider {
     }
 
     /// What the policy reads of members in a gateway's own schema.
-    fn foreign_key(&self, members: &serde_json::Map<String, serde_json::Value>) -> Vec<u8> {
+    fn foreign_key(&self, members: &serde_json::Value) -> Vec<u8> {
         // The generation is part of the key: with a set that came meanwhile it is another key.
         let reads = self.parts.policy.current();
         let own = [&OWN[..], &["request"]].concat();
-        reads.set.reads().pick(&serde_json::Value::Object(members.clone()), &own)
+        reads.set.reads().pick(members, &own)
     }
 }

@@ -17,8 +17,8 @@ pub struct Request<'a> {
     pub headers: Vec<(&'a str, &'a str)>,
     /// The client's address.
     pub source: &'a str,
-    /// Further members of the input, in a gateway's own schema.
-    pub foreign: Option<&'a serde_json::Map<String, serde_json::Value>>,
+    /// Further members of the input, in a gateway's own schema: an object.
+    pub foreign: Option<&'a serde_json::Value>,
     /// What it brings to prove whose its token is. No part of the cache key: verdicts on bound tokens ask it each time.
     pub evidence: Evidence<'a>,
 }

@@ -122,23 +122,14 @@ impl Files {
             part(file.relative.as_os_str().as_encoded_bytes());
             part(file.text.as_bytes());
         }
-        hex(context.finish().as_ref())
+        crate::hex::encode(context.finish().as_ref())
     }
 }
 
 /// A set's hash, and that of the documents that its host adds: what it decides depends on both.
 pub(super) fn stamp(hash: &str, documents: Option<&serde_json::Value>) -> String {
     let Some(documents) = documents else { return hash.to_owned() };
-    hex(digest::digest(&digest::SHA256, format!("{hash} {documents}").as_bytes()).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-
-    bytes.iter().fold(String::new(), |mut hex, b| {
-        let _ = write!(hex, "{b:02x}");
-        hex
-    })
+    crate::hex::encode(digest::digest(&digest::SHA256, format!("{hash} {documents}").as_bytes()).as_ref())
 }
 
 /// Whether a file belongs to a set.

@@ -166,7 +166,8 @@ impl ApiKeys {
         let tag = hmac::sign(&self.hash_key, token.as_bytes());
         let stored = stored
             .filter(|s| {
-                subtle::ConstantTimeEq::ct_eq(s.hash.as_bytes(), format::hex(tag.as_ref()).as_bytes()).into()
+                subtle::ConstantTimeEq::ct_eq(s.hash.as_bytes(), crate::hex::encode(tag.as_ref()).as_bytes())
+                    .into()
             })
             .ok_or(Reason::ApiKeyUnknown)?;
         if stored.key.disabled.is_some() {
@@ -247,7 +248,7 @@ impl ApiKeys {
             fingerprint: self.fingerprints.deny(&token).to_string(),
             key_id: self.fingerprints.id(),
         };
-        let hash = format::hex(hmac::sign(&self.hash_key, token.as_bytes()).as_ref());
+        let hash = crate::hex::encode(hmac::sign(&self.hash_key, token.as_bytes()).as_ref());
         if keys.contains_key(&id) {
             return Err(ApiKeyError::NoRandomness);
         }

@@ -1,7 +1,6 @@
 //! Sending spans: OTLP over HTTP, in JSON.
 
 use std::{
-    fmt::Write as _,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Span, Spans};
 use crate::{
     fetch::{Bounds, Client, Request, Secret, Url},
+    hex,
     telemetry::Metrics,
 };
 
@@ -121,8 +121,8 @@ fn message(settings: &ExportSettings, batch: &[Span]) -> Value {
 
 fn span(s: &Span) -> Value {
     let mut all = json!({
-        "traceId": hex(&s.trace),
-        "spanId": hex(&s.id),
+        "traceId": hex::encode(&s.trace),
+        "spanId": hex::encode(&s.id),
         "name": "portcullis.decide",
         "kind": SERVER,
         "startTimeUnixNano": nanos(s.start),
@@ -134,7 +134,7 @@ fn span(s: &Span) -> Value {
         ],
     });
     if let Some(parent) = &s.parent {
-        all["parentSpanId"] = hex(parent).into();
+        all["parentSpanId"] = hex::encode(parent).into();
     }
     all
 }
@@ -146,11 +146,4 @@ fn text(key: &str, value: &str) -> Value {
 /// As protobuf's JSON writes 64 bits.
 fn nanos(at: SystemTime) -> String {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, b| {
-        let _ = write!(text, "{b:02x}");
-        text
-    })
 }

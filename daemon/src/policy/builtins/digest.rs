@@ -4,15 +4,7 @@ use aws_lc_rs::{constant_time, digest, hmac};
 use regorus::Value;
 
 use super::{Answer, args::text};
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
-}
+use crate::hex::encode as hex;
 
 fn hashed(algorithm: &'static digest::Algorithm, args: &[Value]) -> Answer {
     Ok(Value::from(hex(digest::digest(algorithm, text(args, 0)?.as_bytes()).as_ref())))

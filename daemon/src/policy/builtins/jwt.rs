@@ -13,7 +13,6 @@ use regorus::Value;
 use super::{
     Answer, Fault,
     args::{member, object, text},
-    digest::hex,
     keys::{self, Algorithm, Key},
     now_ns,
 };
@@ -92,7 +91,7 @@ pub fn decode(args: &[Value]) -> Answer {
             token = inner(payload)?;
             continue;
         }
-        let signature = Value::from(hex(&parts.signature()?));
+        let signature = Value::from(crate::hex::encode(&parts.signature()?));
         return Ok(Value::from(vec![header, json_object(&payload)?, signature]));
     }
     Err("too many tokens inside each other".into())

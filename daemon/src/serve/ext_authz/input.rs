@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::messages::{AttributeContext, CheckRequest, HttpRequest, Peer};
 
 /// The members, to stand beside our own. A body that says it is JSON and is none is malformed, as it is to OPA.
-pub(super) fn members(check: &CheckRequest) -> Result<Map<String, Value>, Reason> {
+pub(super) fn members(check: &CheckRequest) -> Result<Value, Reason> {
     let attributes = check.attributes.as_ref().ok_or(Reason::RequestMalformed)?;
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(Reason::RequestMalformed)?;
     let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
@@ -21,7 +21,7 @@ pub(super) fn members(check: &CheckRequest) -> Result<Map<String, Value>, Reason
     members.insert("parsed_body".to_owned(), body);
     members.insert("truncated_body".to_owned(), truncated.into());
     members.insert("version".to_owned(), json!({"encoding": "protojson", "ext_authz": "v3"}));
-    Ok(members)
+    Ok(members.into())
 }
 
 fn context(attributes: &AttributeContext, http: &HttpRequest) -> Value {
@@ -219,7 +219,7 @@ mod tests {
         let headers = [("authorization", "Bearer t"), ("content-type", "application/json; charset=utf-8")];
         let made = members(&check(post(r#"{"a": [1]}"#, &headers))).unwrap();
         assert_eq!(
-            Value::Object(made),
+            made,
             json!({
                 "attributes": {
                     "source": {

@@ -11,10 +11,7 @@ use aws_lc_rs::{hmac, rand};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{
-    ApiKeyError, Stored,
-    format::{hex, unhex},
-};
+use super::{ApiKeyError, Stored, format::unhex};
 
 /// The form of the file.
 const VERSION: u32 = 1;
@@ -37,7 +34,11 @@ impl Content {
         }
         let mut bytes = Zeroizing::new([0; 32]);
         rand::fill(&mut *bytes).map_err(|_| ApiKeyError::NoRandomness)?;
-        let content = Self { version: VERSION, hash_key: Zeroizing::new(hex(&*bytes)), keys: Vec::new() };
+        let content = Self {
+            version: VERSION,
+            hash_key: Zeroizing::new(crate::hex::encode(&*bytes)),
+            keys: Vec::new(),
+        };
         content.store(path)?;
         Ok(content)
     }

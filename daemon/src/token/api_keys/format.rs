@@ -58,16 +58,7 @@ fn base62(number: &[u8], len: usize) -> String {
     digits.iter().map(|d| char::from(*d)).collect()
 }
 
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .map(|n| char::from(b"0123456789abcdef"[usize::from(n)]))
-        .collect()
-}
-
-/// The inverse of [`hex`].
+/// The inverse of [`crate::hex::encode`].
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let pairs = text.as_bytes().chunks(2);
@@ -103,7 +94,7 @@ mod tests {
         assert_eq!(base62(&[0xff; 4], 6), "4gfFC3");
         assert_eq!(base62(&61_u32.to_be_bytes(), 2), "0z");
         assert_eq!(checksum("123456789"), base62(&0xcbf4_3926_u32.to_be_bytes(), 6));
-        assert_eq!(unhex(&hex(&[0, 9, 255])), Some(vec![0, 9, 255]));
+        assert_eq!(unhex(&crate::hex::encode(&[0, 9, 255])), Some(vec![0, 9, 255]));
         assert_eq!((unhex("0"), unhex("zz")), (None, None));
     }
 }
