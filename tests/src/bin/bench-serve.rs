@@ -17,6 +17,7 @@ use portcullis_tests::{
         tokens::Issuer,
     },
     figures::Figures,
+    tokens::forged,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -113,7 +114,7 @@ impl Bench {
             let revoked = issuer.token(&policy::revoked_id(7), &route.scope)?;
             let without = issuer.token("t-without", &other.scope)?;
             let good = issuer.token("t-good", &route.scope)?;
-            let forged = format!("{}A{}", &good[..good.len() - 9], &good[good.len() - 8..]);
+            let forged = forged(&good)?;
             for (token, allowed) in [(&good, true), (&revoked, false), (&without, false), (&forged, false)] {
                 let (data, auth) = (data_request(token, route), auth_request(token, route));
                 let close = |r: String| r.replacen("\r\n", "\r\nConnection: close\r\n", 1);
