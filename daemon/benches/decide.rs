@@ -52,7 +52,7 @@ impl Bench {
         let set = load(&[dir.join("policies")], "p/decision", &LoadOptions::default()).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
         let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
-        let store = Store::open(&dir.join("r.redb"), key.id()).unwrap();
+        let store = Store::open(&dir.join("r"), key.id()).unwrap();
         let limits = Limits { revoked: 1000, condemned: 1000 };
         let settings = PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();

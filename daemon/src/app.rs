@@ -131,7 +131,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
     let set = load_policies(&config, &bundles.dirs(&arrived))?;
     bundles.took(arrived, clock.wall());
-    let store = Store::open(&config.revocation.store, key.id())?;
+    let store = Store::open_with(&config.revocation.store, key.id(), settings::store(&config))?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
     let records = records::open(&config)?;

@@ -13,6 +13,7 @@ pub mod config;
 pub mod decide;
 pub mod fetch;
 mod hex;
+pub mod journal;
 pub mod kernel;
 pub mod policy;
 pub mod record;

@@ -20,10 +20,10 @@ mod store;
 mod upkeep;
 
 pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};
-pub use handle::{PlaneHandle, PlaneStatus, RevokeError};
+pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
-pub use store::{Store, StoreError};
+pub use store::{AuditEntry, AuditError, AuditLog, Receipt, Store, StoreError, StoreReader, Tuning};

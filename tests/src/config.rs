@@ -79,7 +79,7 @@ impl Default for Config {
             enforcement: "strict",
             kernel: String::new(),
             pin_dir: "bpf/portcullis",
-            store: "revocations.redb",
+            store: "revocations",
             doors: DOORS,
             listen: String::new(),
             observe: OBSERVE,

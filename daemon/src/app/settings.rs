@@ -15,6 +15,7 @@ use crate::{
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
     policy::LoadOptions,
+    revoke::Tuning,
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{
@@ -23,6 +24,12 @@ use crate::{
     },
     usage,
 };
+
+/// How the store keeps its files.
+pub fn store(c: &Config) -> Tuning {
+    let (audit_keep, audit_max) = (c.revocation.audit_keep.0, c.revocation.audit_max_bytes);
+    Tuning { audit_keep, audit_max, ..Tuning::default() }
+}
 
 /// The kernel's settings; `None` where it is off.
 pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Settings>> {

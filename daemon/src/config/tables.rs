@@ -318,10 +318,14 @@ section! {
 section! {
     /// The durable store of revocations.
     Revocation as "revocation" {
-        /// The store's file.
-        store: PathBuf = PathBuf::from("/var/lib/portcullis/revocations.redb"),
+        /// The store's directory. A file of an earlier version under this name, or with `.redb` behind it, is taken over.
+        store: PathBuf = PathBuf::from("/var/lib/portcullis/revocations"),
         /// How long a revocation holds that names no time: longer than any token lives.
         default_ttl: Span = Span::seconds(30 * 24 * 3600),
+        /// How long the audit log is kept: the store's files that no revocation in force needs any more.
+        audit_keep: Span = Span::seconds(400 * 24 * 3600),
+        /// How many bytes of these are kept at most.
+        audit_max_bytes: u64 = 4 << 30,
     }
 }
 

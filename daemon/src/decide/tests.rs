@@ -58,7 +58,7 @@ impl World {
         fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
         let index = Arc::new(Index::default());
-        let store = Store::open(&dir.path().join("r.redb"), key.id()).unwrap();
+        let store = Store::open(&dir.path().join("r"), key.id()).unwrap();
         let namer = crate::revoke::Namer::new(key.scan_key());
         let limits = Limits { revoked: 100, condemned: 100 };
         let settings = PlaneSettings { limits, key_id: key.id(), namer };

@@ -1,27 +1,37 @@
 //! When claims end: the minutes in which some do, so that nothing is ever searched for.
 //!
-//! Keeps ids alone. A claim that was lifted before its time stays noted until then.
+//! A claim that was lifted before its time stays noted until then.
 
 use std::collections::BTreeMap;
+
+use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::ClaimId;
 use crate::clock::{BootTime, WallTime};
 
 const MINUTE_MS: i64 = 60_000;
 
+/// A claim and whose it is; `None` for one by selector.
+pub type Noted = (ClaimId, Option<DenyFingerprint>);
+
+type Compact = (ClaimId, DenyFingerprint);
+/// Stands for a claim by selector: a fingerprint under a secret key is this once in 2¹²⁸.
+const NOBODY: DenyFingerprint = DenyFingerprint([0, 0]);
+
 /// Claims by the minute at whose end all of them are over.
 #[derive(Debug, Default)]
 pub struct Calendar {
-    minutes: BTreeMap<i64, Vec<ClaimId>>,
+    minutes: BTreeMap<i64, Vec<Compact>>,
     /// Since when each minute that is over has been so without a break.
     over_since: BTreeMap<i64, BootTime>,
 }
 
 impl Calendar {
-    pub fn note(&mut self, id: ClaimId, until: WallTime) {
+    pub fn note(&mut self, id: ClaimId, of: Option<DenyFingerprint>, until: WallTime) {
         // One that holds for ever is never over.
         if until.0 < i64::MAX - MINUTE_MS {
-            self.minutes.entry(until.0.div_euclid(MINUTE_MS) + 1).or_default().push(id);
+            let compact = (id, of.unwrap_or(NOBODY));
+            self.minutes.entry(until.0.div_euclid(MINUTE_MS) + 1).or_default().push(compact);
         }
     }
 
@@ -36,7 +46,7 @@ impl Calendar {
 
     /// Takes out up to `count` claims of minutes that have been over for `grace` nanoseconds of boot time. A wall
     /// clock that is wrong for a while lets claims end while it is; it must not erase them.
-    pub fn take(&mut self, boot: BootTime, grace: u64, count: usize) -> Vec<ClaimId> {
+    pub fn take(&mut self, boot: BootTime, grace: u64, count: usize) -> Vec<Noted> {
         let old = |since: &BootTime| boot.0.saturating_sub(since.0) >= grace;
         let Some(minute) = self.over_since.iter().find(|(_, since)| old(since)).map(|(m, _)| *m) else {
             return Vec::new();
@@ -47,7 +57,7 @@ impl Calendar {
             self.minutes.remove(&minute);
             self.over_since.remove(&minute);
         }
-        taken
+        taken.into_iter().map(|(id, f)| (id, (f != NOBODY).then_some(f))).collect()
     }
 }
 
@@ -59,9 +69,9 @@ mod tests {
     fn claims_are_taken_a_few_at_a_time_when_their_grace_is_over() {
         let mut c = Calendar::default();
         for id in 1..=5 {
-            c.note(ClaimId(id), WallTime(30_000));
+            c.note(ClaimId(id), Some(DenyFingerprint([id, 1])), WallTime(30_000));
         }
-        c.note(ClaimId(9), WallTime(i64::MAX));
+        c.note(ClaimId(9), None, WallTime(i64::MAX));
         c.look(WallTime(59_999), BootTime(0));
         assert!(c.take(BootTime(100), 0, 9).is_empty(), "the minute is not over");
         c.look(WallTime(60_000), BootTime(10));

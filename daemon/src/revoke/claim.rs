@@ -93,6 +93,14 @@ impl AnyClaim {
             Self::Selector(c) => c.id,
         }
     }
+
+    /// Until when it holds.
+    pub const fn until(&self) -> WallTime {
+        match self {
+            Self::Token(c) => c.until,
+            Self::Selector(c) => c.until,
+        }
+    }
 }
 
 /// An order that was accepted. Several may stand for one token; each is lifted by itself.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Namer, Names, Order, SelectorClaim, SelectorOrder, StoreError,
+    AnyClaim, Claim, ClaimId, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder, StoreError,
     ledger::Condemnation,
     selecting::{self, Matched},
     store::StoreReader,
@@ -58,6 +58,9 @@ pub enum RevokeError {
     /// The claim is not there.
     #[error("there is no revocation {0}: `portcullis revocations` lists those in force")]
     Unknown(ClaimId),
+    /// The key of an order was used for another one.
+    #[error("the idempotency key was used for another order: use a fresh one for each")]
+    KeyReused,
     /// Too many orders wait.
     #[error("too many revocations are under way: try again")]
     Busy,
@@ -66,19 +69,61 @@ pub enum RevokeError {
     Stopping,
 }
 
+/// Marks an order that may come twice, as HTTP's `Idempotency-Key` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// Digest of the key and of who gives it.
+    pub key: [u8; 16],
+    /// Digest of what is ordered: another order under the same key is refused.
+    pub request: [u8; 16],
+}
+
+/// Who waits for revocations.
+pub(super) enum ReplyTo {
+    /// For one.
+    One(Reply<Claim>),
+    /// For several, which come together or not at all.
+    Many(Reply<Vec<Claim>>),
+}
+
+impl ReplyTo {
+    /// Answers; who has gone away does not hear it.
+    pub fn send(self, answer: Result<Vec<Claim>, RevokeError>) {
+        match self {
+            Self::One(to) => {
+                let one = answer.and_then(|mut claims| claims.pop().ok_or(RevokeError::Stopping));
+                let _ = to.send(one);
+            }
+            Self::Many(to) => {
+                let _ = to.send(answer);
+            }
+        }
+    }
+}
+
+/// Who waits for something.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, RevokeError>>;
+
 /// What the plane is asked.
 pub(super) enum Command {
-    Revoke(Order, oneshot::Sender<Result<Claim, RevokeError>>),
-    Lift(ClaimId, oneshot::Sender<Result<Claim, RevokeError>>),
-    Select(SelectorOrder, oneshot::Sender<Result<SelectorClaim, RevokeError>>),
-    Follow(ClaimId, Vec<Matched>, oneshot::Sender<Result<usize, RevokeError>>),
-    Unselect(SelectorClaim, oneshot::Sender<Result<(), RevokeError>>),
+    Revoke(Vec<Order>, Option<Once>, ReplyTo),
+    Lift(ClaimId, Vec<u8>, Reply<AnyClaim>),
+    Select(Box<SelectorOrder>, Option<Once>, Reply<SelectorClaim>),
+    Follow(ClaimId, Vec<Matched>, Reply<usize>),
+    Note(Vec<u8>, Option<Reply<()>>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
     End(DenyFingerprint),
-    Activate(String, oneshot::Sender<Result<u64, RevokeError>>),
+    Activate(String, Reply<u64>),
     Sweep(oneshot::Sender<bool>),
     Kernel(Box<dyn FnOnce(&mut Kernel) + Send>),
     Stop,
+}
+
+impl Command {
+    /// How many orders to revoke it brings.
+    pub fn orders(&self) -> usize {
+        if let Self::Revoke(orders, ..) = self { orders.len() } else { 0 }
+    }
 }
 
 /// Numbers for `status` and metrics.
@@ -115,13 +160,70 @@ pub struct PlaneHandle {
 impl PlaneHandle {
     /// Revokes. Returns when the revocation is on disk and in force.
     pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
-        self.ask(|reply| Command::Revoke(order, reply)).await?
+        self.revoke_once(order, None).await
+    }
+
+    /// The same of an order that may come twice: the second time it gives the claim of the first.
+    pub async fn revoke_once(&self, order: Order, once: Option<Once>) -> Result<Claim, RevokeError> {
+        self.ask(|reply| Command::Revoke(vec![order], once, ReplyTo::One(reply))).await?
+    }
+
+    /// Revokes several at once, all or none of them; some thousands are as many as should come together.
+    pub async fn revoke_all(
+        &self,
+        orders: Vec<Order>,
+        once: Option<Once>,
+    ) -> Result<Vec<Claim>, RevokeError> {
+        self.ask(|reply| Command::Revoke(orders, once, ReplyTo::Many(reply))).await?
     }
 
     /// Revokes by selector. Returns when every token that it matches is refused by the decision path; those seen lately
     /// are then condemned by [`Self::follow`].
     pub async fn select(&self, order: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
-        self.ask(|reply| Command::Select(order, reply)).await?
+        self.select_once(order, None).await
+    }
+
+    /// The same of an order that may come twice.
+    pub async fn select_once(
+        &self,
+        order: SelectorOrder,
+        once: Option<Once>,
+    ) -> Result<SelectorClaim, RevokeError> {
+        self.ask(|reply| Command::Select(Box::new(order), once, reply)).await?
+    }
+
+    /// Notes in the audit log what changes no claim. Returns when it is on the disk.
+    pub async fn note(&self, what: &serde_json::Value) -> Result<(), RevokeError> {
+        let note = what.to_string().into_bytes();
+        self.ask(|reply| Command::Note(note, Some(reply))).await?
+    }
+
+    /// The same, without waiting: it is on the disk within seconds, unless the machine stops before.
+    pub fn note_later(&self, what: &serde_json::Value) {
+        if self.commands.try_send(Command::Note(what.to_string().into_bytes(), None)).is_err() {
+            tracing::warn!("a line of the audit log was dropped: too many orders wait, or the daemon stops");
+        }
+    }
+
+    /// How a claim's order was carried out; `None` where there is no such claim in force.
+    pub async fn receipt(&self, id: ClaimId) -> Result<Option<Receipt>, RevokeError> {
+        self.read(move |reader| reader.receipt(id)).await
+    }
+
+    /// A claim in force.
+    pub async fn get(&self, id: ClaimId) -> Result<Option<AnyClaim>, RevokeError> {
+        self.read(move |reader| reader.get(id)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StoreReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, RevokeError> {
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || work(&reader))
+            .await
+            .map_err(|_| RevokeError::Stopping)?
+            .map_err(|e| RevokeError::Read(Arc::new(e)))
     }
 
     /// Condemns tokens that a selector's claim matches; tells how many were new. In the kernel when this returns.
@@ -139,18 +241,11 @@ impl PlaneHandle {
         &self.namer
     }
 
-    /// Lifts one claim; of a selector's, all that follow from it too. Returns when that is on disk and in force.
-    pub async fn lift(&self, id: ClaimId) -> Result<AnyClaim, RevokeError> {
-        let reader = self.reader.clone();
-        let selector = tokio::task::spawn_blocking(move || reader.selector(id))
-            .await
-            .map_err(|_| RevokeError::Stopping)?
-            .map_err(|e| RevokeError::Read(Arc::new(e)))?;
-        let Some(claim) = selector else {
-            return self.ask(|reply| Command::Lift(id, reply)).await?.map(AnyClaim::Token);
-        };
-        self.ask(|reply| Command::Unselect(claim.clone(), reply)).await??;
-        Ok(AnyClaim::Selector(claim))
+    /// Lifts one claim; of a selector's, all that follow from it too. Returns when that is on disk and in force. `by` is
+    /// for the audit log: who has it done, and why.
+    pub async fn lift(&self, id: ClaimId, by: &serde_json::Value) -> Result<AnyClaim, RevokeError> {
+        let by = by.to_string().into_bytes();
+        self.ask(|reply| Command::Lift(id, by, reply)).await?
     }
 
     /// Makes a policy set, named by its hash, the active one; gives its generation.
@@ -183,21 +278,16 @@ impl PlaneHandle {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Up to `limit` claims in force of either kind with an id above `after`, in order of their ids.
-    pub async fn list(&self, after: ClaimId, limit: usize) -> Result<Vec<AnyClaim>, RevokeError> {
-        let (reader, now) = (self.reader.clone(), self.clock.wall());
-        let both = move || {
-            let mut all: Vec<AnyClaim> =
-                reader.list(after, limit, now)?.into_iter().map(AnyClaim::Token).collect();
-            all.extend(reader.list_selectors(after, limit, now)?.into_iter().map(AnyClaim::Selector));
-            all.sort_by_key(AnyClaim::id);
-            all.truncate(limit);
-            Ok(all)
-        };
-        tokio::task::spawn_blocking(both)
-            .await
-            .map_err(|_| RevokeError::Stopping)?
-            .map_err(|e| RevokeError::Read(Arc::new(e)))
+    /// Up to `limit` claims in force of either kind with an id above `after`, as far as `keep` says, in order of their
+    /// ids.
+    pub async fn list(
+        &self,
+        after: ClaimId,
+        limit: usize,
+        keep: impl Fn(&AnyClaim) -> bool + Send + 'static,
+    ) -> Result<Vec<AnyClaim>, RevokeError> {
+        let now = self.clock.wall();
+        self.read(move |reader| reader.list(after, limit, now, keep)).await
     }
 
     /// Does something with the kernel side, which the plane owns; [`RevokeError::Stopping`] where there is none.

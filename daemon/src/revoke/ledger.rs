@@ -160,7 +160,7 @@ impl Ledger {
         if let Some(parent) = c.parent {
             self.children.entry(parent).or_default().push((c.id, c.fingerprint));
         }
-        self.calendar.note(c.id, c.until);
+        self.calendar.note(c.id, Some(c.fingerprint), c.until);
         self.claims += 1;
     }
 

@@ -6,16 +6,18 @@
 use std::{
     sync::{Arc, PoisonError, RwLock},
     thread,
+    time::Duration,
 };
 
 use portcullis_common::fingerprint::DenyFingerprint;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
-    Claim, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store, StoreError,
-    handle::Command,
+    AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store,
+    StoreError,
+    handle::{Command, Once, Reply, ReplyTo},
     ledger::{Condemnation, Ledger, Moment},
-    store::Changes,
+    store::{Changes, Loaded},
     upkeep::Upkeep,
 };
 use crate::{
@@ -25,8 +27,10 @@ use crate::{
 
 /// Orders that wait; more are refused with [`RevokeError::Busy`].
 const QUEUE: usize = 4096;
-/// Orders that share one fsync at most.
+/// Commands that share one fsync at most.
 const BATCH: usize = 1024;
+/// Orders in them after which no more commands are added.
+const ORDERS: usize = 16 * 1024;
 
 /// What the plane is told at start.
 #[derive(Clone)]
@@ -51,7 +55,7 @@ pub struct Plane {
     status: Arc<RwLock<PlaneStatus>>,
     refused: u64,
     pub(super) behind: bool,
-    failed: Option<Arc<StoreError>>,
+    pub(super) failed: Option<Arc<StoreError>>,
     pub(super) upkeep: Upkeep,
 }
 
@@ -65,7 +69,12 @@ impl Plane {
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
         let mut ledger = Ledger::new(settings.limits, Arc::clone(&index));
-        store.each(|head| ledger.add(head)).map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        let mut selectors = Vec::new();
+        let read = store.load(|one| match one {
+            Loaded::Token(head) => ledger.add(head),
+            Loaded::Selector(claim) => selectors.push(*claim),
+        });
+        read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
         let tokens = ledger.revoked();
         if kernel.is_some() && tokens > settings.limits.revoked {
             return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
@@ -85,9 +94,6 @@ impl Plane {
             failed: None,
             upkeep,
         };
-        let mut selectors = Vec::new();
-        let read = plane.store.each_selector(|claim| selectors.push(claim));
-        read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
         for claim in &selectors {
             plane.select_in_force(claim);
         }
@@ -140,9 +146,12 @@ impl Plane {
                 }
                 None => return,
             }
+            let mut count = batch.iter().map(Command::orders).sum::<usize>();
             while batch.len() < BATCH
+                && count < ORDERS
                 && let Ok(more) = orders.try_recv()
             {
+                count += more.orders();
                 batch.push(more);
             }
             let stop = batch.iter().any(|c| matches!(c, Command::Stop));
@@ -156,31 +165,36 @@ impl Plane {
     }
 
     pub(super) fn run(&mut self, batch: impl Iterator<Item = Command>) {
-        let mut accepted = Vec::new();
+        let mut orders: Vec<Ordered> = Vec::new();
+        let mut more = 0;
         let mut lifted = Vec::new();
+        let mut noted = Vec::new();
         let mut policy = None;
         let mut sweeps = Vec::new();
         for command in batch {
             match command {
-                Command::Revoke(order, reply) => {
-                    if self.ledger.has_room(order.fingerprint, accepted.len()) {
-                        accepted.push((self.claim(order), reply));
+                Command::Revoke(new, once, reply) => {
+                    if let Some(answer) = self.repeated(once, &orders) {
+                        reply.send(answer);
+                    } else if let Some(limit) = self.lacks_room(&new, more) {
+                        reply.send(Err(RevokeError::Full { limit }));
                     } else {
-                        let limit = self.settings.limits.revoked;
-                        let _ = reply.send(Err(RevokeError::Full { limit }));
+                        more += new.len();
+                        orders.push((new, once, reply));
                     }
                 }
-                Command::Select(order, reply) => {
-                    let _ = reply.send(self.select(order));
+                Command::Select(order, once, reply) => {
+                    let _ = reply.send(self.select_once(*order, once));
                 }
                 Command::Follow(parent, tokens, reply) => {
                     let _ = reply.send(self.follow(parent, tokens));
                 }
-                Command::Unselect(claim, reply) => {
-                    let _ = reply.send(self.unselect(&claim));
-                }
-                Command::Lift(id, reply) => match self.store.reader().claim(id) {
-                    Ok(Some(claim)) => lifted.push((claim, reply)),
+                Command::Lift(id, by, reply) => match self.store.reader().get(id) {
+                    Ok(Some(AnyClaim::Token(claim))) => lifted.push((claim, by, reply)),
+                    Ok(Some(AnyClaim::Selector(claim))) => {
+                        let result = self.unselect(&claim, by);
+                        let _ = reply.send(result.map(|()| AnyClaim::Selector(claim)));
+                    }
                     Ok(None) => {
                         let _ = reply.send(Err(RevokeError::Unknown(id)));
                     }
@@ -193,6 +207,7 @@ impl Plane {
                 }
                 Command::End(f) => self.end_connections(vec![f]),
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
+                Command::Note(note, reply) => noted.push((note, reply)),
                 Command::Kernel(work) => {
                     if let Some(kernel) = &mut self.kernel {
                         work(kernel);
@@ -202,23 +217,7 @@ impl Plane {
                 Command::Sweep(reply) => sweeps.push(reply),
             }
         }
-        let mut changes = Changes {
-            add: accepted.iter().map(|(c, _)| c).collect(),
-            lift: lifted.iter().map(|(c, _)| c.id).collect(),
-            ..Changes::default()
-        };
-        if let Some((hash, _)) = &policy {
-            changes.policy = Some((hash.clone(), self.next_generation(hash)));
-        }
-        if let Err(e) = self.commit(&changes) {
-            refuse_all(accepted, lifted, policy, &e);
-        } else {
-            let generation = changes.policy.take().map(|(_, g)| g);
-            self.apply(accepted, lifted);
-            if let (Some((_, reply)), Some(g)) = (policy, generation) {
-                let _ = reply.send(self.activate(g));
-            }
-        }
+        self.carry_out(orders, lifted, policy, noted);
         let more = !sweeps.is_empty() && self.sweep();
         self.publish();
         for reply in sweeps {
@@ -226,12 +225,108 @@ impl Plane {
         }
     }
 
-    fn claim(&mut self, o: Order) -> Claim {
+    /// Stores what a batch orders, puts it in force, and answers.
+    fn carry_out(
+        &mut self,
+        orders: Vec<Ordered>,
+        lifted: Vec<Lifted>,
+        policy: Option<(String, Reply<u64>)>,
+        noted: Vec<(Vec<u8>, Option<Reply<()>>)>,
+    ) {
+        let taken = Moment::now(&*self.clock);
+        // Ids ascend in the log: they are drawn when nothing else can be written in between.
+        let accepted: Vec<Accepted> = orders
+            .into_iter()
+            .map(|(orders, once, reply)| {
+                let claims = orders.into_iter().map(|o| self.claim(o, taken)).collect();
+                Accepted { claims, once, reply }
+            })
+            .collect();
+        let ids = |a: &Accepted| a.claims.iter().map(|c| c.id).collect();
+        let mut changes = Changes {
+            add: accepted.iter().flat_map(|a| &a.claims).collect(),
+            lift: lifted.iter().map(|(c, by, _)| (vec![c.id], by.clone())).collect(),
+            answered: accepted.iter().filter_map(|a| a.once.map(|o| (o.key, o.request, ids(a)))).collect(),
+            notes: noted.iter().map(|(note, _)| note.clone()).collect(),
+            ..Changes::default()
+        };
+        if let Some((hash, _)) = &policy {
+            changes.policy = Some((hash.clone(), self.next_generation(hash)));
+        }
+        // Notes that nobody waits for do not make anybody wait.
+        changes.lazy = changes.is_notes_alone() && noted.iter().all(|(_, reply)| reply.is_none());
+        match self.commit(&changes) {
+            Err(e) => {
+                let refuse = || RevokeError::Store(Arc::clone(&e));
+                for a in accepted {
+                    a.reply.send(Err(refuse()));
+                }
+                for (_, _, reply) in lifted {
+                    let _ = reply.send(Err(refuse()));
+                }
+                if let Some((_, reply)) = policy {
+                    let _ = reply.send(Err(refuse()));
+                }
+                for reply in noted.into_iter().filter_map(|(_, reply)| reply) {
+                    let _ = reply.send(Err(refuse()));
+                }
+            }
+            Ok(seq) => {
+                let generation = changes.policy.take().map(|(_, g)| g);
+                let orders = !changes.add.is_empty() || !changes.lift.is_empty();
+                drop(changes);
+                let synced = self.since(taken);
+                self.apply(accepted, lifted, orders.then_some((seq, taken, synced)));
+                if let (Some((_, reply)), Some(g)) = (policy, generation) {
+                    let _ = reply.send(self.activate(g));
+                }
+                for reply in noted.into_iter().filter_map(|(_, reply)| reply) {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn since(&self, taken: Moment) -> Duration {
+        Duration::from_nanos(self.clock.boot().0.saturating_sub(taken.boot.0))
+    }
+
+    /// What an order that was given before comes to; `None` for one that was not.
+    fn repeated(&self, once: Option<Once>, batch: &[Ordered]) -> Option<Result<Vec<Claim>, RevokeError>> {
+        let once = once?;
+        if batch.iter().any(|(_, other, _)| other.is_some_and(|o| o.key == once.key)) {
+            return Some(Err(RevokeError::Busy));
+        }
+        let claims = match self.answered(once)? {
+            Ok(claims) => claims,
+            Err(e) => return Some(Err(e)),
+        };
+        let reader = self.store.reader();
+        let read = |id: ClaimId| match reader.claim(id) {
+            Ok(claim) => claim.ok_or(RevokeError::Unknown(id)),
+            Err(e) => Err(RevokeError::Read(Arc::new(e))),
+        };
+        Some(claims.into_iter().map(read).collect())
+    }
+
+    /// The claims of an order that was given before.
+    pub(super) fn answered(&self, once: Once) -> Option<Result<Vec<ClaimId>, RevokeError>> {
+        let found = self.store.reader().answered(&once.key)?;
+        Some(if found.request == once.request { Ok(found.claims) } else { Err(RevokeError::KeyReused) })
+    }
+
+    /// The room that there is, where these do not find any behind `more` others.
+    fn lacks_room(&self, orders: &[Order], more: usize) -> Option<usize> {
+        let fits = |(n, o): (usize, &Order)| self.ledger.has_room(o.fingerprint, more + n);
+        (!orders.iter().enumerate().all(fits)).then_some(self.settings.limits.revoked)
+    }
+
+    fn claim(&mut self, o: Order, taken: Moment) -> Claim {
         Claim {
             id: self.store.next_id(),
             fingerprint: o.fingerprint,
             key_id: self.settings.key_id,
-            created: self.clock.wall(),
+            created: taken.wall,
             until: o.until,
             reason: o.reason,
             actor: o.actor,
@@ -240,45 +335,64 @@ impl Plane {
         }
     }
 
-    pub(super) fn commit(&mut self, changes: &Changes<'_>) -> Result<(), Arc<StoreError>> {
+    pub(super) fn commit(&mut self, changes: &Changes<'_>) -> Result<u64, Arc<StoreError>> {
         if let Some(e) = &self.failed {
             return Err(Arc::clone(e));
         }
         if changes.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        self.store.commit(changes).map_err(|e| {
-            // After a failed fsync the file's state is not known: nothing is acknowledged until a restart.
-            let e = Arc::new(e);
+        let result = self.store.commit(changes, self.clock.wall());
+        result.map_err(|e| self.store_refused(e))
+    }
+
+    /// Notes that the store did not take a write.
+    pub(super) fn store_refused(&mut self, e: StoreError) -> Arc<StoreError> {
+        let e = Arc::new(e);
+        if matches!(*e, StoreError::NoRoom { .. }) {
+            tracing::error!(error = %e, "a revocation was refused");
+        } else {
+            // After a failed fsync what the disk holds is not known: nothing is acknowledged until a restart.
             tracing::error!(error = %e, "no further revocations are accepted until the daemon is restarted");
             self.failed = Some(Arc::clone(&e));
-            e
-        })
+        }
+        e
     }
 
     /// Puts in force what is on disk. Numbers are brought up to date before anybody is told.
-    fn apply(&mut self, accepted: Vec<Reply>, lifted: Vec<Reply>) {
-        for (claim, _) in &accepted {
+    fn apply(
+        &mut self,
+        accepted: Vec<Accepted>,
+        lifted: Vec<Lifted>,
+        entry: Option<(u64, Moment, Duration)>,
+    ) {
+        let mut revoked = Vec::new();
+        for claim in accepted.iter().flat_map(|a| &a.claims) {
             self.ledger.add(claim.into());
+            revoked.push(claim.fingerprint);
         }
-        let revoked: Vec<_> = accepted.iter().map(|(claim, _)| claim.fingerprint).collect();
-        for (claim, _) in &lifted {
+        for (claim, ..) in &lifted {
             self.ledger.lift(claim.id, claim.fingerprint);
         }
-        let mut tokens: Vec<_> = accepted.iter().chain(&lifted).map(|(c, _)| c.fingerprint).collect();
+        let mut tokens = revoked.clone();
+        tokens.extend(lifted.iter().map(|(c, ..)| c.fingerprint));
         tokens.sort_unstable_by_key(|f| f.0);
         tokens.dedup();
         let written = self.write(&tokens).map_err(|e| Arc::new(self.noted(e)));
+        if let Some((seq, taken, synced)) = entry {
+            let in_force = written.is_ok().then(|| self.since(taken));
+            self.store.done(seq, taken.wall, synced, in_force);
+        }
         if !revoked.is_empty() {
             self.end_connections(revoked);
         }
         self.publish();
-        for (claim, reply) in accepted.into_iter().chain(lifted) {
-            let result = match &written {
-                Ok(()) => Ok(claim),
-                Err(e) => Err(RevokeError::Kernel(Arc::clone(e))),
-            };
-            let _ = reply.send(result);
+        let failed = |e: &Arc<KernelError>| RevokeError::Kernel(Arc::clone(e));
+        for a in accepted {
+            a.reply.send(written.as_ref().map(|()| a.claims).map_err(failed));
+        }
+        for (claim, _, reply) in lifted {
+            let _ = reply.send(written.as_ref().map(|()| AnyClaim::Token(claim)).map_err(failed));
         }
     }
 
@@ -362,25 +476,24 @@ impl Plane {
     }
 }
 
-type Reply = (Claim, oneshot::Sender<Result<Claim, RevokeError>>);
+/// Orders that came together.
+type Ordered = (Vec<Order>, Option<Once>, ReplyTo);
 
-fn refuse_all(
-    accepted: Vec<Reply>,
-    lifted: Vec<Reply>,
-    policy: Option<(String, oneshot::Sender<Result<u64, RevokeError>>)>,
-    e: &Arc<StoreError>,
-) {
-    for (_, reply) in accepted.into_iter().chain(lifted) {
-        let _ = reply.send(Err(RevokeError::Store(Arc::clone(e))));
-    }
-    if let Some((_, reply)) = policy {
-        let _ = reply.send(Err(RevokeError::Store(Arc::clone(e))));
-    }
+/// Orders that were accepted together, as claims.
+struct Accepted {
+    claims: Vec<Claim>,
+    once: Option<Once>,
+    reply: ReplyTo,
 }
+
+/// A claim that is lifted, who has it done (JSON), and who waits.
+type Lifted = (Claim, Vec<u8>, Reply<AnyClaim>);
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+
+    use tokio::sync::oneshot;
 
     use super::{
         super::{ClaimId, upkeep::GRACE_NS},
@@ -414,7 +527,7 @@ mod tests {
         let index = Arc::new(Index::default());
         let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
         let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7, namer };
-        let store = Store::open(&dir.path().join("r.redb"), 7).unwrap();
+        let store = Store::open(&dir.path().join("r"), 7).unwrap();
         let mut plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
         let f = DenyFingerprint([1, 2]);
         let text = String::new;
@@ -426,7 +539,7 @@ mod tests {
             source: text(),
             parent: None,
         };
-        plane.run(std::iter::once(Command::Revoke(order, oneshot::channel().0)));
+        plane.run(std::iter::once(Command::Revoke(vec![order], None, ReplyTo::One(oneshot::channel().0))));
         assert!(index.is_revoked(f, hands.wall()));
         hands.wall.store(i64::MAX / 2, SeqCst);
         sweep(&mut plane);
@@ -439,6 +552,6 @@ mod tests {
         hands.boot.store(GRACE_NS, SeqCst);
         sweep(&mut plane);
         assert_eq!(plane.ledger.claims(), 0, "a day of running time after its end it is erased");
-        assert!(plane.store.reader().list(ClaimId(0), 9, WallTime(0)).unwrap().is_empty());
+        assert!(plane.store.reader().list(ClaimId(0), 9, WallTime(0), |_| true).unwrap().is_empty());
     }
 }

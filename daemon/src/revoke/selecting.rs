@@ -6,7 +6,8 @@ use std::sync::Arc;
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    Claim, ClaimId, Names, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment, store::Changes,
+    Claim, ClaimId, Names, Once, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment,
+    store::Changes,
 };
 use crate::{
     clock::WallTime,
@@ -20,20 +21,37 @@ const SOURCE: &str = "selector";
 pub type Matched = (DenyFingerprint, WallTime);
 
 impl Plane {
+    /// The same as [`Self::select`] of an order that may come twice.
+    pub(super) fn select_once(
+        &mut self,
+        o: SelectorOrder,
+        once: Option<Once>,
+    ) -> Result<SelectorClaim, RevokeError> {
+        let Some(known) = once.and_then(|once| self.answered(once)) else { return self.select(o, once) };
+        let id = known?.first().copied().ok_or(RevokeError::KeyReused)?;
+        let found = self.store.reader().selector(id).map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        found.ok_or(RevokeError::Unknown(id))
+    }
+
     /// Takes a selector. In force for the decision path, for tokens seen or not, when this returns.
-    pub(super) fn select(&mut self, o: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
+    fn select(&mut self, o: SelectorOrder, once: Option<Once>) -> Result<SelectorClaim, RevokeError> {
+        let taken = Moment::now(&*self.clock);
         let claim = SelectorClaim {
             id: self.store.next_id(),
             selector: o.selector,
-            created: self.clock.wall(),
+            created: taken.wall,
             until: o.until,
             reason: o.reason,
             actor: o.actor,
             source: o.source,
         };
-        let changes = Changes { select: vec![&claim], ..Changes::default() };
-        self.commit(&changes).map_err(RevokeError::Store)?;
+        let answered = once.map(|once| (once.key, once.request, vec![claim.id]));
+        let changes =
+            Changes { select: vec![&claim], answered: answered.into_iter().collect(), ..Changes::default() };
+        let seq = self.commit(&changes).map_err(RevokeError::Store)?;
+        let synced = self.since(taken);
         self.select_in_force(&claim);
+        self.store.done(seq, taken.wall, synced, Some(self.since(taken)));
         // The kernel's own allows know no selectors; tokens that this one does not match are asked about once more.
         self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         Ok(claim)
@@ -42,7 +60,7 @@ impl Plane {
     /// Puts what is on disk in force.
     pub(super) fn select_in_force(&mut self, claim: &SelectorClaim) {
         self.index.selectors.add(self.settings.namer.of(&claim.selector), claim.mark());
-        self.ledger.calendar().note(claim.id, claim.until);
+        self.ledger.calendar().note(claim.id, None, claim.until);
     }
 
     pub(super) fn forget_verdicts(&mut self) -> Result<(), KernelError> {
@@ -50,9 +68,10 @@ impl Plane {
     }
 
     /// Lifts a selector and every claim that follows from it.
-    pub(super) fn unselect(&mut self, claim: &SelectorClaim) -> Result<(), RevokeError> {
+    pub(super) fn unselect(&mut self, claim: &SelectorClaim, by: Vec<u8>) -> Result<(), RevokeError> {
         let children = self.ledger.children(claim.id).to_vec();
-        let lift = std::iter::once(claim.id).chain(children.iter().map(|(id, _)| *id)).collect();
+        let ids = std::iter::once(claim.id).chain(children.iter().map(|(id, _)| *id)).collect();
+        let lift = vec![(ids, by)];
         self.commit(&Changes { lift, ..Changes::default() }).map_err(RevokeError::Store)?;
         self.index.selectors.remove(self.settings.namer.of(&claim.selector), claim.id);
         self.ledger.forget_children(claim.id);
@@ -71,7 +90,8 @@ impl Plane {
         let Some(selector) = self.store.reader().selector(parent).map_err(read)? else { return Ok(0) };
         let known: std::collections::HashSet<_> =
             self.ledger.children(parent).iter().map(|(_, f)| *f).collect();
-        let Moment { wall, .. } = Moment::now(&*self.clock);
+        let taken = Moment::now(&*self.clock);
+        let Moment { wall, .. } = taken;
         let mut claims: Vec<Claim> = Vec::new();
         for (fingerprint, ends) in tokens {
             let until = selector.until.min(ends);
@@ -92,13 +112,15 @@ impl Plane {
             });
         }
         let changes = Changes { add: claims.iter().collect(), ..Changes::default() };
-        self.commit(&changes).map_err(RevokeError::Store)?;
+        let seq = self.commit(&changes).map_err(RevokeError::Store)?;
+        let synced = self.since(taken);
         for claim in &claims {
             self.ledger.add(claim.into());
         }
         let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
         self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
         if !tokens.is_empty() {
+            self.store.done(seq, wall, synced, Some(self.since(taken)));
             self.end_connections(tokens);
         }
         Ok(claims.len())

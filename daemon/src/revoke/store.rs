@@ -1,58 +1,71 @@
-//! The durable store: one redb file, committed with fsync.
+//! The durable store: a log that is appended to and synced, and now and then a snapshot of what it comes to.
+//!
+//! [`Store::commit`] appends one entry for a whole batch. A snapshot is made beside it, from files that do not change any
+//! more; the log's older files are then kept for the audit alone.
+
+mod audit;
+mod catalog;
+mod compact;
+mod migrate;
+mod record;
+mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    ops::Bound,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{Arc, mpsc},
+    time::Duration,
 };
 
-use redb::{
-    Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition, backends::FileBackend,
-};
 use thiserror::Error;
 
+pub use self::{
+    audit::{AuditEntry, AuditError, AuditLog},
+    catalog::{Answered, Receipt, StoreReader},
+};
+use self::{
+    catalog::{Catalog, Piece, Place, Shared, damaged},
+    compact::Compacted,
+    record::{Body, Done, Record, records},
+};
 use super::{Claim, ClaimId, SelectorClaim, ledger::ClaimHead, row};
-use crate::clock::WallTime;
+use crate::{
+    clock::WallTime,
+    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, Position, Sizes, verify},
+};
 
-const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
-/// Claims by selector, as JSON.
-const SELECTORS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("selectors");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
-
-/// Version of the file's contents. Rows of formats 1 and 2 are still read.
-const FORMAT: u64 = 3;
-
-/// Memory for the file's pages, in bytes. Nearly all of the file is read once, at start.
-const CACHE: usize = 128 << 20;
+/// Orders that may be repeated are remembered for so long, in ms.
+const REMEMBERED: i64 = 24 * 3600 * 1000;
+/// Read at once where all is read.
+const READ: u64 = 1 << 20;
 
 /// What can go wrong with the store.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The file cannot be opened or made.
+    /// It cannot be opened or made.
     #[error("cannot open the revocation store {path}: {message}")]
     Open {
-        /// The file.
+        /// The directory.
         path: PathBuf,
         /// Why, and what to do.
         message: String,
     },
-    /// The file was made under another fingerprint key.
+    /// It was made under another fingerprint key.
     #[error(
         "the revocation store {path} belongs to fingerprint key {found:08x}, the configured one is {expected:08x}: restore that key file, or move the store away to start without its revocations"
     )]
     KeyMismatch {
-        /// The file.
+        /// The directory.
         path: PathBuf,
-        /// Key id in the file.
-        found: u64,
+        /// Key id found.
+        found: u32,
         /// Key id configured.
         expected: u32,
     },
-    /// The file has another format.
+    /// It has another format.
     #[error(
-        "the revocation store {path} has format {found}, this daemon reads format {FORMAT}: use the version that wrote it"
+        "the revocation store {path} has format {found}, which this daemon does not read: use the version that wrote it"
     )]
     Format {
         /// The file.
@@ -63,17 +76,25 @@ pub enum StoreError {
     /// A write did not become durable: what it held is not acknowledged.
     #[error("the revocation store {path} did not take the write: {message}")]
     Write {
-        /// The file.
+        /// The directory.
         path: PathBuf,
         /// Why.
         message: String,
     },
-    /// What is in the file cannot be read.
+    /// There is no room on the disk; the store is as it was.
+    #[error("no room on the disk for the revocation store {path} ({message}): make room and try again")]
+    NoRoom {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// What is there cannot be read.
     #[error(
         "the revocation store {path} cannot be read: {message}; restore it from a copy, or move it away to start without its revocations"
     )]
     Damaged {
-        /// The file.
+        /// The directory.
         path: PathBuf,
         /// Why.
         message: String,
@@ -83,14 +104,20 @@ pub enum StoreError {
 /// What a batch changes.
 #[derive(Debug, Default)]
 pub struct Changes<'a> {
-    /// Claims to add.
+    /// Claims on tokens to add, in the order of their ids.
     pub add: Vec<&'a Claim>,
-    /// Claims by selector to add.
+    /// Claims by selector to add. Their ids are above those of `add`, or these are none.
     pub select: Vec<&'a SelectorClaim>,
-    /// Claims of either kind to take out.
-    pub lift: Vec<ClaimId>,
+    /// Claims of either kind to take out, with who has it done (JSON).
+    pub lift: Vec<(Vec<ClaimId>, Vec<u8>)>,
+    /// Claims whose time is over.
+    pub over: Vec<ClaimId>,
     /// The active policy set: its hash and generation.
     pub policy: Option<(String, u64)>,
+    /// Orders that may be repeated: key, digest of what was asked, claims.
+    pub answered: Vec<([u8; 16], [u8; 16], Vec<ClaimId>)>,
+    /// For the audit log (JSON).
+    pub notes: Vec<Vec<u8>>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
     pub lazy: bool,
 }
@@ -98,353 +125,474 @@ pub struct Changes<'a> {
 impl Changes<'_> {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.select.is_empty() && self.lift.is_empty() && self.policy.is_none()
+        self.notes.is_empty() && self.is_notes_alone()
     }
+
+    /// Whether nothing but the audit log changes.
+    pub fn is_notes_alone(&self) -> bool {
+        self.add.is_empty()
+            && self.select.is_empty()
+            && self.lift.is_empty()
+            && self.over.is_empty()
+            && self.policy.is_none()
+            && self.answered.is_empty()
+    }
+
+    fn gone(&self) -> impl Iterator<Item = u64> {
+        self.lift.iter().flat_map(|(ids, _)| ids).chain(&self.over).map(|id| id.0)
+    }
+}
+
+/// Sizes and times, other than the usual in tests alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Of the log's files.
+    pub sizes: Sizes,
+    /// Bytes of complete files after which a snapshot is made, and as many again as the last snapshot has.
+    pub snapshot_after: u64,
+    /// How long files of the log are kept that no claim needs any more.
+    pub audit_keep: Duration,
+    /// And how many bytes of them.
+    pub audit_max: u64,
+    /// A snapshot is made on a thread of its own.
+    pub background: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            sizes: Sizes::default(),
+            snapshot_after: 128 << 20,
+            audit_keep: Duration::from_hours(400 * 24),
+            audit_max: 4 << 30,
+            background: true,
+        }
+    }
+}
+
+/// What was read at start.
+#[derive(Debug)]
+pub enum Loaded {
+    /// A claim on a token, as far as the ledger keeps it.
+    Token(ClaimHead),
+    /// A claim by selector.
+    Selector(Box<SelectorClaim>),
 }
 
 /// The open store. It has one owner.
 #[derive(Debug)]
 pub struct Store {
-    db: Arc<Database>,
+    journal: Journal,
+    shared: Arc<Shared>,
     path: PathBuf,
+    tuning: Tuning,
     next: u64,
+    policy: Option<(String, u64)>,
+    /// Records that go with the next entry.
+    waiting: Body,
+    /// Of those, some that are to be on the disk before long.
+    pressing: bool,
+    snapshot: Option<snapshot::Head>,
+    compacting: Option<mpsc::Receiver<Result<Compacted, String>>>,
 }
 
-/// Reads the store from any thread, for as long as its owner keeps it open.
-#[derive(Clone, Debug)]
-pub struct StoreReader {
-    db: Weak<Database>,
-    path: PathBuf,
+/// What the entries after the snapshot come to.
+#[derive(Default)]
+struct Replay {
+    catalog: Catalog,
+    next: u64,
+    policy: Option<(String, u64)>,
+    bad: Option<u64>,
+}
+
+impl Replay {
+    fn take(&mut self, entry: &Entry<'_>, position: &Position) {
+        match self.catalog.take(entry, position) {
+            Ok(Told { next, policy }) => {
+                self.next = self.next.max(next);
+                self.policy = policy.or(self.policy.take());
+            }
+            Err(record::NoRecord) => self.bad = self.bad.or(Some(entry.chain.seq)),
+        }
+    }
+}
+
+/// What an entry says beside its claims.
+struct Told {
+    next: u64,
+    policy: Option<(String, u64)>,
+}
+
+impl Catalog {
+    /// Notes what an entry of the log holds and where.
+    fn take(&mut self, entry: &Entry<'_>, p: &Position) -> Result<Told, record::NoRecord> {
+        let (mut first, mut told) = (None, Told { next: 0, policy: None });
+        for record in records(entry.body) {
+            match record? {
+                Record::Add(id, _) | Record::Select(id, _) => {
+                    first = first.or(Some(id));
+                    told.next = told.next.max(id + 1);
+                }
+                Record::Lift(ids, _) | Record::Over(ids) => self.gone.extend(ids.iter()),
+                Record::Policy(generation, hash) => told.policy = Some((hash.to_owned(), generation)),
+                Record::Done(done) => drop(self.done.insert(done.seq, done)),
+                Record::Answered(key, request, ids) => {
+                    let claims = ids.iter().map(ClaimId).collect();
+                    self.answered.insert(key, Answered { request, claims, time: entry.time });
+                }
+                Record::Next(id) => told.next = told.next.max(id),
+                Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
+            }
+        }
+        let end = p.at + entry.size() as u64;
+        if self.pieces.last().is_none_or(|last| last.first != p.segment) {
+            let file = Arc::clone(&p.file);
+            self.pieces.push(Piece { file, first: p.segment, places: Vec::new(), end });
+        }
+        if let Some(piece) = self.pieces.last_mut() {
+            piece.end = end;
+            if let Some(id) = first {
+                piece.note(Place { id, at: p.at, before: p.before });
+            }
+        }
+        Ok(told)
+    }
 }
 
 impl Store {
-    /// Opens the file, making it where it is absent (mode 0600); refuses one of another key or format.
+    /// Opens the directory, making it where it is absent (mode 0700); refuses one of another key or format. A store of an
+    /// earlier version is taken over.
     pub fn open(path: &Path, key_id: u32) -> Result<Self, StoreError> {
-        let fail = |message: String| StoreError::Open { path: path.to_owned(), message };
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| {
-                fail(format!(
-                    "{e}; `revocation.store` must name a file in a directory that exists and is writable"
-                ))
-            })?;
-        let db = FileBackend::new(file)
-            .and_then(|file| redb::Builder::new().set_cache_size(CACHE).create_with_backend(file))
-            .map_err(|e| match e {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    fail("another daemon has it open; stop that one first".to_owned())
-                }
-                e => fail(e.to_string()),
-            })?;
-        let mut store = Self { db: Arc::new(db), path: path.to_owned(), next: 1 };
-        store.prepare(key_id)?;
-        Ok(store)
+        Self::open_with(path, key_id, Tuning::default())
     }
 
-    fn prepare(&mut self, key_id: u32) -> Result<(), StoreError> {
-        let write =
-            |e: &dyn std::fmt::Display| StoreError::Write { path: self.path.clone(), message: e.to_string() };
-        let txn = self.db.begin_write().map_err(|e| write(&e))?;
+    /// The same, with other sizes and times.
+    pub fn open_with(path: &Path, key_id: u32, tuning: Tuning) -> Result<Self, StoreError> {
+        migrate::take_over(path, key_id)?;
+        let disk = host(path)?;
+        Self::open_on(&(Arc::new(disk) as _), path, key_id, tuning)
+    }
+
+    /// Opens the store on a disk.
+    pub(super) fn open_on(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        key_id: u32,
+        tuning: Tuning,
+    ) -> Result<Self, StoreError> {
+        let damaged = |what: String| damaged(path, &what);
+        let snapshot = snapshot::newest(&**disk).map_err(|e| damaged(e.to_string()))?;
+        let mut replay = Replay { next: 1, ..Replay::default() };
+        let mut start = Chain { seq: 0, hash: [0; 32] };
+        let mut log = [0; 16];
+        if let Some((head, piece)) = &snapshot {
+            if head.identity.key_id != key_id {
+                let found = head.identity.key_id;
+                return Err(StoreError::KeyMismatch { path: path.to_owned(), found, expected: key_id });
+            }
+            log = head.identity.log;
+            start = head.chain;
+            replay.next = head.trailer.next;
+            replay.policy.clone_from(&head.trailer.policy);
+            replay.catalog.answered = head.trailer.answered();
+            replay.catalog.pieces.push(piece.clone());
+        } else {
+            aws_lc_rs::rand::fill(&mut log).map_err(|_| StoreError::Open {
+                path: path.to_owned(),
+                message: "the system gives no randomness".to_owned(),
+            })?;
+        }
+        let fresh = Identity { key_id, log };
+        let opened = Journal::open(Arc::clone(disk), fresh, start, tuning.sizes, |entry, position| {
+            replay.take(entry, &position);
+        });
+        let (journal, cut) = opened.map_err(|e| match e {
+            JournalError::Key { found } => {
+                StoreError::KeyMismatch { path: path.to_owned(), found, expected: key_id }
+            }
+            JournalError::Damaged(what) => damaged(what),
+            e => StoreError::Open { path: path.to_owned(), message: e.to_string() },
+        })?;
+        if let Some((head, _)) = &snapshot
+            && head.identity != journal.identity()
         {
-            let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
-            txn.open_table(CLAIMS).map_err(|e| write(&e))?;
-            txn.open_table(TEXTS).map_err(|e| write(&e))?;
-            txn.open_table(SELECTORS).map_err(|e| write(&e))?;
-            let get = |meta: &redb::Table<'_, &str, u64>, k: &str| {
-                meta.get(k).map(|v| v.map(|v| v.value())).map_err(|e| write(&e))
+            return Err(damaged("its snapshot is of another log".to_owned()));
+        }
+        if let Some(entry) = replay.bad {
+            return Err(damaged(format!("entry {entry} holds what this version does not know")));
+        }
+        if cut > 0 {
+            tracing::warn!(
+                store = %path.display(),
+                bytes = cut,
+                "the store's end was cut off: it was being written when the daemon or the machine stopped, and was never acknowledged"
+            );
+        }
+        let Replay { catalog, next, policy, .. } = replay;
+        let shared = Arc::new(Shared::new(catalog));
+        Ok(Self {
+            journal,
+            shared,
+            path: path.to_owned(),
+            tuning,
+            next,
+            policy,
+            waiting: Body::default(),
+            pressing: false,
+            snapshot: snapshot.map(|(head, _)| head),
+            compacting: None,
+        })
+    }
+
+    /// Hands out what is kept in memory of every claim in the store.
+    pub fn load(&self, mut take: impl FnMut(Loaded)) -> Result<(), StoreError> {
+        let catalog = self.shared.read();
+        let mut bad = None;
+        for piece in &catalog.pieces {
+            let before = match (&self.snapshot, piece.first) {
+                (Some(head), 0) => record::snapshot_chain(head.chain),
+                _ => self.before(piece.first),
             };
-            match get(&meta, "format")? {
-                None => {
-                    meta.insert("format", FORMAT).map_err(|e| write(&e))?;
-                    meta.insert("key_id", u64::from(key_id)).map_err(|e| write(&e))?;
-                    meta.insert("next", 1).map_err(|e| write(&e))?;
+            verify(&*piece.file, crate::journal::PAGE, piece.end, before, READ, |entry, _| {
+                for record in records(entry.body) {
+                    let (id, row, by_selector) = match record {
+                        Ok(Record::Add(id, row)) => (id, row, false),
+                        Ok(Record::Select(id, row)) => (id, row, true),
+                        Ok(Record::Kept { id, row, by_selector, .. }) => (id, row, by_selector),
+                        _ => continue,
+                    };
+                    if catalog.gone.contains(&id) {
+                        continue;
+                    }
+                    let one = if by_selector {
+                        serde_json::from_slice(row).ok().map(|c| Loaded::Selector(Box::new(c)))
+                    } else {
+                        row::head(id, row).map(Loaded::Token)
+                    };
+                    match one {
+                        Some(one) => take(one),
+                        None => bad = Some(id),
+                    }
                 }
-                Some(FORMAT) => {}
-                Some(1 | 2) => drop(meta.insert("format", FORMAT).map_err(|e| write(&e))?),
-                Some(found) => return Err(StoreError::Format { path: self.path.clone(), found }),
-            }
-            match get(&meta, "key_id")? {
-                Some(found) if found != u64::from(key_id) => {
-                    return Err(StoreError::KeyMismatch { path: self.path.clone(), found, expected: key_id });
-                }
-                _ => {}
-            }
-            self.next = get(&meta, "next")?.unwrap_or(1);
+                bad.is_none()
+            })
+            .map_err(|e| damaged(&self.path, &e.to_string()))?;
         }
-        txn.commit().map_err(|e| StoreError::Write { path: self.path.clone(), message: e.to_string() })
+        bad.map_or(Ok(()), |id| Err(damaged(&self.path, &format!("row {id} is no claim"))))
     }
 
-    /// Hands out what the ledger keeps of every claim in the file.
-    pub fn each(&self, mut take: impl FnMut(ClaimHead)) -> Result<(), StoreError> {
-        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
-        let txn = self.db.begin_read().map_err(|e| damaged(&e))?;
-        let table = txn.open_table(CLAIMS).map_err(|e| damaged(&e))?;
-        for row in table.iter().map_err(|e| damaged(&e))? {
-            let (id, row) = row.map_err(|e| damaged(&e))?;
-            let id = id.value();
-            take(row::head(id, row.value()).ok_or_else(|| damaged(&not_a_claim(id)))?);
-        }
-        Ok(())
-    }
-
-    /// Hands out every claim by selector in the file.
-    pub fn each_selector(&self, mut take: impl FnMut(SelectorClaim)) -> Result<(), StoreError> {
-        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
-        let txn = self.db.begin_read().map_err(|e| damaged(&e))?;
-        let table = txn.open_table(SELECTORS).map_err(|e| damaged(&e))?;
-        for row in table.iter().map_err(|e| damaged(&e))? {
-            let (id, row) = row.map_err(|e| damaged(&e))?;
-            let id = id.value();
-            take(serde_json::from_slice(row.value()).map_err(|_| damaged(&not_a_claim(id)))?);
-        }
-        Ok(())
+    /// The chain before the first entry of a file of the log.
+    fn before(&self, first: u64) -> Chain {
+        let sealed = self.journal.sealed().iter().map(|s| s.before);
+        let mut all = sealed.chain([self.journal.active().before]);
+        all.find(|b| b.seq + 1 == first).unwrap_or(Chain { seq: 0, hash: [0; 32] })
     }
 
     /// A reader for other threads.
     pub fn reader(&self) -> StoreReader {
-        StoreReader { db: Arc::downgrade(&self.db), path: self.path.clone() }
+        StoreReader { shared: Arc::downgrade(&self.shared), path: self.path.clone() }
     }
 
     /// The last active policy set: its hash and generation.
     pub fn policy(&self) -> Option<(String, u64)> {
-        let txn = self.db.begin_read().ok()?;
-        let hash = txn.open_table(TEXTS).ok()?.get("policy").ok()??.value().to_owned();
-        let generation = txn.open_table(META).ok()?.get("generation").ok()??.value();
-        Some((hash, generation))
+        self.policy.clone()
     }
 
-    /// A fresh id. It is durable with the next [`Self::commit`] that adds a claim.
+    /// A fresh id, never given before.
     pub fn next_id(&mut self) -> ClaimId {
         let id = ClaimId(self.next);
         self.next += 1;
         id
     }
 
-    /// Writes a batch and returns when it is on the disk. After an error nothing of it counts.
-    pub fn commit(&mut self, changes: &Changes<'_>) -> Result<(), StoreError> {
-        let write =
-            |e: &dyn std::fmt::Display| StoreError::Write { path: self.path.clone(), message: e.to_string() };
-        let mut txn = self.db.begin_write().map_err(|e| write(&e))?;
+    /// Writes a batch and returns when it is on the disk, with the entry's number. After an error nothing of it counts.
+    pub fn commit(&mut self, changes: &Changes<'_>, now: WallTime) -> Result<u64, StoreError> {
         if changes.lazy {
-            txn.set_durability(Durability::None).map_err(|e| write(&e))?;
+            self.waiting.over(changes.over.iter().map(|id| id.0));
+            for note in &changes.notes {
+                self.waiting.note(note);
+            }
+            self.pressing = true;
+            self.shared.write().gone.extend(changes.gone());
+            return Ok(self.journal.chain().seq);
         }
+        let mut body = Body(self.waiting.0.clone());
+        for claim in &changes.add {
+            body.add(claim.id.0, &row::encode(claim));
+        }
+        for claim in &changes.select {
+            let json = serde_json::to_vec(claim).map_err(|e| self.write_failed(&e))?;
+            body.select(claim.id.0, &json);
+        }
+        for (ids, by) in &changes.lift {
+            body.lift(ids.iter().map(|id| id.0), by);
+        }
+        if !changes.over.is_empty() {
+            body.over(changes.over.iter().map(|id| id.0));
+        }
+        if let Some((hash, generation)) = &changes.policy {
+            body.policy(*generation, hash);
+        }
+        for (key, request, claims) in &changes.answered {
+            body.answered(*key, *request, claims.iter().map(|id| id.0));
+        }
+        for note in &changes.notes {
+            body.note(note);
+        }
+        self.append(&body.0, now)
+    }
+
+    /// Has on the disk what commits were content to leave for later.
+    pub fn flush(&mut self, now: WallTime) -> Result<(), StoreError> {
+        if !self.pressing {
+            return Ok(());
+        }
+        let body = self.waiting.0.clone();
+        self.append(&body, now).map(|_| ())
+    }
+
+    fn append(&mut self, body: &[u8], now: WallTime) -> Result<u64, StoreError> {
+        let sealed = self.journal.sealed().len();
+        let (chain, position) = self.journal.append(now.0, body).map_err(|e| match e {
+            JournalError::NoRoom(e) => StoreError::NoRoom { path: self.path.clone(), message: e.to_string() },
+            e => self.write_failed(&e),
+        })?;
+        self.waiting.0.clear();
+        self.pressing = false;
+        let entry = Entry { chain, time: now.0, body };
+        // What was written by this version is read by it.
+        let told = self.shared.write().take(&entry, &position).ok();
+        self.policy = told.and_then(|t| t.policy).or(self.policy.take());
+        if self.journal.sealed().len() != sealed {
+            self.tend(now);
+        }
+        Ok(chain.seq)
+    }
+
+    fn write_failed(&self, e: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Write { path: self.path.clone(), message: e.to_string() }
+    }
+
+    /// Notes what became of an entry: for receipts, and on the disk with the next one.
+    pub fn done(&mut self, seq: u64, taken: WallTime, synced: Duration, in_force: Option<Duration>) {
+        let us = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX).max(1);
+        let done = Done { seq, time: taken.0, synced: us(synced), in_force: in_force.map_or(0, us) };
+        self.waiting.done(done);
+        self.shared.write().done.insert(seq, done);
+    }
+
+    /// Where the audit chain stands: number and hash of the last entry.
+    pub fn head(&self) -> Chain {
+        self.journal.chain()
+    }
+
+    /// Looks whether a snapshot is to be made or was, and forgets what is too old. Cheap; called now and then.
+    pub fn tend(&mut self, now: WallTime) {
+        self.forget_answers(now);
+        if let Some(running) = &self.compacting {
+            match running.try_recv() {
+                Ok(result) => {
+                    self.compacting = None;
+                    self.use_snapshot(result);
+                }
+                Err(mpsc::TryRecvError::Empty) => return,
+                Err(mpsc::TryRecvError::Disconnected) => self.compacting = None,
+            }
+        }
+        self.drop_old(now);
+        let work = compact::Work::of(self, now);
+        if work.bytes < self.tuning.snapshot_after.max(work.snapshot_bytes) {
+            return;
+        }
+        let (tell, told) = mpsc::channel();
+        let run = move || {
+            // Nobody hears it: the store is closed, and its files stay as they are.
+            let _ = tell.send(work.run());
+        };
+        if self.tuning.background {
+            if std::thread::Builder::new().name("snapshot".into()).spawn(run).is_ok() {
+                self.compacting = Some(told);
+            }
+        } else {
+            run();
+            if let Ok(result) = told.recv() {
+                self.use_snapshot(result);
+            }
+        }
+    }
+
+    fn use_snapshot(&mut self, result: Result<Compacted, String>) {
+        let made = match result {
+            Ok(made) => made,
+            Err(e) => {
+                tracing::warn!(error = e, store = %self.path.display(), "no snapshot of the store was made; it is tried again");
+                return;
+            }
+        };
+        let upto = made.head.chain.seq;
         {
-            let mut table = txn.open_table(CLAIMS).map_err(|e| write(&e))?;
-            for claim in &changes.add {
-                table.insert(claim.id.0, row::encode(claim).as_slice()).map_err(|e| write(&e))?;
-            }
-            for id in &changes.lift {
-                table.remove(id.0).map_err(|e| write(&e))?;
-            }
-            let mut selectors = txn.open_table(SELECTORS).map_err(|e| write(&e))?;
-            for claim in &changes.select {
-                let row = serde_json::to_vec(claim).map_err(|e| write(&e))?;
-                selectors.insert(claim.id.0, row.as_slice()).map_err(|e| write(&e))?;
-            }
-            for id in &changes.lift {
-                selectors.remove(id.0).map_err(|e| write(&e))?;
-            }
-            let mut meta = txn.open_table(META).map_err(|e| write(&e))?;
-            if !(changes.add.is_empty() && changes.select.is_empty()) {
-                meta.insert("next", self.next).map_err(|e| write(&e))?;
-            }
-            if let Some((hash, generation)) = &changes.policy {
-                meta.insert("generation", generation).map_err(|e| write(&e))?;
-                let mut texts = txn.open_table(TEXTS).map_err(|e| write(&e))?;
-                texts.insert("policy", hash.as_str()).map_err(|e| write(&e))?;
-            }
+            let mut catalog = self.shared.write();
+            catalog.pieces.retain(|p| p.first > upto);
+            catalog.pieces.insert(0, made.piece);
+            catalog.gone.retain(|id| !made.gone.contains(id));
+            catalog.done = catalog.done.split_off(&(upto + 1));
         }
-        // redb's default durability: the commit returns after fsync.
-        txn.commit().map_err(|e| write(&e))
-    }
-}
-
-impl StoreReader {
-    /// A claim.
-    pub fn claim(&self, id: ClaimId) -> Result<Option<Claim>, StoreError> {
-        self.read(|table| {
-            let Some(row) = table.get(id.0)? else { return Ok(None) };
-            Ok(Some(row::decode(id.0, row.value()).ok_or(id.0)))
-        })
-        .and_then(|found| found.transpose().map_err(|id| damaged(&self.path, &not_a_claim(id))))
-    }
-
-    /// Up to `limit` claims that hold at `now` with an id above `after`, in order of their ids.
-    pub fn list(&self, after: ClaimId, limit: usize, now: WallTime) -> Result<Vec<Claim>, StoreError> {
-        self.read(|table| {
-            let mut claims = Vec::new();
-            for row in table.range::<u64>((Bound::Excluded(after.0), Bound::Unbounded))? {
-                if claims.len() == limit {
-                    break;
-                }
-                let (id, row) = row?;
-                let id = id.value();
-                match row::decode(id, row.value()) {
-                    Some(claim) if claim.until <= now => {}
-                    Some(claim) => claims.push(claim),
-                    None => return Ok(Err(id)),
-                }
-            }
-            Ok(Ok(claims))
-        })
-        .and_then(|found| found.map_err(|id| damaged(&self.path, &not_a_claim(id))))
-    }
-
-    /// A claim by selector.
-    pub fn selector(&self, id: ClaimId) -> Result<Option<SelectorClaim>, StoreError> {
-        self.read_table(SELECTORS, |table| {
-            let Some(row) = table.get(id.0)? else { return Ok(None) };
-            Ok(Some(serde_json::from_slice(row.value()).map_err(|_| id.0)))
-        })
-        .and_then(|found| found.transpose().map_err(|id| damaged(&self.path, &not_a_claim(id))))
-    }
-
-    /// The same as [`Self::list`] of claims by selector.
-    pub fn list_selectors(
-        &self,
-        after: ClaimId,
-        limit: usize,
-        now: WallTime,
-    ) -> Result<Vec<SelectorClaim>, StoreError> {
-        self.read_table(SELECTORS, |table| {
-            let mut claims: Vec<SelectorClaim> = Vec::new();
-            for row in table.range::<u64>((Bound::Excluded(after.0), Bound::Unbounded))? {
-                if claims.len() == limit {
-                    break;
-                }
-                let (id, row) = row?;
-                match serde_json::from_slice::<SelectorClaim>(row.value()) {
-                    Ok(claim) if claim.until <= now => {}
-                    Ok(claim) => claims.push(claim),
-                    Err(_) => return Ok(Err(id.value())),
-                }
-            }
-            Ok(Ok(claims))
-        })
-        .and_then(|found| found.map_err(|id| damaged(&self.path, &not_a_claim(id))))
-    }
-
-    fn read<T>(
-        &self,
-        work: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::StorageError>,
-    ) -> Result<T, StoreError> {
-        self.read_table(CLAIMS, work)
-    }
-
-    fn read_table<T>(
-        &self,
-        table: TableDefinition<'_, u64, &'static [u8]>,
-        work: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::StorageError>,
-    ) -> Result<T, StoreError> {
-        let damaged = |e: &dyn std::fmt::Display| damaged(&self.path, e);
-        let db = self.db.upgrade().ok_or_else(|| damaged(&"the daemon is stopping"))?;
-        let txn = db.begin_read().map_err(|e| damaged(&e))?;
-        let table = txn.open_table(table).map_err(|e| damaged(&e))?;
-        work(&table).map_err(|e| damaged(&e))
-    }
-}
-
-fn damaged(path: &Path, e: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Damaged { path: path.to_owned(), message: e.to_string() }
-}
-
-fn not_a_claim(id: u64) -> String {
-    format!("row {id} is no claim")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use portcullis_common::fingerprint::DenyFingerprint;
-
-    use super::*;
-    use crate::clock::WallTime;
-
-    fn claim(id: ClaimId) -> Claim {
-        Claim {
-            id,
-            fingerprint: DenyFingerprint([id.0, 2]),
-            key_id: 7,
-            created: WallTime(0),
-            until: WallTime(9),
-            reason: "leaked".into(),
-            actor: "uid:0".into(),
-            source: "admin".into(),
-            parent: None,
-        }
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_opening_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.redb");
-        let mut store = Store::open(&path, 7).unwrap();
-        let (a, b) = (claim(store.next_id()), claim(store.next_id()));
-        store.commit(&Changes { add: vec![&a, &b], ..Changes::default() }).unwrap();
-        store
-            .commit(&Changes { lift: vec![a.id], policy: Some(("h".into(), 3)), ..Changes::default() })
-            .unwrap();
-        drop(store);
-        let mut store = Store::open(&path, 7).unwrap();
-        let all = store.reader().list(ClaimId(0), 10, WallTime(0)).unwrap();
-        assert_eq!(all, std::slice::from_ref(&b));
-        assert_eq!(store.reader().claim(b.id).unwrap().as_ref(), Some(&b));
-        assert_eq!(store.reader().claim(a.id).unwrap(), None);
-        assert_eq!(store.reader().list(b.id, 10, WallTime(0)).unwrap(), [], "none behind it");
-        assert_eq!(store.reader().list(ClaimId(0), 10, b.until).unwrap(), [], "none in force");
-        let mut heads = Vec::new();
-        store.each(|h| heads.push(h)).unwrap();
-        assert_eq!(heads, [ClaimHead::from(&b)]);
-        assert_eq!(store.policy(), Some(("h".into(), 3)));
-        assert_eq!(store.next_id(), ClaimId(3), "ids are not used twice");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_store_of_format_1_is_taken_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.redb");
-        let old = claim(ClaimId(1));
+        if let Some(old) = self.snapshot.replace(made.head)
+            && let Err(e) = self.journal.disk().remove(&old.name())
         {
-            let db = Database::create(&path).unwrap();
-            let txn = db.begin_write().unwrap();
-            let json = serde_json::to_vec(&old).unwrap();
-            txn.open_table(CLAIMS).unwrap().insert(1, json.as_slice()).unwrap();
-            let mut meta = txn.open_table(META).unwrap();
-            for (k, v) in [("format", 1), ("key_id", 7), ("next", 2)] {
-                meta.insert(k, v).unwrap();
-            }
-            drop(meta);
-            txn.commit().unwrap();
+            tracing::warn!(error = %e, "an older snapshot of the store was not removed");
         }
-        let mut store = Store::open(&path, 7).unwrap();
-        let new = claim(store.next_id());
-        store.commit(&Changes { add: vec![&new], ..Changes::default() }).unwrap();
-        assert_eq!(store.reader().list(ClaimId(0), 10, WallTime(0)).unwrap(), [old, new]);
     }
 
-    #[test]
-    fn another_key_and_a_second_owner_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.redb");
-        let store = Store::open(&path, 7).unwrap();
-        assert!(matches!(Store::open(&path, 7), Err(StoreError::Open { .. })));
-        drop(store);
-        assert!(matches!(Store::open(&path, 8), Err(StoreError::KeyMismatch { found: 7, .. })));
+    fn forget_answers(&self, now: WallTime) {
+        let mut catalog = self.shared.write();
+        let old = now.0 - REMEMBERED;
+        if catalog.answered.values().any(|a| a.time < old) {
+            catalog.answered.retain(|_, a| a.time >= old);
+        }
     }
 
-    #[test]
-    fn a_file_that_is_no_store_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.redb");
-        std::fs::write(&path, b"something else entirely").unwrap();
-        assert!(Store::open(&path, 7).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"something else entirely");
+    /// Removes files of the log that are kept for the audit alone, and have been for long enough.
+    fn drop_old(&mut self, now: WallTime) {
+        let Some(upto) = self.snapshot.as_ref().map(|s| s.chain.seq) else { return };
+        let keep = i64::try_from(self.tuning.audit_keep.as_millis()).unwrap_or(i64::MAX);
+        loop {
+            let spare: Vec<_> = self.journal.sealed().iter().filter(|s| s.chain.seq <= upto).collect();
+            let bytes: u64 = spare.iter().map(|s| s.end).sum();
+            let Some(oldest) = spare.first() else { return };
+            let last = compact::last_time(&spare, &self.journal);
+            if bytes <= self.tuning.audit_max && last.is_none_or(|t| t >= now.0.saturating_sub(keep)) {
+                return;
+            }
+            tracing::info!(file = oldest.name, "a file of the audit log is removed: it is past what is kept");
+            if let Err(e) = self.journal.drop_oldest() {
+                tracing::warn!(error = %e, "an old file of the audit log was not removed");
+                return;
+            }
+        }
     }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = WallTime(i64::try_from(now.as_millis()).unwrap_or(0));
+        if let Err(e) = self.flush(now).and_then(|()| self.journal.close().map_err(|e| self.write_failed(&e)))
+        {
+            tracing::warn!(error = %e, "the revocation store was closed, but not as it should be; it is read again at start");
+        }
+    }
+}
+
+fn host(path: &Path) -> Result<HostDisk, StoreError> {
+    HostDisk::take(path).map_err(|e| StoreError::Open {
+        path: path.to_owned(),
+        message: match e.kind() {
+            std::io::ErrorKind::WouldBlock => "another daemon has it open; stop that one first".to_owned(),
+            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                "it is a file, and no store of an earlier version; `revocation.store` must name a directory, or nothing in one that exists".to_owned()
+            }
+            _ => format!("{e}; `revocation.store` must name a directory, or nothing in one that exists and is writable"),
+        },
+    })
 }

@@ -2,10 +2,10 @@
 //! lapsed, and writing all anew where it must be. Long work is cut into parts of about a thousand entries, and orders
 //! go between them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Plane,
+    ClaimId, Plane,
     ledger::{Condemnation, Moment},
     store::Changes,
 };
@@ -146,43 +146,53 @@ impl Plane {
         let Moment { wall, boot } = Moment::now(&*self.clock);
         let calendar = self.ledger.calendar();
         calendar.look(wall, boot);
-        let ids = calendar.take(boot, GRACE_NS, SWEEP);
-        if ids.is_empty() {
+        let taken = calendar.take(boot, GRACE_NS, SWEEP);
+        if taken.is_empty() {
+            // What was left for later goes to the disk where no order has taken it along.
+            let now = self.clock.wall();
+            if self.failed.is_none()
+                && let Err(e) = self.store.flush(now)
+            {
+                self.store_refused(e);
+            }
+            self.store.tend(now);
             return false;
         }
-        let reader = self.store.reader();
-        let (mut gone, mut selectors) = (Vec::with_capacity(ids.len()), Vec::new());
-        for id in &ids {
-            match reader.claim(*id) {
-                Ok(Some(claim)) => gone.push(claim),
-                // A selector's, or one that was lifted before its time.
-                Ok(None) => match reader.selector(*id) {
-                    Ok(Some(claim)) => selectors.push(claim),
-                    Ok(None) => {}
-                    Err(e) => tracing::error!(error = %e, "an expired revocation stays in the store"),
-                },
-                Err(e) => tracing::error!(error = %e, "an expired revocation stays in the store"),
+        let (mut over, mut tokens) = (Vec::new(), Vec::new());
+        for (id, f) in taken {
+            match f {
+                // Some were lifted before their time.
+                Some(f) => {
+                    if self.ledger.lift(id, f) {
+                        over.push(id);
+                        tokens.push(f);
+                    }
+                }
+                None => self.end_selector(id),
             }
         }
-        for claim in &selectors {
-            // What follows from it ended no later, and goes by itself.
-            if let Err(e) = self.unselect(claim) {
-                tracing::error!(error = %e, "an expired revocation stays in the store");
-            }
-        }
-        let lift = gone.iter().map(|c| c.id).collect();
         // It need not be on the disk at once: read again after a crash, they are over all the same.
-        if self.commit(&Changes { lift, lazy: true, ..Changes::default() }).is_err() {
+        if self.commit(&Changes { over, lazy: true, ..Changes::default() }).is_err() {
             return false;
         }
-        for claim in &gone {
-            self.ledger.lift(claim.id, claim.fingerprint);
-        }
-        let tokens: Vec<_> = gone.iter().map(|c| c.fingerprint).collect();
         if let Err(e) = self.write(&tokens) {
             self.noted(e);
         }
         true
+    }
+
+    /// Erases a selector whose time is over. What follows from it ended no later.
+    fn end_selector(&mut self, id: ClaimId) {
+        let by = br#"{"actor":"portcullis","reason":"its time is over"}"#.to_vec();
+        let ended = match self.store.reader().selector(id) {
+            Ok(Some(claim)) => self.unselect(&claim, by),
+            // Lifted before its time.
+            Ok(None) => Ok(()),
+            Err(e) => Err(super::RevokeError::Read(Arc::new(e))),
+        };
+        if let Err(e) = ended {
+            tracing::error!(error = %e, "an expired revocation stays in the store");
+        }
     }
 
     /// Looks over condemnations, each once in a round.

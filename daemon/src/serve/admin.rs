@@ -40,7 +40,10 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder},
+    revoke::{
+        AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder,
+        StoreError,
+    },
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
     usage::Book,
@@ -116,6 +119,27 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
+impl Peer {
+    /// Who orders: the user id, with the name that was given, if one was.
+    fn actor(&self, given: Option<String>) -> Result<String, ApiError> {
+        let peer = self.0.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
+        match given {
+            None => Ok(peer),
+            Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => {
+                Ok(format!("{a} ({peer})"))
+            }
+            Some(_) => Err(bad("`actor` must be printable and of at most 100 bytes")),
+        }
+    }
+}
+
+fn check_reason(reason: String) -> Result<String, ApiError> {
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+    }
+    Ok(reason)
+}
+
 /// An error as the API tells it.
 struct ApiError(StatusCode, &'static str, String);
 
@@ -132,6 +156,10 @@ impl From<RevokeError> for ApiError {
                 (StatusCode::INSUFFICIENT_STORAGE, "full")
             }
             RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
+            RevokeError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+            RevokeError::Store(e) if matches!(**e, StoreError::NoRoom { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, "disk_full")
+            }
             RevokeError::Store(_) | RevokeError::Read(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "store_failed")
             }
@@ -216,7 +244,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
 
 async fn revoke(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
@@ -236,19 +264,9 @@ async fn revoke(
             bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\""))
         })?,
     };
-    if r.reason.len() > MAX_REASON || r.reason.chars().any(char::is_control) {
-        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
-    }
-    let peer = uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
-    let actor = match r.actor {
-        None => peer,
-        Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => {
-            format!("{a} ({peer})")
-        }
-        Some(_) => return Err(bad("`actor` must be printable and of at most 100 bytes")),
-    };
+    let (reason, actor) = (check_reason(r.reason)?, peer.actor(r.actor)?);
     let until = s.clock.wall().plus(ttl);
-    let (reason, source) = (r.reason, "admin".to_owned());
+    let source = "admin".to_owned();
     match target {
         Target::Selector(selector) => {
             by_selector(&s, SelectorOrder { selector, until, reason, actor, source }, r.dry_run, start).await
@@ -308,8 +326,23 @@ fn read_token(text: &str) -> Result<Token, ApiError> {
     Ok(Token::new(text.to_owned()))
 }
 
-async fn unrevoke(State(s): State<AdminState>, UrlPath(id): UrlPath<u64>) -> Result<Response, ApiError> {
-    let claim = s.plane.lift(ClaimId(id)).await?;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct By {
+    #[serde(default)]
+    reason: String,
+    actor: Option<String>,
+}
+
+async fn unrevoke(
+    State(s): State<AdminState>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(id): UrlPath<u64>,
+    Query(by): Query<By>,
+) -> Result<Response, ApiError> {
+    let reason = check_reason(by.reason)?;
+    let actor = peer.actor(by.actor)?;
+    let claim = s.plane.lift(ClaimId(id), &json!({"actor": actor, "reason": reason})).await?;
     match &claim {
         AnyClaim::Token(c) => tracing::info!(id, fingerprint = %c.fingerprint, "revocation lifted"),
         AnyClaim::Selector(c) => tracing::info!(id, selector = %c.selector, "revocation lifted"),
@@ -326,7 +359,7 @@ struct Page {
 
 async fn list(State(s): State<AdminState>, Query(page): Query<Page>) -> Result<Response, ApiError> {
     let limit = page.limit.unwrap_or(100).clamp(1, MAX_PAGE);
-    let claims = s.plane.list(ClaimId(page.after), limit).await?;
+    let claims = s.plane.list(ClaimId(page.after), limit, |_| true).await?;
     let next = claims.last().filter(|_| claims.len() == limit).map(AnyClaim::id);
     Ok(Json(json!({"revocations": claims, "next": next})).into_response())
 }

@@ -48,7 +48,7 @@ impl Daemon {
         let text = format!(
             "{}\n[revocation]\nstore = {}\n[serve]\nlisten = [\"{doors}\"]\n[admin]\nsocket = {}\n[observe]\nlisten = \"{observe}\"\n[log]\nlevel = \"warn\"\n",
             setting.tables,
-            quoted(&dir.join("revocations.redb")),
+            quoted(&dir.join("revocations")),
             quoted(&socket),
         );
         fs::write(&config, text).with_context(|| format!("cannot write `{}`", config.display()))?;

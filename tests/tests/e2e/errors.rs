@@ -66,12 +66,12 @@ fn a_second_daemon_does_not_start_and_takes_nothing_from_the_first() -> Result<(
     let token = w.mint.hs256()?;
     w.daemon.revoke(&token)?;
     // The very same configuration: the store is the first thing that is taken.
-    let store = w.dir.path("revocations.redb").display().to_string();
+    let store = w.dir.path("revocations").display().to_string();
     assert_fails(&w.net.server, &w.dir.path("portcullis.toml"), &[&store, "another daemon"]);
     w.assert_refused(&token);
     // Another in everything but the socket.
     let second = Config {
-        store: "second.redb",
+        store: "second",
         pin_dir: "bpf/second",
         doors: "127.0.0.1:8182",
         observe: "127.0.0.1:9188",
@@ -99,7 +99,7 @@ fn another_fingerprint_key_than_the_stores_or_the_maps_is_refused() -> Result<()
     w.daemon.revoke(&token)?;
     let id = w.daemon.status()?["key_id"].as_str().unwrap().to_owned();
     assert!(w.daemon.stop()?.success());
-    let (key, store) = (w.dir.path("fingerprint.key"), w.dir.path("revocations.redb"));
+    let (key, store) = (w.dir.path("fingerprint.key"), w.dir.path("revocations"));
     let kept = fs::read_to_string(&key)?;
     fs::remove_file(&key)?;
     let config = w.dir.path("portcullis.toml");
@@ -109,12 +109,13 @@ fn another_fingerprint_key_than_the_stores_or_the_maps_is_refused() -> Result<()
         &[&store.display().to_string(), &format!("belongs to fingerprint key {id}"), "restore that key file"],
     );
     w.assert_refused(&token);
-    fs::rename(&store, w.dir.path("away.redb"))?;
+    fs::rename(&store, w.dir.path("away"))?;
     let pins = w.dir.path("bpf/portcullis").display().to_string();
     assert_fails(&w.net.server, &config, &[&pins, &format!("fingerprint key {id}"), "`portcullis detach`"]);
     w.assert_refused(&token);
     // What the sentence says helps.
-    fs::rename(w.dir.path("away.redb"), &store)?;
+    fs::remove_dir_all(&store)?;
+    fs::rename(w.dir.path("away"), &store)?;
     w.dir.write("fingerprint.key", &kept)?;
     w.daemon.restart()?;
     w.assert_refused(&token);

@@ -60,7 +60,7 @@ listen = \"{OBSERVE_ADDRESS}\"
         fingerprint = text(dir.join("fingerprint.key")),
         hmac = text(dir.join("hmac.key")),
         policies = text(policies.to_owned()),
-        store = text(dir.join("revocations.redb")),
+        store = text(dir.join("revocations")),
         socket = text(dir.join("admin.sock")),
     )
 }

@@ -1,0 +1,324 @@
+//! One file of the log: a page that says whose it is and how far it is acknowledged, then entries, then zeros.
+//!
+//! The zeros are written ahead of the entries: a sync then has no new length or extent to write besides the data.
+
+use std::{io, sync::Arc};
+
+use super::{
+    disk::{Disk, DiskFile},
+    entry::{self, Chain, Entry, NoEntry, array, check},
+};
+
+/// Bytes before the first entry.
+pub const PAGE: u64 = 4096;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+const MAGIC: [u8; 16] = *b"portcullis log\n1";
+/// Where the two notes of what is acknowledged stand: the one while the other is written.
+const MARKS: [u64; 2] = [1024, 2048];
+const MARK: usize = 64;
+const MARK_MAGIC: [u8; 8] = *b"acked 1\n";
+/// Read at once.
+const READ: usize = 1 << 20;
+/// Read at once at least.
+const SMALL: usize = 16 << 10;
+
+/// Whose log it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The fingerprint key's id.
+    pub key_id: u32,
+    /// Drawn when the log was begun.
+    pub log: [u8; 16],
+}
+
+/// A file of the log that was read, and can be appended to.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// The file.
+    pub file: Arc<dyn DiskFile>,
+    /// Whose it is.
+    pub identity: Identity,
+    /// The chain before its first entry.
+    pub before: Chain,
+    /// The chain with its last entry.
+    pub chain: Chain,
+    /// Where the next entry goes.
+    pub end: u64,
+    /// Up to where zeros were written.
+    zeroed: u64,
+    /// Which of the two notes is written next.
+    slot: usize,
+}
+
+/// What a scan makes of a file.
+#[derive(Debug)]
+pub enum Bad {
+    /// The disk says no.
+    Io(io::Error),
+    /// It is no file of the log, or not whole.
+    Damaged(String),
+}
+
+impl std::fmt::Display for Bad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(e) => e.fmt(f),
+            Self::Damaged(what) => what.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Bad {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+/// The name of the file whose first entry has this number.
+pub fn name(first: u64) -> String {
+    format!("log-{first:016x}")
+}
+
+/// The number of the first entry of a file of this name.
+pub fn is_segment(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("log-").filter(|d| d.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// Whether a file of this name was still being made.
+pub fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(".new").is_some_and(|n| is_segment(n).is_some())
+}
+
+impl Segment {
+    /// Makes a file that continues a chain; it is durable under its name when this returns.
+    pub fn create(disk: &dyn Disk, identity: Identity, before: Chain, zeros: u64) -> io::Result<Self> {
+        let name = name(before.seq + 1);
+        let fresh = format!("{name}.new");
+        let file = disk.create(&fresh)?;
+        let mut page = [0; 88];
+        page[..16].copy_from_slice(&MAGIC);
+        page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
+        page[24..40].copy_from_slice(&identity.log);
+        page[40..48].copy_from_slice(&before.seq.to_le_bytes());
+        page[48..80].copy_from_slice(&before.hash);
+        let sum = check(&page[..80]);
+        page[80..88].copy_from_slice(&sum);
+        let mut segment = Self { name, file, identity, before, chain: before, end: PAGE, zeroed: 0, slot: 0 };
+        segment.zero_to(PAGE + zeros)?;
+        segment.file.write_at(&page, 0)?;
+        segment.file.sync()?;
+        disk.rename(&fresh, &segment.name)?;
+        disk.sync()?;
+        Ok(segment)
+    }
+
+    /// Reads the first page.
+    pub fn open(disk: &dyn Disk, name: &str) -> Result<Self, Bad> {
+        let file = disk.open(name)?;
+        let mut page = [0; 88];
+        let n = file.read_at(&mut page, 0)?;
+        if n < page.len() || page[..16] != MAGIC || page[80..] != check(&page[..80]) {
+            return Err(Bad::Damaged(format!("{name}: its first page is not a log's")));
+        }
+        let identity =
+            Identity { key_id: u32::from_le_bytes(array(&page[16..20])), log: array(&page[24..40]) };
+        let before = Chain { seq: u64::from_le_bytes(array(&page[40..48])), hash: array(&page[48..80]) };
+        if is_segment(name) != Some(before.seq + 1) {
+            return Err(Bad::Damaged(format!("{name}: it is another file of the log, under a wrong name")));
+        }
+        let zeroed = file.size()?;
+        if zeroed < PAGE {
+            return Err(Bad::Damaged(format!("{name}: its end is missing")));
+        }
+        Ok(Self { name: name.to_owned(), file, identity, before, chain: before, end: PAGE, zeroed, slot: 0 })
+    }
+
+    /// Reads every entry, in order, with its offset. An end that was never acknowledged is left out; `Damaged` where an
+    /// acknowledged entry cannot be read. Gives the bytes that were left out.
+    pub fn scan(&mut self, mut take: impl FnMut(&Entry<'_>, u64, Chain)) -> Result<u64, Bad> {
+        let acknowledged = self.acknowledged()?;
+        let mut window = Window { file: &*self.file, bytes: Vec::new(), at: PAGE, read: READ };
+        (self.end, self.chain) = (PAGE, self.before);
+        let why = loop {
+            match window.entry(self.end, self.chain)? {
+                Ok(entry) => {
+                    take(&entry, self.end, self.chain);
+                    self.end += entry.size() as u64;
+                    self.chain = entry.chain;
+                }
+                Err(why) => break why,
+            }
+        };
+        if let Some(mark) = acknowledged
+            && (mark.seq > self.chain.seq || (mark.seq == self.chain.seq && mark.hash != self.chain.hash))
+        {
+            return Err(Bad::Damaged(format!(
+                "{}: entry {} at byte {} was acknowledged and cannot be read back",
+                self.name,
+                self.chain.seq + 1,
+                self.end
+            )));
+        }
+        if why == NoEntry::Blank || self.end >= self.zeroed {
+            return Ok(0);
+        }
+        // The entry here was not acknowledged, as far as is known; one that follows it would say otherwise.
+        let rest = read_all(&*self.file, self.end, self.zeroed)?;
+        if entry::any_after(&rest, self.chain.seq + 1) {
+            return Err(Bad::Damaged(format!(
+                "{}: entry {} at byte {} cannot be read back, and others follow it",
+                self.name,
+                self.chain.seq + 1,
+                self.end
+            )));
+        }
+        let used = rest.iter().rposition(|b| *b != 0).map_or(0, |n| n as u64 + 1);
+        Ok(used)
+    }
+
+    /// Overwrites an end that a scan left out.
+    pub fn cut(&mut self, used: u64) -> io::Result<()> {
+        zero(&*self.file, self.end, (self.end + used).min(self.zeroed))?;
+        self.file.sync()
+    }
+
+    /// Makes room for an entry of this many bytes. An error here leaves the log as it was.
+    pub fn reserve(&mut self, len: u64, zeros: u64) -> io::Result<()> {
+        if self.end + len <= self.zeroed { Ok(()) } else { self.zero_to(self.end + len + zeros) }
+    }
+
+    fn zero_to(&mut self, to: u64) -> io::Result<()> {
+        zero(&*self.file, self.zeroed, to)?;
+        self.zeroed = to;
+        Ok(())
+    }
+
+    /// Writes an entry and returns when it is durable and noted as acknowledged. After an error nothing more may be
+    /// appended: what the disk holds is not known.
+    pub fn append(&mut self, bytes: &[u8], chain: Chain) -> io::Result<()> {
+        self.file.write_at(bytes, self.end)?;
+        self.file.sync()?;
+        self.end += bytes.len() as u64;
+        self.chain = chain;
+        // In the page cache for now, and on the disk with the next sync: a daemon that is killed leaves it whole.
+        self.file.write_at(&mark(chain), MARKS[self.slot])?;
+        self.slot ^= 1;
+        Ok(())
+    }
+
+    /// How far the file says that it is acknowledged.
+    fn acknowledged(&mut self) -> io::Result<Option<Chain>> {
+        let mut best: Option<Chain> = None;
+        for (n, at) in MARKS.into_iter().enumerate() {
+            let mut bytes = [0; MARK];
+            if self.file.read_at(&mut bytes, at)? == MARK
+                && bytes[..8] == MARK_MAGIC
+                && bytes[56..] == check(&bytes[..56])
+            {
+                let found =
+                    Chain { seq: u64::from_le_bytes(array(&bytes[8..16])), hash: array(&bytes[24..56]) };
+                if best.is_none_or(|b| b.seq < found.seq) {
+                    best = Some(found);
+                    self.slot = n ^ 1;
+                }
+            }
+        }
+        Ok(best)
+    }
+}
+
+fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        file.write_at(&ZEROS[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+fn mark(chain: Chain) -> [u8; MARK] {
+    let mut bytes = [0; MARK];
+    bytes[..8].copy_from_slice(&MARK_MAGIC);
+    bytes[8..16].copy_from_slice(&chain.seq.to_le_bytes());
+    bytes[24..56].copy_from_slice(&chain.hash);
+    let sum = check(&bytes[..56]);
+    bytes[56..].copy_from_slice(&sum);
+    bytes
+}
+
+/// Reads entries of a file from an offset on, up to another, so many bytes at once; for those that know where the chain
+/// stood there.
+pub fn verify(
+    file: &dyn DiskFile,
+    mut at: u64,
+    end: u64,
+    mut chain: Chain,
+    read: u64,
+    mut take: impl FnMut(&Entry<'_>, u64) -> bool,
+) -> Result<Chain, Bad> {
+    let read = usize::try_from(read).unwrap_or(READ).max(SMALL);
+    let mut window = Window { file, bytes: Vec::new(), at, read };
+    while at < end {
+        match window.entry(at, chain)? {
+            Ok(entry) => {
+                let (len, next) = (entry.size() as u64, entry.chain);
+                if !take(&entry, at) {
+                    return Ok(next);
+                }
+                (at, chain) = (at + len, next);
+            }
+            Err(_) => {
+                return Err(Bad::Damaged(format!("entry {} at byte {at} cannot be read", chain.seq + 1)));
+            }
+        }
+    }
+    Ok(chain)
+}
+
+/// Part of a file in memory.
+struct Window<'a> {
+    file: &'a dyn DiskFile,
+    bytes: Vec<u8>,
+    at: u64,
+    read: usize,
+}
+
+impl Window<'_> {
+    fn entry(&mut self, at: u64, before: Chain) -> io::Result<Result<Entry<'_>, NoEntry>> {
+        let mut want = entry::HEAD;
+        for _ in 0..3 {
+            self.fill(at, want)?;
+            match entry::parse(self.from(at), before) {
+                Err(NoEntry::Short(more)) if more > want => want = more,
+                _ => break,
+            }
+        }
+        Ok(entry::parse(self.from(at), before))
+    }
+
+    fn from(&self, at: u64) -> &[u8] {
+        usize::try_from(at - self.at).ok().and_then(|n| self.bytes.get(n..)).unwrap_or_default()
+    }
+
+    fn fill(&mut self, at: u64, want: usize) -> io::Result<()> {
+        if self.from(at).len() >= want {
+            return Ok(());
+        }
+        self.bytes = vec![0; want.max(self.read)];
+        self.at = at;
+        let n = self.file.read_at(&mut self.bytes, at)?;
+        self.bytes.truncate(n);
+        Ok(())
+    }
+}
+
+fn read_all(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+    let n = file.read_at(&mut bytes, from)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}

@@ -1,0 +1,289 @@
+//! Where each claim stands in the files, and what readers on any thread see of them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
+};
+
+use super::{
+    super::{AnyClaim, Claim, ClaimId, SelectorClaim, row},
+    StoreError,
+    record::{Done, Record, records},
+};
+use crate::{
+    clock::WallTime,
+    hex,
+    journal::{Chain, DiskFile, Entry, verify},
+};
+
+/// Bytes of a file between two places that are remembered.
+const APART: u64 = 64 << 10;
+
+/// Where an entry stands that brings this claim, or that is the first to bring one after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub id: u64,
+    pub at: u64,
+    pub before: Chain,
+}
+
+/// A file with claims, in the order of their ids.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub file: Arc<dyn DiskFile>,
+    /// The number of its first entry; 0 for a snapshot.
+    pub first: u64,
+    pub places: Vec<Place>,
+    pub end: u64,
+}
+
+impl Piece {
+    /// Notes where an entry stands whose first claim is this.
+    pub fn note(&mut self, place: Place) {
+        if self.places.last().is_none_or(|last| place.at - last.at >= APART) {
+            self.places.push(place);
+        }
+    }
+}
+
+/// What came of an order that may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Digest of what was asked.
+    pub request: [u8; 16],
+    /// The claims that came of it.
+    pub claims: Vec<ClaimId>,
+    /// When (ms since 1970).
+    pub time: i64,
+}
+
+/// All that is known of the files.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// A snapshot first, where there is one; then the log after it.
+    pub pieces: Vec<Piece>,
+    /// Claims that are in a piece and were taken out again.
+    pub gone: HashSet<u64>,
+    pub done: BTreeMap<u64, Done>,
+    pub answered: HashMap<[u8; 16], Answered>,
+}
+
+/// How an order was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Receipt {
+    /// The claim.
+    pub id: ClaimId,
+    /// When it was accepted (ms since 1970).
+    pub accepted: i64,
+    /// Microseconds from there until it was on the disk, as the clock of running time counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synced_us: Option<u32>,
+    /// Microseconds until the decision path and the kernel refused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force_us: Option<u32>,
+    /// The log's entry that brought it.
+    pub entry: u64,
+    /// That entry's hash, which the audit log's chain goes through; not kept for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+/// Shared by the store and its readers.
+#[derive(Debug, Default)]
+pub struct Shared(RwLock<Catalog>);
+
+impl Shared {
+    pub fn new(catalog: Catalog) -> Self {
+        Self(RwLock::new(catalog))
+    }
+
+    pub fn read(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn write(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the store from any thread, for as long as its owner keeps it open.
+#[derive(Clone, Debug)]
+pub struct StoreReader {
+    pub(super) shared: Weak<Shared>,
+    pub(super) path: PathBuf,
+}
+
+/// A claim as it was found.
+struct Found<'a> {
+    id: u64,
+    row: &'a [u8],
+    by_selector: bool,
+    done: Done,
+    hash: Option<[u8; 32]>,
+}
+
+impl Found<'_> {
+    fn claim(&self) -> Option<AnyClaim> {
+        if self.by_selector {
+            serde_json::from_slice::<SelectorClaim>(self.row).ok().map(AnyClaim::Selector)
+        } else {
+            row::decode(self.id, self.row).map(AnyClaim::Token)
+        }
+    }
+}
+
+impl StoreReader {
+    /// A claim of either kind.
+    pub fn get(&self, id: ClaimId) -> Result<Option<AnyClaim>, StoreError> {
+        let read = |found: &Found<'_>| found.claim();
+        self.find(id, read)?.map(|c| c.ok_or_else(|| self.not_a_claim(id.0))).transpose()
+    }
+
+    /// A claim on a token.
+    pub fn claim(&self, id: ClaimId) -> Result<Option<Claim>, StoreError> {
+        Ok(self.get(id)?.and_then(|c| if let AnyClaim::Token(c) = c { Some(c) } else { None }))
+    }
+
+    /// A claim by selector.
+    pub fn selector(&self, id: ClaimId) -> Result<Option<SelectorClaim>, StoreError> {
+        Ok(self.get(id)?.and_then(|c| if let AnyClaim::Selector(c) = c { Some(c) } else { None }))
+    }
+
+    /// How a claim's order was carried out.
+    pub fn receipt(&self, id: ClaimId) -> Result<Option<Receipt>, StoreError> {
+        let found = self.find(id, |found| {
+            let claim = found.claim()?;
+            let known = |us: u32| (us != 0).then_some(us);
+            Some(Receipt {
+                id,
+                accepted: match claim {
+                    AnyClaim::Token(c) => c.created.0,
+                    AnyClaim::Selector(c) => c.created.0,
+                },
+                synced_us: known(found.done.synced),
+                in_force_us: known(found.done.in_force),
+                entry: found.done.seq,
+                hash: found.hash.map(|h| hex::encode(&h)),
+            })
+        })?;
+        found.map(|c| c.ok_or_else(|| self.not_a_claim(id.0))).transpose()
+    }
+
+    /// Up to `limit` claims that hold at `now` with an id above `after`, in order of their ids, as far as `keep` says.
+    pub fn list(
+        &self,
+        after: ClaimId,
+        limit: usize,
+        now: WallTime,
+        keep: impl Fn(&AnyClaim) -> bool,
+    ) -> Result<Vec<AnyClaim>, StoreError> {
+        let mut claims = Vec::new();
+        if limit == 0 {
+            return Ok(claims);
+        }
+        let mut bad = None;
+        self.each(after.0 + 1, APART, |found| {
+            match found.claim() {
+                Some(claim) if claim.until() > now && keep(&claim) => claims.push(claim),
+                Some(_) => {}
+                None => bad = Some(found.id),
+            }
+            claims.len() < limit && bad.is_none()
+        })?;
+        bad.map_or(Ok(claims), |id| Err(self.not_a_claim(id)))
+    }
+
+    /// What came of an order with this key.
+    pub fn answered(&self, key: &[u8; 16]) -> Option<Answered> {
+        self.shared.upgrade()?.read().answered.get(key).cloned()
+    }
+
+    fn find<T>(&self, id: ClaimId, make: impl FnOnce(&Found<'_>) -> T) -> Result<Option<T>, StoreError> {
+        let (mut make, mut made) = (Some(make), None);
+        self.each(id.0, 0, |found| {
+            if found.id == id.0 {
+                made = make.take().map(|make| make(found));
+            }
+            false
+        })?;
+        Ok(made)
+    }
+
+    /// Hands out claims from an id on, in order, until `take` says that it is enough.
+    fn each(&self, from: u64, read: u64, mut take: impl FnMut(&Found<'_>) -> bool) -> Result<(), StoreError> {
+        let shared = self.shared.upgrade().ok_or_else(|| damaged(&self.path, "the daemon is stopping"))?;
+        // Files are read without the lock: what stands in them before their end does not change.
+        let (start, pieces) = {
+            let catalog = shared.read();
+            let start = catalog.pieces.iter().rposition(|p| p.places.first().is_some_and(|f| f.id <= from));
+            let pieces: Vec<_> = catalog.pieces[start.unwrap_or(0)..]
+                .iter()
+                .filter(|p| !p.places.is_empty())
+                .map(|p| {
+                    let n = p.places.partition_point(|place| place.id <= from).max(1) - 1;
+                    (Arc::clone(&p.file), p.first, p.places[n], p.end)
+                })
+                .collect();
+            (from, pieces)
+        };
+        let mut more = true;
+        for (file, first, place, end) in pieces {
+            let mut bad = false;
+            verify(&*file, place.at, end, place.before, read, |entry, _| {
+                let catalog = shared.read();
+                more = visit(entry, first, &catalog, |found| {
+                    found.id < start || catalog.gone.contains(&found.id) || take(found)
+                })
+                .unwrap_or_else(|_| {
+                    bad = true;
+                    false
+                });
+                more
+            })
+            .map_err(|e| damaged(&self.path, &e.to_string()))?;
+            if bad {
+                return Err(damaged(&self.path, "an entry holds what this version does not know"));
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn not_a_claim(&self, id: u64) -> StoreError {
+        damaged(&self.path, &format!("row {id} is no claim"))
+    }
+}
+
+/// Hands out the claims of an entry; tells whether to go on.
+fn visit(
+    entry: &Entry<'_>,
+    first: u64,
+    catalog: &Catalog,
+    mut take: impl FnMut(&Found<'_>) -> bool,
+) -> Result<bool, super::record::NoRecord> {
+    let own = || {
+        let seq = entry.chain.seq;
+        catalog.done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() })
+    };
+    // A snapshot's own chain is not the log's.
+    let hash = (first != 0).then_some(entry.chain.hash);
+    for record in records(entry.body) {
+        let found = match record? {
+            Record::Add(id, row) => Found { id, row, by_selector: false, done: own(), hash },
+            Record::Select(id, row) => Found { id, row, by_selector: true, done: own(), hash },
+            Record::Kept { id, row, by_selector, done } => Found { id, row, by_selector, done, hash },
+            _ => continue,
+        };
+        if !take(&found) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+pub fn damaged(path: &Path, message: &str) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), message: message.to_owned() }
+}

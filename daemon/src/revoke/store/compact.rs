@@ -1,0 +1,146 @@
+//! Making a snapshot from the last one and the log's complete files. They do not change any more, so that nobody waits
+//! for it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+use super::{
+    REMEMBERED, Store,
+    catalog::{Answered, Piece},
+    record::{Done, Record, records},
+    snapshot::{self, Head, Writer},
+};
+use crate::{
+    clock::WallTime,
+    journal::{Disk, Entry, Identity, Journal, PAGE, Sealed, verify},
+    revoke::ClaimId,
+};
+
+/// What a snapshot is made of.
+pub struct Work {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    snapshot: Option<(Head, Piece)>,
+    files: Vec<Sealed>,
+    /// Bytes of `files`.
+    pub bytes: u64,
+    /// Bytes of the last snapshot.
+    pub snapshot_bytes: u64,
+    next: u64,
+    policy: Option<(String, u64)>,
+    now: WallTime,
+}
+
+/// A snapshot that was made.
+pub struct Compacted {
+    pub head: Head,
+    pub piece: Piece,
+    /// Claims that were taken out again in the files it replaces.
+    pub gone: HashSet<u64>,
+}
+
+impl std::fmt::Debug for Compacted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compacted").field("head", &self.head).finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    pub fn of(store: &Store, now: WallTime) -> Self {
+        let after = store.snapshot.as_ref().map_or(0, |s| s.chain.seq);
+        let files: Vec<_> =
+            store.journal.sealed().iter().filter(|s| s.before.seq >= after).cloned().collect();
+        let piece = store.shared.read().pieces.first().filter(|p| p.first == 0).cloned();
+        Self {
+            disk: Arc::clone(store.journal.disk()),
+            identity: store.journal.identity(),
+            bytes: files.iter().map(|f| f.end).sum(),
+            snapshot_bytes: store.snapshot.as_ref().map_or(0, |s| s.bytes),
+            snapshot: store.snapshot.clone().zip(piece),
+            files,
+            next: store.next,
+            policy: store.policy.clone(),
+            now,
+        }
+    }
+
+    pub fn run(self) -> Result<Compacted, String> {
+        self.make().map_err(|e| e.to_string())
+    }
+
+    fn make(self) -> io::Result<Compacted> {
+        let chain = self
+            .files
+            .last()
+            .map(|f| f.chain)
+            .ok_or_else(|| io::Error::other("there is nothing to make it of"))?;
+        let (mut gone, mut done) = (HashSet::new(), HashMap::new());
+        let mut answered: HashMap<[u8; 16], Answered> =
+            self.snapshot.as_ref().map(|(head, _)| head.trailer.answered()).unwrap_or_default();
+        self.entries(|entry, record| {
+            match record {
+                Record::Lift(ids, _) | Record::Over(ids) => gone.extend(ids.iter()),
+                Record::Done(d) => drop(done.insert(d.seq, d)),
+                Record::Answered(key, request, ids) => {
+                    let claims = ids.iter().map(ClaimId).collect();
+                    answered.insert(key, Answered { request, claims, time: entry.time });
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        answered.retain(|_, a| a.time >= self.now.0 - REMEMBERED);
+        let mut writer = Writer::new(&*self.disk, self.identity, chain, self.now.0)?;
+        if let Some((head, piece)) = &self.snapshot {
+            snapshot::each(head, piece, |id, row, by_selector, d| {
+                if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
+            })?;
+        }
+        self.entries(|entry, record| {
+            let (id, row, by_selector) = match record {
+                Record::Add(id, row) => (id, row, false),
+                Record::Select(id, row) => (id, row, true),
+                _ => return Ok(()),
+            };
+            let seq = entry.chain.seq;
+            let d = done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() });
+            if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
+        })?;
+        let (head, piece) = writer.finish(self.next, self.policy, &answered)?;
+        Ok(Compacted { head, piece, gone })
+    }
+
+    fn entries(&self, mut take: impl FnMut(&Entry<'_>, Record<'_>) -> io::Result<()>) -> io::Result<()> {
+        for file in &self.files {
+            let mut result = Ok(());
+            verify(&*file.file, PAGE, file.end, file.before, 1 << 20, |entry, _| {
+                for record in records(entry.body).flatten() {
+                    if result.is_ok() {
+                        result = take(entry, record);
+                    }
+                }
+                result.is_ok()
+            })
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", file.name)))?;
+            result?;
+        }
+        Ok(())
+    }
+}
+
+/// About when the last entry of the oldest of these files was written: when the first of the next one was.
+pub fn last_time(spare: &[&Sealed], journal: &Journal) -> Option<i64> {
+    let (file, before, end) = spare.get(1).map_or_else(
+        || (&journal.active().file, journal.active().before, journal.active().end),
+        |s| (&s.file, s.before, s.end),
+    );
+    let mut time = None;
+    let first = verify(&**file, PAGE, end, before, 0, |entry, _| {
+        time = Some(entry.time);
+        false
+    });
+    first.ok().and(time)
+}

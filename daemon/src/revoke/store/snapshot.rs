@@ -1,0 +1,237 @@
+//! A snapshot: every claim in force at one entry of the log, in the order of their ids.
+//!
+//! A page that says whose it is, entries with claims, one with the trailer, and where that stands. Made under another
+//! name and renamed when it is durable: one with its right name is whole.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::ClaimId,
+    catalog::{Answered, Piece, Place},
+    record::{Body, Done, Record, records, snapshot_chain},
+};
+use crate::journal::{Chain, Disk, DiskFile, Entry, Identity, PAGE, array, check, verify, write_entry};
+
+const MAGIC: [u8; 16] = *b"portcullis snap1";
+const FOOT_MAGIC: [u8; 8] = *b"snapend\n";
+const FOOT: usize = 64;
+/// A body of about this size is an entry.
+const FULL: usize = 64 << 10;
+
+/// What a snapshot says of itself.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub identity: Identity,
+    /// The log's chain up to which it goes.
+    pub chain: Chain,
+    pub trailer: Trailer,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// What follows its claims.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Trailer {
+    /// Ids below this one are used up.
+    pub next: u64,
+    pub policy: Option<(String, u64)>,
+    /// Claims in it.
+    pub rows: u64,
+    /// Where claims stand: id, offset, and the chain before.
+    places: Vec<(u64, u64, u64, [u8; 32])>,
+    /// Orders that may be repeated.
+    answered: Vec<Answer>,
+}
+
+/// Key, digest of what was asked, claims, time.
+type Answer = ([u8; 16], [u8; 16], Vec<u64>, i64);
+
+impl Trailer {
+    pub fn answered(&self) -> HashMap<[u8; 16], Answered> {
+        let one = |(key, request, ids, time): &Answer| {
+            let claims = ids.iter().copied().map(ClaimId).collect();
+            (*key, Answered { request: *request, claims, time: *time })
+        };
+        self.answered.iter().map(one).collect()
+    }
+}
+
+impl Head {
+    pub fn name(&self) -> String {
+        name(self.chain.seq)
+    }
+}
+
+fn name(seq: u64) -> String {
+    format!("snapshot-{seq:016x}")
+}
+
+/// The newest snapshot of a directory. What is left over of others is removed.
+pub fn newest(disk: &dyn Disk) -> io::Result<Option<(Head, Piece)>> {
+    let mut names: Vec<_> = disk.list()?.into_iter().filter(|n| n.starts_with("snapshot-")).collect();
+    names.sort();
+    let (fresh, mut whole): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|n| n.strip_suffix(".new").is_some());
+    let newest = whole.pop().map(|name| open(disk, &name)).transpose()?;
+    for name in fresh.into_iter().chain(whole) {
+        disk.remove(&name)?;
+    }
+    Ok(newest)
+}
+
+/// Reads what a snapshot says of itself.
+pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {what}"));
+    let file = disk.open(name)?;
+    let bytes = file.size()?;
+    let mut page = [0; 88];
+    let n = file.read_at(&mut page, 0)?;
+    if n < page.len() || page[..16] != MAGIC || page[80..] != check(&page[..80]) {
+        return Err(bad("its first page is not a snapshot's"));
+    }
+    let identity = Identity { key_id: u32::from_le_bytes(array(&page[16..20])), log: array(&page[24..40]) };
+    let chain = Chain { seq: u64::from_le_bytes(array(&page[40..48])), hash: array(&page[48..80]) };
+    let mut foot = [0; FOOT];
+    let at = bytes.checked_sub(FOOT as u64).ok_or_else(|| bad("it is too short"))?;
+    file.read_at(&mut foot, at)?;
+    if foot[..8] != FOOT_MAGIC || foot[56..] != check(&foot[..56]) {
+        return Err(bad("its end is missing or damaged"));
+    }
+    let end = u64::from_le_bytes(array(&foot[8..16]));
+    let before = Chain { seq: u64::from_le_bytes(array(&foot[16..24])), hash: array(&foot[24..56]) };
+    let mut trailer = None;
+    verify(&*file, end, at, before, FULL as u64, |entry, _| {
+        if let Some(Ok(Record::Trailer(json))) = records(entry.body).next() {
+            trailer = serde_json::from_slice::<Trailer>(json).ok();
+        }
+        true
+    })
+    .map_err(|e| bad(&e.to_string()))?;
+    let trailer = trailer.ok_or_else(|| bad("it has no trailer"))?;
+    let place = |(id, at, seq, hash): &(u64, u64, u64, [u8; 32])| Place {
+        id: *id,
+        at: *at,
+        before: Chain { seq: *seq, hash: *hash },
+    };
+    let places = trailer.places.iter().map(place).collect();
+    Ok((Head { identity, chain, trailer, bytes }, Piece { file, first: 0, places, end }))
+}
+
+/// Writes a snapshot.
+pub struct Writer<'a> {
+    disk: &'a dyn Disk,
+    file: Arc<dyn DiskFile>,
+    name: String,
+    at: u64,
+    chain: Chain,
+    body: Body,
+    first: Option<u64>,
+    bytes: Vec<u8>,
+    piece: Piece,
+    rows: u64,
+    time: i64,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(disk: &'a dyn Disk, identity: Identity, chain: Chain, time: i64) -> io::Result<Self> {
+        let name = name(chain.seq);
+        let file = disk.create(&format!("{name}.new"))?;
+        let mut page = vec![0; usize::try_from(PAGE).unwrap_or(4096)];
+        page[..16].copy_from_slice(&MAGIC);
+        page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
+        page[24..40].copy_from_slice(&identity.log);
+        page[40..48].copy_from_slice(&chain.seq.to_le_bytes());
+        page[48..80].copy_from_slice(&chain.hash);
+        let sum = check(&page[..80]);
+        page[80..88].copy_from_slice(&sum);
+        file.write_at(&page, 0)?;
+        let piece = Piece { file: Arc::clone(&file), first: 0, places: Vec::new(), end: PAGE };
+        let chain = snapshot_chain(chain);
+        let (body, bytes) = (Body::default(), Vec::new());
+        Ok(Self { disk, file, name, at: PAGE, chain, body, first: None, bytes, piece, rows: 0, time })
+    }
+
+    /// Adds a claim; ids ascend.
+    pub fn add(&mut self, id: u64, row: &[u8], by_selector: bool, done: Done) -> io::Result<()> {
+        self.first = self.first.or(Some(id));
+        self.body.kept(id, row, by_selector, done);
+        self.rows += 1;
+        if self.body.0.len() >= FULL { self.entry() } else { Ok(()) }
+    }
+
+    fn entry(&mut self) -> io::Result<()> {
+        let before = self.chain;
+        self.bytes.clear();
+        self.chain = write_entry(&mut self.bytes, before, self.time, &self.body.0);
+        self.file.write_at(&self.bytes, self.at)?;
+        if let Some(id) = self.first.take() {
+            self.piece.note(Place { id, at: self.at, before });
+        }
+        self.at += self.bytes.len() as u64;
+        self.body.0.clear();
+        Ok(())
+    }
+
+    /// Ends it: durable under its name when this returns.
+    pub fn finish(
+        mut self,
+        next: u64,
+        policy: Option<(String, u64)>,
+        answered: &HashMap<[u8; 16], Answered>,
+    ) -> io::Result<(Head, Piece)> {
+        if !self.body.0.is_empty() {
+            self.entry()?;
+        }
+        self.piece.end = self.at;
+        let place = |p: &Place| (p.id, p.at, p.before.seq, p.before.hash);
+        let answer = |(key, a): (&[u8; 16], &Answered)| {
+            (*key, a.request, a.claims.iter().map(|id| id.0).collect(), a.time)
+        };
+        let trailer = Trailer {
+            next,
+            policy,
+            rows: self.rows,
+            places: self.piece.places.iter().map(place).collect(),
+            answered: answered.iter().map(answer).collect(),
+        };
+        let (at, before) = (self.at, self.chain);
+        self.body.trailer(&serde_json::to_vec(&trailer)?);
+        self.entry()?;
+        let mut foot = [0; FOOT];
+        foot[..8].copy_from_slice(&FOOT_MAGIC);
+        foot[8..16].copy_from_slice(&at.to_le_bytes());
+        foot[16..24].copy_from_slice(&before.seq.to_le_bytes());
+        foot[24..56].copy_from_slice(&before.hash);
+        let sum = check(&foot[..56]);
+        foot[56..].copy_from_slice(&sum);
+        self.file.write_at(&foot, self.at)?;
+        self.file.sync()?;
+        self.disk.rename(&format!("{}.new", self.name), &self.name)?;
+        self.disk.sync()?;
+        open(self.disk, &self.name)
+    }
+}
+
+/// Reads every claim of a snapshot.
+pub fn each(
+    head: &Head,
+    piece: &Piece,
+    mut take: impl FnMut(u64, &[u8], bool, Done) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut result = Ok(());
+    let all = |entry: &Entry<'_>, _| {
+        for record in records(entry.body) {
+            if let Ok(Record::Kept { id, row, by_selector, done }) = record
+                && result.is_ok()
+            {
+                result = take(id, row, by_selector, done);
+            }
+        }
+        result.is_ok()
+    };
+    verify(&*piece.file, PAGE, piece.end, snapshot_chain(head.chain), 1 << 20, all)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+    result
+}
