@@ -39,7 +39,7 @@ use crate::{
     },
     policy::{self, Active, PolicySet},
     record::Recorder,
-    revoke::{Index, Limits, Namer, Plane, PlaneHandle, PlaneSettings, Store},
+    revoke::{Index, Limits, Plane, PlaneHandle, Store},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
         answer_kernel, bind, serve_admin, serve_observe,
@@ -146,7 +146,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         kernel,
         Arc::clone(&index),
         Arc::clone(&clock),
-        PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) },
+        settings::plane(&config, &key, limits),
     )?;
     let kernel_parts = match plane.kernel_mut() {
         None => None,
@@ -307,6 +307,7 @@ async fn serve(
         usage: shared.usage.clone().zip(uses),
         stop: stop.clone(),
         default_ttl: shared.config.load().revocation.default_ttl.0,
+        host: settings::host_name(&shared.config.load()).into(),
     };
     let observe = ObserveState {
         metrics: Arc::clone(&shared.metrics),

@@ -4,6 +4,7 @@
 //! from the command line, where `ps` shows them.
 
 mod admin;
+mod audit;
 mod check_config;
 mod client;
 mod decide;
@@ -14,6 +15,7 @@ mod fingerprint;
 mod import;
 mod input;
 mod keys;
+mod lockdown;
 mod mint;
 mod policy;
 mod revocations;
@@ -21,6 +23,7 @@ mod revoke;
 mod run;
 mod status;
 mod table;
+mod upload;
 mod usage;
 
 use std::process::ExitCode;
@@ -57,6 +60,9 @@ enum Command {
     Revoke(revoke::Args),
     Unrevoke(revocations::UnrevokeArgs),
     Revocations(revocations::Args),
+    Lockdown(lockdown::Args),
+    Unlock(lockdown::UnlockArgs),
+    Audit(audit::Args),
     Status(status::Args),
     Events(events::Args),
     Decide(decide::Args),
@@ -115,6 +121,9 @@ pub fn main() -> ExitCode {
         Command::Revoke(a) => a.run(),
         Command::Unrevoke(a) => a.run(),
         Command::Revocations(a) => a.run(),
+        Command::Lockdown(a) => a.run(),
+        Command::Unlock(a) => a.run(),
+        Command::Audit(a) => a.run(),
         Command::Status(a) => a.run(),
         Command::Events(a) => a.run(),
         Command::Decide(a) => a.run(),

@@ -26,4 +26,6 @@ pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
-pub use store::{AuditEntry, AuditError, AuditLog, Receipt, Store, StoreError, StoreReader, Tuning};
+pub use store::{
+    AuditEntry, AuditError, AuditLog, Change, LogEntry, Receipt, Store, StoreError, StoreReader, Tuning,
+};

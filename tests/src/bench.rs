@@ -1,6 +1,7 @@
 //! What the benchmark programs share: their arguments, keys and tokens, the daemon, the load, the disk.
 
 pub mod admin;
+pub mod bulk;
 pub mod daemon;
 pub mod deaths;
 pub mod disk;

@@ -37,6 +37,7 @@ mod e2e {
     mod opaque;
     mod overload;
     mod places;
+    mod plane;
     mod policies;
     mod reactions;
     mod refusal;

@@ -15,7 +15,7 @@ use crate::{
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
     policy::LoadOptions,
-    revoke::Tuning,
+    revoke::{Limits, Namer, PlaneSettings, Tuning},
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{
@@ -29,6 +29,12 @@ use crate::{
 pub fn store(c: &Config) -> Tuning {
     let (audit_keep, audit_max) = (c.revocation.audit_keep.0, c.revocation.audit_max_bytes);
     Tuning { audit_keep, audit_max, ..Tuning::default() }
+}
+
+/// What the plane is told at start.
+pub fn plane(c: &Config, key: &FingerprintKey, limits: Limits) -> PlaneSettings {
+    let namer = Namer::new(key.scan_key()).in_region(c.host.region.as_deref());
+    PlaneSettings { limits, key_id: key.id(), namer }
 }
 
 /// The kernel's settings; `None` where it is off.

@@ -1,8 +1,10 @@
 //! `portcullis revocations` and `portcullis unrevoke`
 
-use clap::Args as ClapArgs;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     OK, Outcome,
@@ -10,19 +12,95 @@ use super::{
     print, print_json,
     revoke::shown,
     table::{table, time},
+    upload::Upload,
 };
 
-/// List the revocations in force
+/// List the revocations in force; show one, its receipt, or changes as they come; take them to another store
 ///
 /// Example: portcullis revocations --json | jq '.[].fingerprint'
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List those in force, as without a command
+    List(ListArgs),
+    /// Show one
+    Show(OneArgs),
+    /// Show when one was accepted, on the disk and in force, and its entry in the audit log
+    Receipt(OneArgs),
+    /// Print all as JSON lines, for `import`
+    Export {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Revoke what `export` printed, of this or another host with the same fingerprint key
+    ///
+    /// Example: portcullis revocations import revocations.ndjson
+    Import {
+        /// The file; `-` is standard input
+        #[arg(value_name = "FILE", default_value = "-")]
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+        /// Print the daemon's lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print changes as they come
+    Watch {
+        /// Begin behind this entry of the log, instead of now
+        #[arg(long, value_name = "ENTRY")]
+        after: Option<u64>,
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+struct OneArgs {
+    /// Its id
+    #[arg(value_name = "ID")]
+    id: u64,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ListArgs {
     /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
     /// Show those behind this id
     #[arg(long, value_name = "ID", default_value_t = 0)]
     after: u64,
+    /// Only those of tokens, or by selector
+    #[arg(long, value_name = "KIND", value_parser = ["token", "selector"])]
+    kind: Option<String>,
+    /// Only those of this token
+    #[arg(long, value_name = "HEX")]
+    fingerprint: Option<String>,
+    /// Only those whose actor contains this
+    #[arg(long, value_name = "TEXT")]
+    actor: Option<String>,
+    /// Only those whose reason contains this
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only those that came this way: `admin`, `lockdown`, `import`, `selector`, or a feed's name
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -32,12 +110,138 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Outcome {
-        let (mut all, mut after) = (Vec::new(), self.after);
+        match self.command {
+            None => self.list.run(),
+            Some(Command::List(list)) => list.run(),
+            Some(Command::Show(one)) => one.run("", |claim| {
+                let mut rows = Vec::new();
+                for (name, value) in claim.as_object().into_iter().flatten() {
+                    let shown = match (name.as_str(), value) {
+                        ("created" | "until", at) => time(at.as_i64().unwrap_or(0)),
+                        ("selector", selector) => shown(selector),
+                        (_, Value::String(text)) => text.clone(),
+                        (_, other) => other.to_string(),
+                    };
+                    rows.push(vec![name.clone(), shown]);
+                }
+                table(&["", ""], &rows).trim_start().to_owned()
+            }),
+            Some(Command::Receipt(one)) => one.run("/receipt", receipt),
+            Some(Command::Export { target }) => {
+                target.lines("/v1/revocations/export", |line| print(line).map(|()| true))?;
+                Ok(OK)
+            }
+            Some(Command::Import { file, target, json }) => {
+                let defaults = Map::new();
+                Upload { target: &target, defaults, exported: true, json, key: None }.run(&file)
+            }
+            Some(Command::Watch { after, target, json }) => watch(&target, after, json),
+        }
+    }
+}
+
+impl OneArgs {
+    fn run(self, what: &str, show: impl FnOnce(&Value) -> String) -> Outcome {
+        let told = self.target.call(Method::GET, &format!("/v1/revocations/{}{what}", self.id), None)?;
+        if self.json {
+            print_json(&told)?;
+        } else {
+            print(&show(&told))?;
+        }
+        Ok(OK)
+    }
+}
+
+/// A receipt for people.
+fn receipt(r: &Value) -> String {
+    let after = |name: &str| match r[name].as_u64() {
+        Some(us) => format!("{}.{:03} ms later", us / 1000, us % 1000),
+        None => "not known: the daemon was stopped in between, and put it in force at its start".to_owned(),
+    };
+    let hash = r["hash"].as_str().unwrap_or("no longer kept");
+    format!(
+        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash})",
+        r["id"],
+        r["host"].as_str().unwrap_or_default(),
+        time(r["accepted"].as_i64().unwrap_or(0)),
+        after("synced_us"),
+        after("in_force_us"),
+        r["entry"],
+    )
+}
+
+fn watch(target: &Target, after: Option<u64>, json: bool) -> Outcome {
+    let path = after.map_or_else(
+        || "/v1/revocations/watch".to_owned(),
+        |entry| format!("/v1/revocations/watch?after={entry}"),
+    );
+    let (mut entry, mut event) = (String::new(), String::new());
+    target.lines(&path, |line| {
+        let (field, value) = line.split_once(": ").unwrap_or((line, ""));
+        match field {
+            "id" => value.clone_into(&mut entry),
+            "event" => value.clone_into(&mut event),
+            "data" => {
+                let data: Value = serde_json::from_str(value).unwrap_or_default();
+                if json {
+                    let number: u64 = entry.parse().unwrap_or(0);
+                    print(&json!({"entry": number, "event": event, "data": data}).to_string())?;
+                } else {
+                    print(&change(&event, &data))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    })?;
+    Ok(OK)
+}
+
+/// A change for people.
+fn change(event: &str, data: &Value) -> String {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    match event {
+        "revoked" => {
+            let whom = if data["selector"].is_object() {
+                shown(&data["selector"])
+            } else {
+                text(&data["fingerprint"])
+            };
+            let until = time(data["until"].as_i64().unwrap_or(0));
+            format!(
+                "revoked  {:>6}  {whom}  until {until}  {}  {}",
+                data["id"],
+                text(&data["actor"]),
+                text(&data["reason"])
+            )
+        }
+        "lifted" => format!("lifted   {}  {}", data["ids"], text(&data["by"]["actor"])),
+        "expired" => format!("expired  {}", data["ids"]),
+        _ => "reset    older changes are no longer kept: list all anew".to_owned(),
+    }
+}
+
+impl ListArgs {
+    fn filters(&self) -> String {
+        let named = [
+            ("kind", &self.kind),
+            ("fingerprint", &self.fingerprint),
+            ("actor", &self.actor),
+            ("reason", &self.reason),
+            ("source", &self.source),
+        ];
+        let given = named.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let given: Vec<String> = given.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
+        given.concat()
+    }
+
+    fn run(self) -> Outcome {
+        let (mut all, mut after, filters) = (Vec::new(), self.after, self.filters());
         while all.len() < self.limit {
             let want = (self.limit - all.len()).min(1000);
             let page = self.target.call(
                 Method::GET,
-                &format!("/v1/revocations?after={after}&limit={want}"),
+                &format!("/v1/revocations?after={after}&limit={want}{filters}"),
                 None,
             )?;
             all.extend(page["revocations"].as_array().cloned().unwrap_or_default());
@@ -69,6 +273,15 @@ impl Args {
     }
 }
 
+/// Percent-encodes what is not plain (RFC 3986, section 2.3).
+fn encoded(text: &str) -> String {
+    let one = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
 /// Lift revocations by id; other revocations of the same token stay
 ///
 /// Example: portcullis unrevoke 17
@@ -77,6 +290,9 @@ pub struct UnrevokeArgs {
     /// Ids, as `portcullis revocations` shows them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<u64>,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -87,7 +303,8 @@ pub struct UnrevokeArgs {
 impl UnrevokeArgs {
     pub fn run(self) -> Outcome {
         for id in self.ids {
-            let claim = self.target.call(Method::DELETE, &format!("/v1/revocations/{id}"), None)?;
+            let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
+            let claim = self.target.call(Method::DELETE, &path, None)?;
             if self.json {
                 print_json(&json!({"lifted": claim}))?;
             } else {

@@ -1,12 +1,13 @@
 //! `portcullis revoke`
 
-use std::time::SystemTime;
+use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args as ClapArgs;
-use http::Method;
 use serde_json::{Value, json};
 
-use super::{OK, Outcome, client::Target, input::TokenSource, print, print_json, table::time};
+use super::{
+    OK, Outcome, client::Target, input::TokenSource, print, print_json, table::time, upload::Upload,
+};
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
 ///
@@ -25,6 +26,12 @@ pub struct Args {
     /// Revoke by fingerprint, as `portcullis fingerprint` and `events` show it
     #[arg(long, value_name = "HEX", conflicts_with = "token_file")]
     fingerprint: Option<String>,
+    /// Revoke many: a line each of a file, or of standard input for `-`. A line is a token, or JSON as the API takes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["token_file", "fingerprint", "dry_run", "selector"])]
+    many: Option<PathBuf>,
+    /// Give the same key with the same order again, and nothing is revoked twice
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Only tell how many tokens seen lately it would condemn
     #[arg(long)]
     dry_run: bool,
@@ -64,8 +71,8 @@ struct SelectorArgs {
     /// A session's tokens
     #[arg(long, requires = "issuer")]
     sid: Option<String>,
-    /// A client's tokens (`azp` or `client_id`)
-    #[arg(long, requires = "issuer")]
+    /// A client's tokens (`azp` or `client_id`), of any issuer where none is named
+    #[arg(long)]
     client: Option<String>,
     /// Tokens signed with this key, which leaked
     #[arg(long, requires = "issuer")]
@@ -73,6 +80,12 @@ struct SelectorArgs {
     /// Tokens with this scope
     #[arg(long)]
     scope: Option<String>,
+    /// Tokens with this role (claim `roles`)
+    #[arg(long)]
+    role: Option<String>,
+    /// Every token, on hosts of this region (`host.region`)
+    #[arg(long)]
+    region: Option<String>,
     /// Of those, tokens issued before this time (RFC 3339, Unix seconds, or `now`), or that do not say when
     #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
     issued_before: Option<i64>,
@@ -93,6 +106,8 @@ impl SelectorArgs {
             ("client", &self.client),
             ("kid", &self.kid),
             ("scope", &self.scope),
+            ("role", &self.role),
+            ("region", &self.region),
         ] {
             if let Some(value) = value {
                 selector.insert(name.to_owned(), value.as_str().into());
@@ -127,6 +142,17 @@ fn unix_seconds(text: &str) -> Result<i64, String> {
 impl Args {
     pub fn run(self) -> Outcome {
         let mut body = json!({"reason": self.reason});
+        if let Some(ttl) = &self.ttl {
+            body["ttl"] = ttl.as_str().into();
+        }
+        if let Some(actor) = &self.actor {
+            body["actor"] = actor.as_str().into();
+        }
+        let key = self.idempotency_key.as_deref();
+        if let (Some(from), Value::Object(defaults)) = (&self.many, &body) {
+            let (target, defaults) = (&self.target, defaults.clone());
+            return Upload { target, defaults, exported: false, json: self.json, key }.run(from);
+        }
         match (&self.fingerprint, self.selector.json()) {
             (Some(f), _) => body["fingerprint"] = f.as_str().into(),
             (None, Some(selector)) => body["selector"] = selector,
@@ -135,13 +161,7 @@ impl Args {
         if self.dry_run {
             body["dry_run"] = true.into();
         }
-        if let Some(ttl) = &self.ttl {
-            body["ttl"] = ttl.as_str().into();
-        }
-        if let Some(actor) = &self.actor {
-            body["actor"] = actor.as_str().into();
-        }
-        let claim = self.target.call(Method::POST, "/v1/revocations", Some(&body))?;
+        let claim = self.target.order("/v1/revocations", &body, key)?;
         if self.json {
             print_json(&claim)?;
         } else if self.dry_run {

@@ -84,7 +84,7 @@ impl Decider {
         let status = status.map(Arc::new);
         let (mut names, mut uses) = (None, None);
         if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
-            let made = Arc::new(self.parts.plane.namer().names(&traits(identity)));
+            let made = Arc::new(self.parts.plane.namer().names(&traits(identity, &roles(identity))));
             names = Some(Arc::clone(&made));
             uses = self.uses(identity, fingerprint);
             let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
@@ -96,7 +96,7 @@ impl Decider {
 }
 
 /// What selectors go by.
-fn traits(i: &Identity) -> Traits<'_> {
+fn traits<'a>(i: &'a Identity, roles: &'a [&'a str]) -> Traits<'a> {
     Traits {
         issuer: &i.issuer,
         token_id: i.token_id.as_deref(),
@@ -105,6 +105,16 @@ fn traits(i: &Identity) -> Traits<'_> {
         client: i.client.as_deref(),
         key_id: i.key_id.as_deref(),
         scopes: &i.scopes,
+        roles,
         issued_at: i.issued_at,
+    }
+}
+
+/// The claim `roles`: a list, or one.
+fn roles(i: &Identity) -> Vec<&str> {
+    match &i.claims["roles"] {
+        Value::String(one) => vec![one],
+        Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
     }
 }

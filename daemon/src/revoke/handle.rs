@@ -8,10 +8,11 @@ use std::{
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::Serialize;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder, StoreError,
+    AnyClaim, Claim, ClaimId, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
+    StoreError,
     ledger::Condemnation,
     selecting::{self, Matched},
     store::StoreReader,
@@ -155,6 +156,7 @@ pub struct PlaneHandle {
     pub(super) reader: StoreReader,
     pub(super) clock: SharedClock,
     pub(super) namer: Namer,
+    pub(super) head: watch::Receiver<u64>,
 }
 
 impl PlaneHandle {
@@ -208,6 +210,16 @@ impl PlaneHandle {
     /// How a claim's order was carried out; `None` where there is no such claim in force.
     pub async fn receipt(&self, id: ClaimId) -> Result<Option<Receipt>, RevokeError> {
         self.read(move |reader| reader.receipt(id)).await
+    }
+
+    /// Up to `limit` entries of the log after one; `None` where some of them are not kept any more.
+    pub async fn entries(&self, after: u64, limit: usize) -> Result<Option<Vec<LogEntry>>, RevokeError> {
+        self.read(move |reader| reader.entries(after, limit)).await
+    }
+
+    /// The number of the log's last entry, as it grows: what it says is in force.
+    pub fn head(&self) -> watch::Receiver<u64> {
+        self.head.clone()
     }
 
     /// A claim in force.

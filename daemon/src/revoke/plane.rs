@@ -10,7 +10,7 @@ use std::{
 };
 
 use portcullis_common::fingerprint::DenyFingerprint;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store,
@@ -53,6 +53,7 @@ pub struct Plane {
     pub(super) settings: PlaneSettings,
     pub(super) generation: u64,
     status: Arc<RwLock<PlaneStatus>>,
+    head: watch::Sender<u64>,
     refused: u64,
     pub(super) behind: bool,
     pub(super) failed: Option<Arc<StoreError>>,
@@ -89,6 +90,7 @@ impl Plane {
             settings,
             generation: 0,
             status: Arc::default(),
+            head: watch::Sender::default(),
             refused: 0,
             behind: false,
             failed: None,
@@ -128,6 +130,7 @@ impl Plane {
             reader: self.store.reader(),
             clock: Arc::clone(&self.clock),
             namer: self.settings.namer.clone(),
+            head: self.head.subscribe(),
         };
         let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
         Ok((handle, thread))
@@ -473,6 +476,8 @@ impl Plane {
             store_failed: self.failed.is_some(),
         };
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = status;
+        let head = self.store.head().seq;
+        self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
     }
 }
 

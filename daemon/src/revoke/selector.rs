@@ -23,8 +23,8 @@ use crate::clock::WallTime;
 const DOMAIN: u64 = 0x7365_6c65_6374_6f72;
 const SHARDS: usize = 1024;
 
-/// Which tokens are meant. At most one of `jti`, `sub`, `sid`, `client`, `kid` and `scope`; all but `scope` go with the
-/// issuer, whose own they are.
+/// Which tokens are meant. At most one of `jti`, `sub`, `sid`, `client`, `kid`, `scope`, `role` and `region`; the first
+/// five are the issuer's own and go with it, but for `client`, which may mean that of any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selector {
@@ -49,6 +49,12 @@ pub struct Selector {
     /// A scope among the token's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// A role among the token's (claim `roles`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Every token, on hosts of this region (`host.region`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// Of those, only tokens whose `iat` is before this time (Unix seconds), or that have none. Alone, every such
     /// token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,13 +71,16 @@ pub enum BadSelector {
     #[error("the selector names nothing: give `iss`, `scope`, `issued_before` or `everything`")]
     Empty,
     /// Two properties.
-    #[error("a selector takes one of `jti`, `sub`, `sid`, `client`, `kid` and `scope`, not several")]
+    #[error(
+        "a selector takes one of `jti`, `sub`, `sid`, `client`, `kid`, `scope`, `role` and `region`, not several"
+    )]
     Several,
     /// A property without its issuer.
-    #[error(
-        "`jti`, `sub`, `sid`, `client` and `kid` mean something with `iss` alone: name the issuer beside it"
-    )]
+    #[error("`jti`, `sub`, `sid` and `kid` mean something with `iss` alone: name the issuer beside it")]
     NoIssuer,
+    /// A region beside an issuer.
+    #[error("`region` means every token there: it goes with `issued_before` alone")]
+    Region,
     /// An empty or overlong text.
     #[error("the texts of a selector have 1 to 1024 bytes")]
     Text,
@@ -92,6 +101,8 @@ enum Kind {
     Client = 5,
     KeyId = 6,
     Scope = 7,
+    Role = 8,
+    Region = 9,
 }
 
 /// What a token says of itself, as far as selectors go by it.
@@ -111,6 +122,8 @@ pub struct Traits<'a> {
     pub key_id: Option<&'a str>,
     /// The scopes.
     pub scopes: &'a [String],
+    /// The roles.
+    pub roles: &'a [&'a str],
     /// `iat`.
     pub issued_at: Option<i64>,
 }
@@ -134,12 +147,21 @@ impl Names {
 
 /// Makes names.
 #[derive(Clone)]
-pub struct Namer(Key);
+pub struct Namer {
+    key: Key,
+    region: Option<std::sync::Arc<str>>,
+}
 
 impl Namer {
     /// One that uses the fingerprint key.
     pub fn new(key: Key) -> Self {
-        Self(key)
+        Self { key, region: None }
+    }
+
+    /// One of a host in a region.
+    #[must_use]
+    pub fn in_region(self, region: Option<&str>) -> Self {
+        Self { region: region.map(Into::into), ..self }
     }
 
     fn name(&self, kind: Kind, issuer: &str, value: &str) -> Name {
@@ -150,7 +172,7 @@ impl Namer {
         text.extend((value.len() as u64).to_le_bytes());
         text.extend(issuer.as_bytes());
         text.extend(value.as_bytes());
-        self.0.digest(DOMAIN, &text)
+        self.key.digest(DOMAIN, &text)
     }
 
     /// The names of a token: one for each selector that could match it.
@@ -164,6 +186,12 @@ impl Namer {
             (Kind::KeyId, t.key_id),
         ] {
             names.extend(value.map(|value| self.name(kind, t.issuer, value)));
+        }
+        names.extend(t.client.map(|client| self.name(Kind::Client, "", client)));
+        names.extend(self.region.as_deref().map(|region| self.name(Kind::Region, "", region)));
+        for role in t.roles {
+            names.push(self.name(Kind::Role, "", role));
+            names.push(self.name(Kind::Role, t.issuer, role));
         }
         for scope in t.scopes {
             names.push(self.name(Kind::Scope, "", scope));
@@ -196,6 +224,8 @@ impl Selector {
             (Kind::Client, &self.client),
             (Kind::KeyId, &self.kid),
             (Kind::Scope, &self.scope),
+            (Kind::Role, &self.role),
+            (Kind::Region, &self.region),
         ]
         .into_iter()
         .filter_map(|(kind, value)| Some((kind, value.as_deref()?)))
@@ -211,8 +241,12 @@ impl Selector {
         if count > 1 {
             return Err(BadSelector::Several);
         }
-        if count == 1 && self.scope.is_none() && self.iss.is_none() {
+        let of_issuer = [&self.jti, &self.sub, &self.sid, &self.kid].into_iter().any(Option::is_some);
+        if of_issuer && self.iss.is_none() {
             return Err(BadSelector::NoIssuer);
+        }
+        if self.region.is_some() && self.iss.is_some() {
+            return Err(BadSelector::Region);
         }
         if self.everything && (count == 1 || self.iss.is_some()) {
             return Err(BadSelector::Everything);
@@ -235,6 +269,8 @@ impl std::fmt::Display for Selector {
             ("client", &self.client),
             ("kid", &self.kid),
             ("scope", &self.scope),
+            ("role", &self.role),
+            ("region", &self.region),
         ] {
             parts.extend(value.as_ref().map(|value| format!("{name}={value}")));
         }
@@ -390,7 +426,7 @@ mod tests {
     const NOW: WallTime = WallTime(1_000);
 
     fn namer() -> Namer {
-        Namer::new(Key { k0: 1, k1: 2 })
+        Namer::new(Key { k0: 1, k1: 2 }).in_region(Some("eu"))
     }
 
     fn token(scopes: &[String], issued_at: Option<i64>) -> Traits<'_> {
@@ -402,6 +438,7 @@ mod tests {
             client: Some("app"),
             key_id: Some("k1"),
             scopes,
+            roles: &["ops", "dev"],
             issued_at,
         }
     }
@@ -431,6 +468,10 @@ mod tests {
             r#"{"iss":"https://a","kid":"k1"}"#,
             r#"{"scope":"admin"}"#,
             r#"{"iss":"https://a","scope":"orders:read"}"#,
+            r#"{"client":"app"}"#,
+            r#"{"role":"dev"}"#,
+            r#"{"iss":"https://a","role":"ops"}"#,
+            r#"{"region":"eu"}"#,
             r#"{"issued_before":101}"#,
             r#"{"iss":"https://a","sub":"alice","issued_before":101}"#,
             r#"{"everything":true}"#,
@@ -445,6 +486,10 @@ mod tests {
             r#"{"iss":"https://a","sub":"j1"}"#,
             r#"{"iss":"https://a","sid":"app"}"#,
             r#"{"scope":"orders"}"#,
+            r#"{"client":"ops"}"#,
+            r#"{"role":"admin"}"#,
+            r#"{"iss":"https://b","role":"ops"}"#,
+            r#"{"region":"us"}"#,
             r#"{"iss":"https://b","scope":"admin"}"#,
             r#"{"issued_before":100}"#,
             r#"{"iss":"https://a","sub":"alice","issued_before":100}"#,
@@ -462,6 +507,8 @@ mod tests {
             (r#"{"sub":"a"}"#, BadSelector::NoIssuer),
             (r#"{"iss":"i","sub":"a","jti":"b"}"#, BadSelector::Several),
             (r#"{"iss":""}"#, BadSelector::Text),
+            (r#"{"iss":"i","region":"eu"}"#, BadSelector::Region),
+            (r#"{"role":"a","scope":"b"}"#, BadSelector::Several),
             (r#"{"everything":true,"iss":"i"}"#, BadSelector::Everything),
         ] {
             assert_eq!(selector(json).check(), Err(e), "{json}");

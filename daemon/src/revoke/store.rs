@@ -22,7 +22,7 @@ use thiserror::Error;
 
 pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
-    catalog::{Answered, Receipt, StoreReader},
+    catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
 };
 use self::{
     catalog::{Catalog, Piece, Place, Shared, damaged},
@@ -32,7 +32,7 @@ use self::{
 use super::{Claim, ClaimId, SelectorClaim, ledger::ClaimHead, row};
 use crate::{
     clock::WallTime,
-    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, Position, Sizes, verify},
+    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, Sizes, verify},
 };
 
 /// Orders that may be repeated are remembered for so long, in ms.
@@ -247,7 +247,7 @@ impl Catalog {
         let end = p.at + entry.size() as u64;
         if self.pieces.last().is_none_or(|last| last.first != p.segment) {
             let file = Arc::clone(&p.file);
-            self.pieces.push(Piece { file, first: p.segment, places: Vec::new(), end });
+            self.pieces.push(Piece { file, first: p.segment, before: p.before, places: Vec::new(), end });
         }
         if let Some(piece) = self.pieces.last_mut() {
             piece.end = end;
@@ -349,11 +349,7 @@ impl Store {
         let catalog = self.shared.read();
         let mut bad = None;
         for piece in &catalog.pieces {
-            let before = match (&self.snapshot, piece.first) {
-                (Some(head), 0) => record::snapshot_chain(head.chain),
-                _ => self.before(piece.first),
-            };
-            verify(&*piece.file, crate::journal::PAGE, piece.end, before, READ, |entry, _| {
+            verify(&*piece.file, PAGE, piece.end, piece.before, READ, |entry, _| {
                 for record in records(entry.body) {
                     let (id, row, by_selector) = match record {
                         Ok(Record::Add(id, row)) => (id, row, false),
@@ -379,13 +375,6 @@ impl Store {
             .map_err(|e| damaged(&self.path, &e.to_string()))?;
         }
         bad.map_or(Ok(()), |id| Err(damaged(&self.path, &format!("row {id} is no claim"))))
-    }
-
-    /// The chain before the first entry of a file of the log.
-    fn before(&self, first: u64) -> Chain {
-        let sealed = self.journal.sealed().iter().map(|s| s.before);
-        let mut all = sealed.chain([self.journal.active().before]);
-        all.find(|b| b.seq + 1 == first).unwrap_or(Chain { seq: 0, hash: [0; 32] })
     }
 
     /// A reader for other threads.

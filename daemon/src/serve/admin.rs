@@ -2,24 +2,24 @@
 //!
 //! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
 
+mod batch;
 mod keys;
+mod order;
+mod revocations;
+mod watch;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected},
-    http::StatusCode,
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, State, connect_info::Connected},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{get, post},
     serve::IncomingStream,
 };
-use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use portcullis_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -40,10 +40,7 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{
-        AnyClaim, ClaimId, Order, PlaneHandle, RevokeError, Selector, SelectorClaim, SelectorOrder,
-        StoreError,
-    },
+    revoke::{PlaneHandle, RevokeError, StoreError},
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
     usage::Book,
@@ -51,10 +48,6 @@ use crate::{
 
 /// Longest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// Longest page of a listing.
-const MAX_PAGE: usize = 10_000;
-/// Longest reason given for a revocation, in bytes.
-const MAX_REASON: usize = 1000;
 
 /// A kernel event as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -107,6 +100,8 @@ pub struct AdminState {
     pub stop: CancellationToken,
     /// Lifetime of a revocation that names none.
     pub default_ttl: Duration,
+    /// This host's name.
+    pub host: Arc<str>,
 }
 
 /// The caller's user id.
@@ -119,25 +114,47 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-impl Peer {
-    /// Who orders: the user id, with the name that was given, if one was.
-    fn actor(&self, given: Option<String>) -> Result<String, ApiError> {
-        let peer = self.0.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
+/// Who orders, as it is noted.
+#[derive(Clone, Debug)]
+struct Caller(String);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
+        let peer = parts.extensions.get::<ConnectInfo<Peer>>();
+        Ok(Self(peer.and_then(|p| p.0.0).map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"))))
+    }
+}
+
+impl Caller {
+    /// With the name that was given, if one was.
+    fn named(&self, given: Option<&str>) -> Result<String, ApiError> {
         match given {
-            None => Ok(peer),
+            None => Ok(self.0.clone()),
             Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => {
-                Ok(format!("{a} ({peer})"))
+                Ok(format!("{a} ({})", self.0))
             }
             Some(_) => Err(bad("`actor` must be printable and of at most 100 bytes")),
         }
     }
 }
 
-fn check_reason(reason: String) -> Result<String, ApiError> {
-    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+impl AdminState {
+    /// Notes in the audit log what was done; it is on the disk when this returns. That it is not is said in the log
+    /// and is no error: what was done is done.
+    async fn noted(&self, by: &Caller, action: &str, what: Value) {
+        let mut note = json!({"action": action, "actor": by.0});
+        if let (Value::Object(note), Value::Object(what)) = (&mut note, what) {
+            note.extend(what);
+        }
+        if let Err(e) = self.plane.note(&note).await {
+            tracing::error!(error = %e, action, "the audit log has no line of what was done");
+        }
     }
-    Ok(reason)
 }
 
 /// An error as the API tells it.
@@ -181,8 +198,13 @@ pub struct AdminSocket(UnixSocket);
 /// Serves until `stop`, then removes the socket.
 pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: CancellationToken) {
     let router = Router::new()
-        .route("/v1/revocations", post(revoke).get(list))
-        .route("/v1/revocations/{id}", delete(unrevoke))
+        .route("/v1/revocations", post(revocations::revoke).get(revocations::list))
+        .route("/v1/revocations/{id}", get(revocations::get).delete(revocations::lift))
+        .route("/v1/revocations/{id}/receipt", get(revocations::receipt))
+        .route("/v1/revocations/batch", post(batch::revoke))
+        .route("/v1/revocations/export", get(batch::export))
+        .route("/v1/revocations/stats", get(revocations::stats))
+        .route("/v1/revocations/watch", get(watch::watch))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/decide", post(decide))
@@ -212,27 +234,6 @@ impl AdminSocket {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RevokeRequest {
-    token: Option<String>,
-    fingerprint: Option<String>,
-    selector: Option<Selector>,
-    ttl: Option<String>,
-    #[serde(default)]
-    reason: String,
-    actor: Option<String>,
-    /// Only tells what it would do.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// Who is meant.
-enum Target {
-    Token(DenyFingerprint),
-    Selector(Selector),
-}
-
 fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     // serde's messages may quote what they choke on, and that may be a token.
     serde_json::from_slice(body).map_err(|e| {
@@ -240,76 +241,6 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
             if e.is_data() { "has a member that is unknown or of the wrong type" } else { "is not JSON" };
         bad(format!("the body {what} (line {}, column {})", e.line(), e.column()))
     })
-}
-
-async fn revoke(
-    State(s): State<AdminState>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    let start = Instant::now();
-    let r: RevokeRequest = parse(&body)?;
-    let target = match (r.token, r.fingerprint, r.selector) {
-        (Some(token), None, None) => Target::Token(s.decider.key().deny(&read_token(&token)?)),
-        (None, Some(f), None) => Target::Token(f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?),
-        (None, None, Some(selector)) => {
-            selector.check().map_err(|e| bad(e.to_string()))?;
-            Target::Selector(selector)
-        }
-        _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
-    };
-    let ttl = match r.ttl.as_deref() {
-        None => s.default_ttl,
-        Some(text) => humantime::parse_duration(text).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
-            bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\""))
-        })?,
-    };
-    let (reason, actor) = (check_reason(r.reason)?, peer.actor(r.actor)?);
-    let until = s.clock.wall().plus(ttl);
-    let source = "admin".to_owned();
-    match target {
-        Target::Selector(selector) => {
-            by_selector(&s, SelectorOrder { selector, until, reason, actor, source }, r.dry_run, start).await
-        }
-        Target::Token(fingerprint) if r.dry_run => {
-            Ok(Json(json!({"dry_run": true, "fingerprint": fingerprint.to_string(), "live": 1}))
-                .into_response())
-        }
-        Target::Token(fingerprint) => {
-            let order = Order { fingerprint, until, reason, actor, source, parent: None };
-            let claim = s.plane.revoke(order).await?;
-            s.metrics.revocation("admin", start.elapsed());
-            tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
-            Ok((StatusCode::CREATED, Json(claim)).into_response())
-        }
-    }
-}
-
-/// Revokes all that a selector matches: the decision path refuses it from here on, seen or not, and what was seen lately
-/// is in the kernel when this is answered.
-async fn by_selector(
-    s: &AdminState,
-    order: SelectorOrder,
-    dry_run: bool,
-    start: Instant,
-) -> Result<Response, ApiError> {
-    if dry_run {
-        let (id, created) = (ClaimId(0), s.clock.wall());
-        let SelectorOrder { selector, until, reason, actor, source } = order;
-        let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
-        let live = s.decider.matched(&claim).len();
-        return Ok(Json(json!({"dry_run": true, "selector": claim.selector, "live": live})).into_response());
-    }
-    let claim = s.plane.select(order).await?;
-    let matched = s.decider.matched(&claim);
-    let live = matched.len();
-    let condemned = s.plane.follow(claim.id, matched).await?;
-    s.metrics.revocation("admin", start.elapsed());
-    tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, reason = claim.reason, live, condemned, "revoked by selector");
-    let mut told = serde_json::to_value(&claim).unwrap_or_default();
-    told["live"] = live.into();
-    told["condemned"] = condemned.into();
-    Ok((StatusCode::CREATED, Json(told)).into_response())
 }
 
 /// A token as it may stand in a request: whatever else is there could never be condemned by its text.
@@ -324,44 +255,6 @@ fn read_token(text: &str) -> Result<Token, ApiError> {
         return Err(bad("the token is longer than 4096 bytes, which is what the kernel reads"));
     }
     Ok(Token::new(text.to_owned()))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct By {
-    #[serde(default)]
-    reason: String,
-    actor: Option<String>,
-}
-
-async fn unrevoke(
-    State(s): State<AdminState>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    UrlPath(id): UrlPath<u64>,
-    Query(by): Query<By>,
-) -> Result<Response, ApiError> {
-    let reason = check_reason(by.reason)?;
-    let actor = peer.actor(by.actor)?;
-    let claim = s.plane.lift(ClaimId(id), &json!({"actor": actor, "reason": reason})).await?;
-    match &claim {
-        AnyClaim::Token(c) => tracing::info!(id, fingerprint = %c.fingerprint, "revocation lifted"),
-        AnyClaim::Selector(c) => tracing::info!(id, selector = %c.selector, "revocation lifted"),
-    }
-    Ok(Json(claim).into_response())
-}
-
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    after: u64,
-    limit: Option<usize>,
-}
-
-async fn list(State(s): State<AdminState>, Query(page): Query<Page>) -> Result<Response, ApiError> {
-    let limit = page.limit.unwrap_or(100).clamp(1, MAX_PAGE);
-    let claims = s.plane.list(ClaimId(page.after), limit, |_| true).await?;
-    let next = claims.last().filter(|_| claims.len() == limit).map(AnyClaim::id);
-    Ok(Json(json!({"revocations": claims, "next": next})).into_response())
 }
 
 async fn status(State(s): State<AdminState>) -> Json<Value> {
@@ -449,12 +342,15 @@ async fn fingerprint(State(s): State<AdminState>, body: Bytes) -> Result<Respons
     Ok(Json(json!({"fingerprint": f.to_string(), "key_id": format!("{:08x}", key.id())})).into_response())
 }
 
-async fn reload(State(s): State<AdminState>) -> Result<Response, ApiError> {
+async fn reload(State(s): State<AdminState>, by: Caller) -> Result<Response, ApiError> {
     let (reply, answer) = tokio::sync::oneshot::channel();
     let stopping = || ApiError(StatusCode::SERVICE_UNAVAILABLE, "busy", "the daemon is stopping".to_owned());
     s.reload.send(reply).await.map_err(|_| stopping())?;
     match answer.await.map_err(|_| stopping())? {
-        Ok(generation) => Ok(Json(json!({"generation": generation})).into_response()),
+        Ok(generation) => {
+            s.noted(&by, "reload", json!({"generation": generation})).await;
+            Ok(Json(json!({"generation": generation})).into_response())
+        }
         Err(message) => Err(ApiError(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", message)),
     }
 }

@@ -347,6 +347,12 @@ impl Metrics {
         self.revocation_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts revocations that were acknowledged together.
+    pub fn revocations(&self, source: &str, count: u64, took: Duration) {
+        self.revocations.with_label_values(&[source]).inc_by(count);
+        self.revocation_seconds.observe(took.as_secs_f64());
+    }
+
     /// Notes what the deny map holds: claims, then entries and room by revocation and by policy.
     pub fn deny_map(&self, claims: usize, revoked: (usize, usize), condemned: (usize, usize)) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

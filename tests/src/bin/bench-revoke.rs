@@ -22,6 +22,7 @@ use portcullis_tests::{
     bench::{
         Args,
         admin::Admin,
+        bulk,
         daemon::{Daemon, Setting, quoted},
         deaths, disk, percentile,
     },
@@ -98,7 +99,16 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     }
     let guarded = SocketAddr::from(([127, 0, 0, 1], 8080));
     let token = || fresh.take(1).remove(0);
-    deaths::measure(figures, &daemon.socket, guarded, token, if args.quick { 3 } else { 50 })
+    deaths::measure(figures, &daemon.socket, guarded, token, if args.quick { 3 } else { 50 })?;
+    drop(daemon);
+    for count in if args.quick { &[100_000][..] } else { &[1_000_000, 10_000_000] } {
+        let own = dir.path().join(count.to_string());
+        fs::create_dir(&own)?;
+        let pins = Pins::mount(&own)?;
+        bulk::measure(figures, &own, &tables(&own, Some(count + count / 8))?, *count)?;
+        drop(pins);
+    }
+    Ok(())
 }
 
 /// A mounted BPF file system; unmounted when dropped, or its directory could not be removed.
@@ -116,27 +126,41 @@ fn isolate(dir: &Path) -> Result<Pins> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make namespaces")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make mounts private")?;
-    let pins = dir.join("bpf");
-    DirBuilder::new().mode(0o700).create(&pins)?;
-    mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .with_context(|| format!("cannot mount a BPF file system at `{}`", pins.display()))?;
-    let pins = Pins(pins);
+    let pins = Pins::mount(dir)?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot start `ip`")?;
     ensure!(up.success(), "`ip link set lo up` failed");
     Ok(pins)
 }
 
+impl Pins {
+    fn mount(dir: &Path) -> Result<Self> {
+        let pins = dir.join("bpf");
+        DirBuilder::new().mode(0o700).create(&pins)?;
+        mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+            .with_context(|| format!("cannot mount a BPF file system at `{}`", pins.display()))?;
+        Ok(Self(pins))
+    }
+}
+
 fn start(dir: &Path) -> Result<Daemon> {
+    Daemon::start(&Setting { dir, tables: tables(dir, None)?, core: None })
+}
+
+/// The configuration of a daemon that enforces, with room for so many revocations.
+fn tables(dir: &Path, room: Option<usize>) -> Result<String> {
     let policies = dir.join("policies");
     fs::create_dir(&policies)?;
     fs::write(policies.join("p.rego"), "package p\n\nimport rego.v1\n\ndefault allow := false\n")?;
-    let tables = format!(
-        "[kernel]\nmode = \"enforce\"\ninterfaces = [\"lo\"]\nports = [8080]\npin_dir = {}\n[policy]\ndirs = [{}]\ndecision = \"p/allow\"\n[token]\nfingerprint_key = {}\n",
+    let room = room.map_or_else(String::new, |n| {
+        let policy = n / 16;
+        format!("max_entries = {}\npolicy_entries = {policy}\n", n + policy)
+    });
+    Ok(format!(
+        "[kernel]\n{room}mode = \"enforce\"\ninterfaces = [\"lo\"]\nports = [8080]\npin_dir = {}\n[policy]\ndirs = [{}]\ndecision = \"p/allow\"\n[token]\nfingerprint_key = {}\n",
         quoted(&dir.join("bpf/portcullis")),
         quoted(&policies),
         quoted(&dir.join("fingerprint.key")),
-    );
-    Daemon::start(&Setting { dir, tables, core: None })
+    ))
 }
 
 /// Tokens that were not revoked before.

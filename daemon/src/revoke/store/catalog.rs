@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::WallTime,
     hex,
-    journal::{Chain, DiskFile, Entry, verify},
+    journal::{Chain, DiskFile, Entry, PAGE, verify},
 };
 
 /// Bytes of a file between two places that are remembered.
@@ -34,6 +34,8 @@ pub struct Piece {
     pub file: Arc<dyn DiskFile>,
     /// The number of its first entry; 0 for a snapshot.
     pub first: u64,
+    /// The chain before its first entry.
+    pub before: Chain,
     pub places: Vec<Place>,
     pub end: u64,
 }
@@ -67,6 +69,33 @@ pub struct Catalog {
     pub gone: HashSet<u64>,
     pub done: BTreeMap<u64, Done>,
     pub answered: HashMap<[u8; 16], Answered>,
+}
+
+/// What an entry of the log changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A claim was added.
+    Revoked(Box<AnyClaim>),
+    /// Claims were lifted.
+    Lifted {
+        /// Which.
+        ids: Vec<ClaimId>,
+        /// By whom, and why.
+        by: serde_json::Value,
+    },
+    /// The time of claims is over.
+    Expired(Vec<ClaimId>),
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its number.
+    pub entry: u64,
+    /// When it was written (ms since 1970).
+    pub time: i64,
+    /// What it changes, in order; nothing, often.
+    pub changes: Vec<Change>,
 }
 
 /// How an order was carried out.
@@ -199,6 +228,48 @@ impl StoreReader {
         self.shared.upgrade()?.read().answered.get(key).cloned()
     }
 
+    /// Up to `limit` entries of the log after one, in order; `None` where some of them are not kept any more.
+    pub fn entries(&self, after: u64, limit: usize) -> Result<Option<Vec<LogEntry>>, StoreError> {
+        let shared = self.shared.upgrade().ok_or_else(|| damaged(&self.path, "the daemon is stopping"))?;
+        let pieces: Vec<_> = {
+            let catalog = shared.read();
+            let mut log = catalog.pieces.iter().filter(|p| p.first != 0).peekable();
+            if log.peek().is_some_and(|p| p.first > after + 1) {
+                return Ok(None);
+            }
+            let seek = |p: &Piece| {
+                let n = p.places.partition_point(|place| place.before.seq <= after);
+                let place = n.checked_sub(1).map(|n| (p.places[n].at, p.places[n].before));
+                let (at, before) = place.unwrap_or((PAGE, p.before));
+                (Arc::clone(&p.file), at, before, p.end)
+            };
+            log.map(seek).collect()
+        };
+        let (mut entries, mut bad) = (Vec::new(), false);
+        for (file, at, before, end) in pieces {
+            verify(&*file, at, end, before, APART, |entry, _| {
+                if entry.chain.seq > after {
+                    match changes(entry) {
+                        Some(changes) => {
+                            entries.push(LogEntry { entry: entry.chain.seq, time: entry.time, changes });
+                        }
+                        None => bad = true,
+                    }
+                }
+                entries.len() < limit && !bad
+            })
+            .map_err(|e| damaged(&self.path, &e.to_string()))?;
+            if entries.len() >= limit || bad {
+                break;
+            }
+        }
+        if bad {
+            Err(damaged(&self.path, "an entry holds what this version does not know"))
+        } else {
+            Ok(Some(entries))
+        }
+    }
+
     fn find<T>(&self, id: ClaimId, make: impl FnOnce(&Found<'_>) -> T) -> Result<Option<T>, StoreError> {
         let (mut make, mut made) = (Some(make), None);
         self.each(id.0, 0, |found| {
@@ -255,6 +326,26 @@ impl StoreReader {
     fn not_a_claim(&self, id: u64) -> StoreError {
         damaged(&self.path, &format!("row {id} is no claim"))
     }
+}
+
+/// What an entry changes; `None` where it is not known.
+fn changes(entry: &Entry<'_>) -> Option<Vec<Change>> {
+    let mut all = Vec::new();
+    for record in records(entry.body) {
+        all.push(match record.ok()? {
+            Record::Add(id, row) => Change::Revoked(Box::new(AnyClaim::Token(row::decode(id, row)?))),
+            Record::Select(_, json) => {
+                Change::Revoked(Box::new(AnyClaim::Selector(serde_json::from_slice(json).ok()?)))
+            }
+            Record::Lift(ids, by) => Change::Lifted {
+                ids: ids.iter().map(ClaimId).collect(),
+                by: serde_json::from_slice(by).unwrap_or_default(),
+            },
+            Record::Over(ids) => Change::Expired(ids.iter().map(ClaimId).collect()),
+            _ => continue,
+        });
+    }
+    Some(all)
 }
 
 /// Hands out the claims of an entry; tells whether to go on.

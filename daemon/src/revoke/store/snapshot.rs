@@ -116,7 +116,10 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
         before: Chain { seq: *seq, hash: *hash },
     };
     let places = trailer.places.iter().map(place).collect();
-    Ok((Head { identity, chain, trailer, bytes }, Piece { file, first: 0, places, end }))
+    Ok((
+        Head { identity, chain, trailer, bytes },
+        Piece { file, first: 0, before: snapshot_chain(chain), places, end },
+    ))
 }
 
 /// Writes a snapshot.
@@ -147,8 +150,8 @@ impl<'a> Writer<'a> {
         let sum = check(&page[..80]);
         page[80..88].copy_from_slice(&sum);
         file.write_at(&page, 0)?;
-        let piece = Piece { file: Arc::clone(&file), first: 0, places: Vec::new(), end: PAGE };
         let chain = snapshot_chain(chain);
+        let piece = Piece { file: Arc::clone(&file), first: 0, before: chain, places: Vec::new(), end: PAGE };
         let (body, bytes) = (Body::default(), Vec::new());
         Ok(Self { disk, file, name, at: PAGE, chain, body, first: None, bytes, piece, rows: 0, time })
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::{ConnectInfo, Path, State},
+    extract::{Path, State},
     http::StatusCode,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, Peer, bad, parse};
+use super::{AdminState, ApiError, Caller, bad, parse};
 use crate::{
     clock::WallTime,
     revoke::Order,
@@ -64,10 +64,6 @@ fn seconds(name: &str, text: &str) -> Result<i64, ApiError> {
     read.ok_or_else(|| bad(format!("`{name}` \"{text}\" is not a length of time such as \"12h\" or \"90d\"")))
 }
 
-fn actor(uid: Option<u32>) -> String {
-    uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"))
-}
-
 /// Runs what waits for the disk.
 async fn waiting<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiKeyError> + Send + 'static,
@@ -79,7 +75,7 @@ async fn waiting<T: Send + 'static>(
 
 pub(super) async fn issue(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    by: Caller,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let (keys, r): (_, IssueRequest) = (store(&s)?, parse(&body)?);
@@ -87,9 +83,10 @@ pub(super) async fn issue(
     let ttl = r.ttl.as_deref().map(|text| seconds("ttl", text)).transpose()?;
     let expires = ttl.map(|ttl| now.saturating_add(ttl));
     let (subject, client, scopes, roles) = (r.subject, r.client, r.scopes, r.roles);
-    let new = NewApiKey { subject, client, scopes, roles, expires, actor: actor(uid) };
+    let new = NewApiKey { subject, client, scopes, roles, expires, actor: by.0.clone() };
     let (key, token) = waiting(move || keys.issue(new, now)).await?;
     tracing::info!(id = key.id, subject = key.subject, actor = key.actor, "API key issued");
+    s.noted(&by, "issue_key", json!({"key": key.id, "subject": key.subject})).await;
     Ok((StatusCode::CREATED, Json(json!({"key": key, "token": token.as_str()}))))
 }
 
@@ -99,35 +96,37 @@ pub(super) async fn list(State(s): State<AdminState>) -> Result<Json<Value>, Api
 
 pub(super) async fn rotate(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    by: Caller,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let (keys, r): (_, RotateRequest) = (store(&s)?, parse(&body)?);
     let overlap = seconds("overlap", r.overlap.as_deref().unwrap_or("0s"))?;
-    let (now, by) = (s.clock.wall().seconds(), actor(uid));
-    let (old, new, token) = waiting(move || keys.rotate(&id, overlap, &by, now)).await?;
+    let (now, actor) = (s.clock.wall().seconds(), by.0.clone());
+    let (old, new, token) = waiting(move || keys.rotate(&id, overlap, &actor, now)).await?;
+    s.noted(&by, "rotate_key", json!({"key": old.id, "new": new.id, "overlap_seconds": overlap})).await;
     tracing::info!(old = old.id, new = new.id, actor = new.actor, overlap, "API key rotated");
-    let in_kernel = if old.disabled.is_some() { condemn(&s, &old, "rotated", uid).await } else { None };
+    let in_kernel = if old.disabled.is_some() { condemn(&s, &old, "rotated", &by).await } else { None };
     let told = json!({"old": old, "key": new, "token": token.as_str(), "revocation": in_kernel});
     Ok((StatusCode::CREATED, Json(told)))
 }
 
 pub(super) async fn disable(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    by: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let (keys, now) = (store(&s)?, s.clock.wall().seconds());
     let key = waiting(move || keys.disable(&id, now)).await?;
-    tracing::info!(id = key.id, subject = key.subject, actor = actor(uid), "API key disabled");
-    let revocation = condemn(&s, &key, "disabled", uid).await;
+    tracing::info!(id = key.id, subject = key.subject, actor = by.0, "API key disabled");
+    s.noted(&by, "disable_key", json!({"key": key.id})).await;
+    let revocation = condemn(&s, &key, "disabled", &by).await;
     Ok(Json(json!({"key": key, "revocation": revocation})))
 }
 
 /// Revokes a disabled key, so that the kernel refuses it: the revocation's id. The decision path refuses it anyway, for
 /// good; so where this fails it is said, and is no error.
-async fn condemn(s: &AdminState, key: &ApiKey, why: &str, uid: Option<u32>) -> Option<u64> {
+async fn condemn(s: &AdminState, key: &ApiKey, why: &str, by: &Caller) -> Option<u64> {
     let Some(fingerprint) = key.fingerprint(s.decider.key()) else {
         tracing::warn!(
             id = key.id,
@@ -142,7 +141,7 @@ async fn condemn(s: &AdminState, key: &ApiKey, why: &str, uid: Option<u32>) -> O
     }
     let reason = format!("API key {} {why}", key.id);
     let order =
-        Order { fingerprint, until, reason, actor: actor(uid), source: "admin".to_owned(), parent: None };
+        Order { fingerprint, until, reason, actor: by.0.clone(), source: "admin".to_owned(), parent: None };
     match s.plane.revoke(order).await {
         Ok(claim) => Some(claim.id.0),
         Err(e) => {

@@ -1,14 +1,10 @@
 //! The candidate set beside the live one: what it would change, promoting it, going back.
 
-use axum::{
-    Json,
-    extract::{ConnectInfo, State},
-    http::StatusCode,
-};
-use serde_json::Value;
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{AdminState, ApiError, Peer};
+use super::{AdminState, ApiError, Caller};
 
 /// An order to change the live set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +29,12 @@ pub(super) async fn shadow(State(s): State<AdminState>) -> Result<Json<Value>, A
     told.map(Json).map_err(|_| stopping())
 }
 
-pub(super) async fn promote(s: State<AdminState>, peer: ConnectInfo<Peer>) -> Result<Json<Value>, ApiError> {
-    change(s, peer, PromotionKind::Promote).await
+pub(super) async fn promote(s: State<AdminState>, by: Caller) -> Result<Json<Value>, ApiError> {
+    change(s, by, PromotionKind::Promote).await
 }
 
-pub(super) async fn rollback(s: State<AdminState>, peer: ConnectInfo<Peer>) -> Result<Json<Value>, ApiError> {
-    change(s, peer, PromotionKind::Rollback).await
+pub(super) async fn rollback(s: State<AdminState>, by: Caller) -> Result<Json<Value>, ApiError> {
+    change(s, by, PromotionKind::Rollback).await
 }
 
 fn stopping() -> ApiError {
@@ -47,12 +43,15 @@ fn stopping() -> ApiError {
 
 async fn change(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    by: Caller,
     kind: PromotionKind,
 ) -> Result<Json<Value>, ApiError> {
-    let actor = uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"));
+    let actor = by.0.clone();
     let (reply, answer) = oneshot::channel();
     s.promotions.send((Promotion { kind, actor }, reply)).await.map_err(|_| stopping())?;
     let done = answer.await.map_err(|_| stopping())?;
+    let action = if kind == PromotionKind::Promote { "promote" } else { "rollback" };
+    let outcome = done.as_ref().map_or_else(|why| json!({"refused": why}), |told| json!({"outcome": told}));
+    s.noted(&by, action, outcome).await;
     done.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", why))
 }

@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, MAX_PAGE, bad};
+use super::{AdminState, ApiError, bad, revocations::MAX_PAGE};
 use crate::usage::{Row, UsageError};
 
 /// Entries that were used last before an hour, at most so many.

@@ -1,0 +1,228 @@
+//! Many revocations from a file or a pipe: lines in, each one's result out, and a line of progress for people.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, IsTerminal as _, Write as _, stderr, stdin},
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+
+use super::{FAILED, Failure, OK, Outcome, REFUSED, client::Target, print};
+
+/// Bytes sent at once.
+const PART: usize = 64 << 10;
+/// Refusals that are shown; more are counted.
+const SHOWN: u64 = 20;
+
+/// What is done with each line.
+pub struct Upload<'a> {
+    /// The daemon.
+    pub target: &'a Target,
+    /// What lines have that do not say otherwise: `ttl`, `reason`, `actor`.
+    pub defaults: Map<String, Value>,
+    /// Lines are those of an export.
+    pub exported: bool,
+    /// Print the daemon's lines.
+    pub json: bool,
+    /// Sent as `Idempotency-Key`.
+    pub key: Option<&'a str>,
+}
+
+impl Upload<'_> {
+    /// Sends every line of a file, or of standard input for `-`.
+    pub fn run(&self, from: &Path) -> Outcome {
+        let (input, bytes): (Box<dyn BufRead + Send>, u64) = if from.as_os_str() == "-" {
+            (Box::new(BufReader::new(stdin())), 0)
+        } else {
+            let file = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+            let bytes = file.metadata()?.len();
+            (Box::new(BufReader::with_capacity(PART, file)), bytes)
+        };
+        let (defaults, exported) = (self.defaults.clone(), self.exported);
+        let mut lines = Lines { input, defaults, exported, number: 0 };
+        let mut progress = Progress { start: Instant::now(), shown: None, bytes, refused: 0, accepted: 0 };
+        let path = if self.json { "/v1/revocations/batch" } else { "/v1/revocations/batch?results=errors" };
+        let mut end = None;
+        self.target.upload(
+            path,
+            self.key,
+            move || lines.part(),
+            |line| {
+                if self.json {
+                    print(line)?;
+                }
+                let told: Value = serde_json::from_str(line)?;
+                if told["done"].is_boolean() {
+                    end = Some(told);
+                } else if told["code"].is_string() {
+                    progress.refusal(&told, self.json);
+                } else {
+                    progress.show(&told["progress"]);
+                }
+                Ok(())
+            },
+        )?;
+        progress.clear();
+        let end = end.ok_or_else(|| {
+            Failure::new(
+                FAILED,
+                "the daemon's answer was cut off: what it told of is revoked, the rest may be",
+            )
+        })?;
+        let (accepted, refused) = (&end["accepted"], end["refused"].as_u64().unwrap_or(0));
+        if !self.json {
+            print(&format!("revoked: {accepted}, refused: {refused}"))?;
+        }
+        match end["message"].as_str() {
+            Some(why) => Err(Failure::new(FAILED, format!("not all lines were read: {why}"))),
+            None => Ok(if refused == 0 { OK } else { REFUSED }),
+        }
+    }
+}
+
+/// Lines as the API takes them.
+struct Lines {
+    input: Box<dyn BufRead + Send>,
+    defaults: Map<String, Value>,
+    exported: bool,
+    number: u64,
+}
+
+impl Lines {
+    /// Some lines, ready to be sent; empty at the end.
+    fn part(&mut self) -> anyhow::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(PART + 4096);
+        let mut line = zeroize::Zeroizing::new(String::new());
+        while out.len() < PART {
+            line.clear();
+            if self.input.read_line(&mut line)? == 0 {
+                break;
+            }
+            self.number += 1;
+            let text = line.trim();
+            // Blank lines count, so that the daemon's numbers are the file's.
+            if !text.is_empty()
+                && let Some(order) = self.order(text)?
+            {
+                serde_json::to_writer(&mut out, &order)?;
+            }
+            out.push(b'\n');
+        }
+        Ok(out)
+    }
+
+    /// A line as an order; `None` for one that another brings along.
+    fn order(&self, text: &str) -> anyhow::Result<Option<Value>> {
+        let mut order = self.defaults.clone();
+        if !text.starts_with('{') {
+            order.insert("token".to_owned(), text.into());
+            return Ok(Some(Value::Object(order)));
+        }
+        // What the line holds may be a token, and is not repeated.
+        let given: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|_| anyhow::anyhow!("line {} is no JSON object", self.number))?;
+        if !self.exported {
+            if given.contains_key("until") {
+                order.remove("ttl");
+            }
+            order.extend(given);
+            return Ok(Some(Value::Object(order)));
+        }
+        if given.contains_key("parent") {
+            return Ok(None);
+        }
+        order.insert("source".to_owned(), "import".into());
+        for name in ["fingerprint", "selector", "until", "reason", "actor"] {
+            if let Some(value) = given.get(name) {
+                order.insert(name.to_owned(), value.clone());
+            }
+        }
+        if let Some(id) = given.get("key_id").and_then(Value::as_u64) {
+            order.insert("key_id".to_owned(), json!(format!("{id:08x}")));
+        }
+        Ok(Some(Value::Object(order)))
+    }
+}
+
+/// One line on the terminal that is written over.
+struct Progress {
+    start: Instant,
+    shown: Option<Instant>,
+    bytes: u64,
+    accepted: u64,
+    refused: u64,
+}
+
+impl Progress {
+    fn show(&mut self, told: &Value) {
+        self.accepted = told["accepted"].as_u64().unwrap_or(self.accepted);
+        if self.shown.is_some_and(|at| at.elapsed().as_millis() < 100) || !stderr().is_terminal() {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let rate = f64::from(u32::try_from(self.accepted).unwrap_or(u32::MAX))
+            / self.start.elapsed().as_secs_f64().max(0.001);
+        let whole =
+            if self.bytes > 0 { format!(" of a file of {} KiB", self.bytes >> 10) } else { String::new() };
+        // Where it cannot be written, nobody reads it.
+        let _ = write!(
+            stderr(),
+            "\r\x1b[Krevoked {} ({rate:.0}/s){whole}, refused {}",
+            self.accepted,
+            self.refused
+        );
+    }
+
+    fn refusal(&mut self, told: &Value, quiet: bool) {
+        self.refused += 1;
+        if self.refused <= SHOWN && !quiet {
+            self.clear();
+            eprintln!("line {}: {}", told["line"], told["message"].as_str().unwrap_or_default());
+        } else if self.refused == SHOWN + 1 && !quiet {
+            eprintln!("and others");
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_orders() {
+        let text = "tok\n\n{\"fingerprint\":\"f\",\"until\":7}\n";
+        let mut defaults = Map::new();
+        defaults.insert("ttl".to_owned(), "1h".into());
+        let mut lines =
+            Lines { input: Box::new(BufReader::new(text.as_bytes())), defaults, exported: false, number: 0 };
+        let part = String::from_utf8(lines.part().unwrap()).unwrap();
+        let all: Vec<&str> = part.lines().collect();
+        assert_eq!(all, [r#"{"token":"tok","ttl":"1h"}"#, "", r#"{"fingerprint":"f","until":7}"#]);
+        assert!(lines.part().unwrap().is_empty());
+        let bad = Lines { input: Box::new(std::io::empty()), number: 3, ..lines };
+        let secret = bad.order("{secret").unwrap_err().to_string();
+        assert_eq!(secret, "line 3 is no JSON object", "what a line holds is not repeated");
+    }
+
+    #[test]
+    fn an_export_is_taken_back_without_what_follows_from_selectors() {
+        let lines =
+            Lines { input: Box::new(std::io::empty()), defaults: Map::new(), exported: true, number: 0 };
+        let line = r#"{"id":3,"fingerprint":"f","key_id":255,"created":1,"until":9,"reason":"r","actor":"a","source":"admin"}"#;
+        let order = lines.order(line).unwrap().unwrap();
+        assert_eq!(
+            order,
+            json!({"fingerprint": "f", "key_id": "000000ff", "until": 9, "reason": "r", "actor": "a", "source": "import"})
+        );
+        assert_eq!(lines.order(r#"{"id":4,"parent":3}"#).unwrap(), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! Many revocations at once: JSON lines in, a JSON line of each one's result out; and all of them, as JSON lines.
+
+use std::{fmt::Write as _, time::Instant};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+use super::{
+    AdminState, ApiError, Caller, bad,
+    order::{IdempotencyKey, Ordered, RevokeRequest},
+    parse, revocations,
+};
+use crate::revoke::{AnyClaim, ClaimId, Order, RevokeError};
+
+/// Lines that are revoked together.
+const CHUNK: usize = 4096;
+/// Longest line, in bytes.
+const MAX_LINE: usize = 16 * 1024;
+/// Claims read at once for an export.
+const PAGE: usize = 4096;
+
+/// Which lines are answered.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Options {
+    /// `all` or `errors`.
+    #[serde(default)]
+    results: Results,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Results {
+    #[default]
+    All,
+    Errors,
+}
+
+pub(super) async fn revoke(
+    State(s): State<AdminState>,
+    by: Caller,
+    Query(options): Query<Options>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let key = IdempotencyKey::read(&headers, &by)?;
+    let (told, lines) = mpsc::channel(8);
+    // Two parts wait at most: one is read while another is on its way to the disk.
+    let (read, parts) = mpsc::channel(2);
+    let run = Run { s, by, told, all: options.results == Results::All, accepted: 0, refused: 0 };
+    let (state, caller) = (run.s.clone(), run.by.clone());
+    tokio::spawn(async move { Reader { s: state, by: caller, key, parts: read }.run(body).await });
+    tokio::spawn(run.run(parts));
+    let body = Body::from_stream(ReceiverStream::new(lines));
+    Ok(([("content-type", "application/x-ndjson")], body).into_response())
+}
+
+/// Lines that go together.
+#[derive(Default)]
+struct Part {
+    number: u64,
+    /// Orders of tokens, with the number of each one's line.
+    orders: Vec<(u64, Order)>,
+    selector: Option<(u64, Box<crate::revoke::SelectorOrder>)>,
+    refused: Vec<(u64, ApiError)>,
+    once: Option<crate::revoke::Once>,
+    /// What ended the reading before its time.
+    broken: Option<String>,
+}
+
+/// Makes parts of what is sent.
+struct Reader {
+    s: AdminState,
+    by: Caller,
+    key: Option<IdempotencyKey>,
+    parts: mpsc::Sender<Part>,
+}
+
+impl Reader {
+    async fn run(self, body: Body) {
+        let mut data = body.into_data_stream();
+        let (mut rest, mut line) = (Vec::new(), 0);
+        let (mut part, mut raw) = (Part::default(), Vec::new());
+        loop {
+            let (bytes, end) = match data.next().await {
+                Some(Ok(bytes)) => (bytes, false),
+                Some(Err(e)) => {
+                    part.broken = Some(e.to_string());
+                    (Bytes::new(), true)
+                }
+                None => (Bytes::new(), true),
+            };
+            rest.extend_from_slice(&bytes);
+            if end && part.broken.is_none() && !rest.is_empty() {
+                rest.push(b'\n');
+            }
+            let mut from = 0;
+            while let Some(len) = rest[from..].iter().position(|b| *b == b'\n') {
+                let text = rest[from..from + len].trim_ascii();
+                from += len + 1;
+                line += 1;
+                if !text.is_empty() {
+                    raw.extend_from_slice(text);
+                    self.take(line, text, &mut part);
+                }
+                if part.orders.len() + part.refused.len() >= CHUNK || part.selector.is_some() {
+                    let next = part.number + 1;
+                    let full = std::mem::replace(&mut part, Part { number: next, ..Part::default() });
+                    if self.send(full, &mut raw).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            rest.drain(..from);
+            if rest.len() > MAX_LINE {
+                part.broken = Some(format!("line {} is longer than {MAX_LINE} bytes", line + 1));
+            }
+            if end || part.broken.is_some() {
+                // Nobody waits for it: whoever sent it is gone.
+                let _ = self.send(part, &mut raw).await;
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, mut part: Part, raw: &mut Vec<u8>) -> Result<(), mpsc::error::SendError<Part>> {
+        part.once = self.key.as_ref().map(|key| key.once(part.number, raw));
+        raw.clear();
+        self.parts.send(part).await
+    }
+
+    fn take(&self, line: u64, text: &[u8], part: &mut Part) {
+        let read = || {
+            let r: RevokeRequest = parse(&Bytes::copy_from_slice(text))?;
+            if r.dry_run {
+                return Err(bad("`dry_run` is for one order, not for many"));
+            }
+            r.read(&self.s, &self.by)
+        };
+        match read() {
+            Ok(Ordered::Token(order)) => part.orders.push((line, order)),
+            Ok(Ordered::Selector(order)) => part.selector = Some((line, order)),
+            Err(e) => part.refused.push((line, e)),
+        }
+    }
+}
+
+/// Carries parts out and tells what came of them.
+struct Run {
+    s: AdminState,
+    by: Caller,
+    told: mpsc::Sender<Result<String, std::io::Error>>,
+    all: bool,
+    accepted: u64,
+    refused: u64,
+}
+
+impl Run {
+    async fn run(mut self, mut parts: mpsc::Receiver<Part>) {
+        let mut broken = None;
+        while let Some(mut part) = parts.recv().await {
+            broken = part.broken.take();
+            let text = self.carry_out(part).await;
+            // Who does not listen has sent it all the same: it goes on.
+            let _ = self.told.send(Ok(text)).await;
+        }
+        let mut end = json!({"done": broken.is_none(), "accepted": self.accepted, "refused": self.refused});
+        if let Some(why) = &broken {
+            end["message"] = why.as_str().into();
+        }
+        if self.refused > 0 || broken.is_some() {
+            let (actor, refused) = (self.by.0.as_str(), self.refused);
+            let note =
+                json!({"action": "refused", "of": "revoke", "actor": actor, "count": refused, "why": broken});
+            self.s.plane.note_later(&note);
+        }
+        let _ = self.told.send(Ok(format!("{end}\n"))).await;
+    }
+
+    async fn carry_out(&mut self, part: Part) -> String {
+        let mut text = String::new();
+        for (line, e) in part.refused {
+            self.refuse(&mut text, line, &e);
+        }
+        let start = Instant::now();
+        let (lines, orders): (Vec<u64>, Vec<Order>) = part.orders.into_iter().unzip();
+        if !orders.is_empty() {
+            match self.s.plane.revoke_all(orders.clone(), part.once).await {
+                Ok(claims) => {
+                    self.s.metrics.revocations("admin", claims.len() as u64, start.elapsed());
+                    for (line, claim) in lines.iter().zip(&claims) {
+                        self.accept(&mut text, *line, claim.id);
+                    }
+                }
+                // Some of them may have room.
+                Err(RevokeError::Full { .. }) if part.once.is_none() => {
+                    for (line, order) in lines.iter().zip(orders) {
+                        match self.s.plane.revoke(order).await {
+                            Ok(claim) => self.accept(&mut text, *line, claim.id),
+                            Err(e) => self.refuse(&mut text, *line, &e.into()),
+                        }
+                    }
+                }
+                Err(e) => {
+                    let e = ApiError::from(e);
+                    for line in lines {
+                        self.refuse(&mut text, line, &e);
+                    }
+                }
+            }
+        }
+        if let Some((line, order)) = part.selector {
+            match revocations::by_selector(&self.s, *order, part.once).await {
+                Ok(told) => {
+                    self.s.metrics.revocation("admin", start.elapsed());
+                    self.accept(&mut text, line, ClaimId(told["id"].as_u64().unwrap_or(0)));
+                }
+                Err(e) => self.refuse(&mut text, line, &e.into()),
+            }
+        }
+        if !self.all {
+            let progress = json!({"progress": {"accepted": self.accepted, "refused": self.refused}});
+            push(&mut text, &progress);
+        }
+        text
+    }
+
+    fn accept(&mut self, text: &mut String, line: u64, id: ClaimId) {
+        self.accepted += 1;
+        if self.all {
+            // To a string, which takes all.
+            let _ = writeln!(text, "{{\"line\":{line},\"id\":{id}}}");
+        }
+    }
+
+    fn refuse(&mut self, text: &mut String, line: u64, e: &ApiError) {
+        self.refused += 1;
+        push(text, &json!({"line": line, "code": e.1, "message": e.2}));
+    }
+}
+
+fn push(text: &mut String, line: &Value) {
+    text.push_str(&line.to_string());
+    text.push('\n');
+}
+
+/// Every revocation in force, a line each.
+pub(super) async fn export(State(s): State<AdminState>) -> Response {
+    let (sender, lines) = mpsc::channel(2);
+    tokio::spawn(async move {
+        let mut after = ClaimId(0);
+        loop {
+            let page = match s.plane.list(after, PAGE, |_| true).await {
+                Ok(page) => page,
+                // An answer that is cut off is no whole export.
+                Err(e) => return drop(sender.send(Err(std::io::Error::other(e.to_string()))).await),
+            };
+            let text: String = page.iter().map(line).collect();
+            let Some(last) = page.last() else { return };
+            after = last.id();
+            if sender.send(Ok(text)).await.is_err() {
+                return;
+            }
+        }
+    });
+    ([("content-type", "application/x-ndjson")], Body::from_stream(ReceiverStream::new(lines)))
+        .into_response()
+}
+
+fn line(claim: &AnyClaim) -> String {
+    format!("{}\n", serde_json::to_value(claim).unwrap_or_default())
+}

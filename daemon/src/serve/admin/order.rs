@@ -1,0 +1,148 @@
+//! An order to revoke, as it is written in JSON: read and checked once, for one request and for each line of many.
+
+use portcullis_common::fingerprint::DenyFingerprint;
+use serde::Deserialize;
+
+use super::{AdminState, ApiError, Caller, bad, read_token};
+use crate::{
+    clock::WallTime,
+    revoke::{Once, Order, Selector, SelectorOrder},
+};
+
+/// Longest reason given, in bytes.
+const MAX_REASON: usize = 1000;
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 255;
+
+/// What is asked.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    token: Option<String>,
+    fingerprint: Option<String>,
+    selector: Option<Selector>,
+    ttl: Option<String>,
+    /// Until when (ms since 1970), in place of `ttl`.
+    until: Option<i64>,
+    #[serde(default)]
+    reason: String,
+    actor: Option<String>,
+    /// What kind of order it is.
+    #[serde(default)]
+    source: Source,
+    /// The key that made `fingerprint`, eight hexadecimal digits.
+    key_id: Option<String>,
+    /// Only tells what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Kinds of orders, as they are noted.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    /// By hand or by a program.
+    #[default]
+    Admin,
+    /// Until all is well again.
+    Lockdown,
+    /// From another store.
+    Import,
+}
+
+/// What is ordered.
+pub enum Ordered {
+    /// One token.
+    Token(Order),
+    /// All that a selector matches.
+    Selector(Box<SelectorOrder>),
+}
+
+impl RevokeRequest {
+    /// Checks it and makes it an order.
+    pub fn read(self, s: &AdminState, by: &Caller) -> Result<Ordered, ApiError> {
+        let key = s.decider.key();
+        let fingerprint = match (&self.token, &self.fingerprint, &self.selector) {
+            (Some(token), None, None) => Some(key.deny(&read_token(token)?)),
+            (None, Some(f), None) => Some(f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?),
+            (None, None, Some(selector)) => {
+                selector.check().map_err(|e| bad(e.to_string()))?;
+                None
+            }
+            _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
+        };
+        let id = format!("{:08x}", key.id());
+        if self.key_id.is_some_and(|other| other != id) {
+            return Err(bad(format!("the fingerprint was made under another key than this host's {id}")));
+        }
+        let now = s.clock.wall();
+        let until = match (self.ttl.as_deref(), self.until) {
+            (None, None) => now.plus(s.default_ttl),
+            (None, Some(until)) if until > now.0 => WallTime(until),
+            (None, Some(_)) => return Err(bad("`until` is over: give a time to come, in ms since 1970")),
+            (Some(text), None) => {
+                let ttl = humantime::parse_duration(text).ok().filter(|d| !d.is_zero());
+                now.plus(ttl.ok_or_else(|| {
+                    bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\""))
+                })?)
+            }
+            (Some(_), Some(_)) => return Err(bad("give one of `ttl` and `until`")),
+        };
+        let reason = check_reason(self.reason)?;
+        let actor = by.named(self.actor.as_deref())?;
+        let source = match self.source {
+            Source::Admin => "admin",
+            Source::Lockdown => "lockdown",
+            Source::Import => "import",
+        };
+        let source = source.to_owned();
+        Ok(match (fingerprint, self.selector) {
+            (None, Some(selector)) => {
+                Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, source }))
+            }
+            (fingerprint, _) => {
+                let fingerprint = fingerprint.ok_or_else(|| bad("no token is named"))?;
+                Ordered::Token(Order { fingerprint, until, reason, actor, source, parent: None })
+            }
+        })
+    }
+}
+
+/// A reason as it may be given.
+pub fn check_reason(reason: String) -> Result<String, ApiError> {
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+    }
+    Ok(reason)
+}
+
+/// The key of an order that may come twice (`Idempotency-Key`), for one caller and one part of what is ordered.
+#[derive(Clone)]
+pub struct IdempotencyKey(Vec<u8>);
+
+impl IdempotencyKey {
+    /// Reads the header, where it is there.
+    pub fn read(headers: &http::HeaderMap, by: &Caller) -> Result<Option<Self>, ApiError> {
+        let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+        let text = value.as_bytes();
+        if text.is_empty() || text.len() > MAX_KEY || !text.iter().all(u8::is_ascii_graphic) {
+            return Err(bad(format!(
+                "`Idempotency-Key` must be printable ASCII without blanks, of at most {MAX_KEY} bytes"
+            )));
+        }
+        Ok(Some(Self([by.0.as_bytes(), b"\0", text, b"\0"].concat())))
+    }
+
+    /// The mark of one part of what is ordered under this key.
+    pub fn once(&self, part: u64, request: &[u8]) -> Once {
+        let key = digest(&[self.0.as_slice(), &part.to_le_bytes()].concat());
+        Once { key, request: digest(request) }
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 16] {
+    let whole = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut half = [0; 16];
+    half.copy_from_slice(&whole.as_ref()[..16]);
+    half
+}

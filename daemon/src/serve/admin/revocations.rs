@@ -1,0 +1,221 @@
+//! One revocation: ordered, looked up, listed, lifted.
+
+use std::time::Instant;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path as UrlPath, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    AdminState, ApiError, Caller, bad,
+    order::{IdempotencyKey, Ordered, RevokeRequest, check_reason},
+    parse,
+};
+use crate::{
+    clock::WallTime,
+    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder},
+};
+
+/// Longest page of a listing.
+pub(super) const MAX_PAGE: usize = 10_000;
+
+pub(super) async fn revoke(
+    State(s): State<AdminState>,
+    by: Caller,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let result = one(&s, &by, &headers, &body).await;
+    if let Err(e) = &result {
+        s.plane.note_later(&json!({"action": "refused", "of": "revoke", "actor": by.0, "code": e.1}));
+    }
+    result
+}
+
+async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> Result<Response, ApiError> {
+    let start = Instant::now();
+    let once = IdempotencyKey::read(headers, by)?.map(|key| key.once(0, body));
+    let r: RevokeRequest = parse(body)?;
+    let dry_run = r.dry_run;
+    match r.read(s, by)? {
+        Ordered::Selector(order) if dry_run => {
+            let (id, created) = (ClaimId(0), s.clock.wall());
+            let SelectorOrder { selector, until, reason, actor, source } = *order;
+            let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
+            let live = s.decider.matched(&claim).len();
+            Ok(Json(json!({"dry_run": true, "selector": claim.selector, "live": live})).into_response())
+        }
+        Ordered::Selector(order) => {
+            let told = by_selector(s, *order, once).await?;
+            s.metrics.revocation("admin", start.elapsed());
+            Ok((StatusCode::CREATED, Json(told)).into_response())
+        }
+        Ordered::Token(order) if dry_run => {
+            let fingerprint = order.fingerprint.to_string();
+            Ok(Json(json!({"dry_run": true, "fingerprint": fingerprint, "live": 1})).into_response())
+        }
+        Ordered::Token(order) => {
+            let claim = s.plane.revoke_once(order, once).await?;
+            s.metrics.revocation("admin", start.elapsed());
+            tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
+            Ok((StatusCode::CREATED, Json(claim)).into_response())
+        }
+    }
+}
+
+/// Revokes all that a selector matches: the decision path refuses it from here on, seen or not, and what was seen lately
+/// is in the kernel when this is answered.
+pub(super) async fn by_selector(
+    s: &AdminState,
+    order: SelectorOrder,
+    once: Option<Once>,
+) -> Result<Value, RevokeError> {
+    let claim = s.plane.select_once(order, once).await?;
+    let matched = s.decider.matched(&claim);
+    let live = matched.len();
+    let condemned = s.plane.follow(claim.id, matched).await?;
+    tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, reason = claim.reason, live, condemned, "revoked by selector");
+    let mut told = serde_json::to_value(&claim).unwrap_or_default();
+    told["live"] = live.into();
+    told["condemned"] = condemned.into();
+    Ok(told)
+}
+
+fn unknown(id: u64) -> ApiError {
+    RevokeError::Unknown(ClaimId(id)).into()
+}
+
+pub(super) async fn get(
+    State(s): State<AdminState>,
+    UrlPath(id): UrlPath<u64>,
+) -> Result<Json<AnyClaim>, ApiError> {
+    s.plane.get(ClaimId(id)).await?.map(Json).ok_or_else(|| unknown(id))
+}
+
+pub(super) async fn receipt(
+    State(s): State<AdminState>,
+    UrlPath(id): UrlPath<u64>,
+) -> Result<Json<Value>, ApiError> {
+    let receipt = s.plane.receipt(ClaimId(id)).await?.ok_or_else(|| unknown(id))?;
+    let mut told = serde_json::to_value(&receipt).unwrap_or_default();
+    told["host"] = (&*s.host).into();
+    Ok(Json(told))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct By {
+    #[serde(default)]
+    reason: String,
+    actor: Option<String>,
+}
+
+pub(super) async fn lift(
+    State(s): State<AdminState>,
+    by: Caller,
+    UrlPath(id): UrlPath<u64>,
+    Query(r): Query<By>,
+) -> Result<Response, ApiError> {
+    let reason = check_reason(r.reason)?;
+    let actor = by.named(r.actor.as_deref())?;
+    let lifted = s.plane.lift(ClaimId(id), &json!({"actor": actor, "reason": reason})).await;
+    if let Err(e) = &lifted {
+        let why = e.to_string();
+        s.plane
+            .note_later(&json!({"action": "refused", "of": "lift", "actor": actor, "ids": [id], "why": why}));
+    }
+    let claim = lifted?;
+    match &claim {
+        AnyClaim::Token(c) => tracing::info!(id, fingerprint = %c.fingerprint, actor, "revocation lifted"),
+        AnyClaim::Selector(c) => tracing::info!(id, selector = %c.selector, actor, "revocation lifted"),
+    }
+    Ok(Json(claim).into_response())
+}
+
+/// A page, and what is to be in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+    /// `token` or `selector`.
+    kind: Option<Kind>,
+    fingerprint: Option<String>,
+    /// The selector's issuer.
+    issuer: Option<String>,
+    /// The selector's subject.
+    sub: Option<String>,
+    /// Part of the actor.
+    actor: Option<String>,
+    source: Option<String>,
+    /// Part of the reason.
+    reason: Option<String>,
+    /// The selector's claim that it follows from.
+    parent: Option<u64>,
+    /// Accepted at this time or later (ms since 1970).
+    since: Option<i64>,
+    /// Accepted before this time (ms since 1970).
+    before: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Token,
+    Selector,
+}
+
+impl Page {
+    fn keeps(&self, claim: &AnyClaim) -> bool {
+        let (kind, created, reason, actor, source) = match claim {
+            AnyClaim::Token(c) => (Kind::Token, c.created, &c.reason, &c.actor, &c.source),
+            AnyClaim::Selector(c) => (Kind::Selector, c.created, &c.reason, &c.actor, &c.source),
+        };
+        let own = match claim {
+            AnyClaim::Token(c) => {
+                self.issuer.is_none()
+                    && self.sub.is_none()
+                    && self.fingerprint.as_ref().is_none_or(|f| *f == c.fingerprint.to_string())
+                    && self.parent.is_none_or(|p| c.parent == Some(ClaimId(p)))
+            }
+            AnyClaim::Selector(c) => {
+                let is = |want: &Option<String>, has: &Option<String>| want.is_none() || want == has;
+                self.fingerprint.is_none()
+                    && self.parent.is_none()
+                    && is(&self.issuer, &c.selector.iss)
+                    && is(&self.sub, &c.selector.sub)
+            }
+        };
+        let part = |want: &Option<String>, has: &str| want.as_ref().is_none_or(|w| has.contains(w.as_str()));
+        own && self.kind.is_none_or(|k| k == kind)
+            && part(&self.reason, reason)
+            && part(&self.actor, actor)
+            && self.source.as_ref().is_none_or(|s| s == source)
+            && self.since.is_none_or(|t| created >= WallTime(t))
+            && self.before.is_none_or(|t| created < WallTime(t))
+    }
+}
+
+pub(super) async fn list(
+    State(s): State<AdminState>,
+    Query(page): Query<Page>,
+) -> Result<Response, ApiError> {
+    let limit = page.limit.unwrap_or(100).clamp(1, MAX_PAGE);
+    if let Some(f) = &page.fingerprint {
+        f.parse::<portcullis_common::fingerprint::DenyFingerprint>().map_err(|e| bad(e.to_string()))?;
+    }
+    let claims = s.plane.list(ClaimId(page.after), limit, move |claim| page.keeps(claim)).await?;
+    let next = claims.last().filter(|_| claims.len() == limit).map(AnyClaim::id);
+    Ok(Json(json!({"revocations": claims, "next": next})).into_response())
+}
+
+pub(super) async fn stats(State(s): State<AdminState>) -> Json<Value> {
+    Json(serde_json::to_value(s.plane.status()).unwrap_or_default())
+}
