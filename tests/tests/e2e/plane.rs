@@ -114,10 +114,14 @@ fn many_are_revoked_exported_and_taken_back() -> Result<()> {
     fs::remove_dir_all(w.dir.path("revocations"))?;
     w.daemon.restart()?;
     assert_eq!(count(&w)?, 0);
-    tokens.iter().for_each(|token| w.assert_passes(token));
+    for token in &tokens {
+        w.assert_passes(token);
+    }
     let back = w.daemon.ask(&["revocations", "import"], &export)?.ok()?;
     assert!(back.contains("revoked: 8999, refused: 0"), "{back}");
-    tokens.iter().for_each(|token| w.assert_refused(token));
+    for token in &tokens {
+        w.assert_refused(token);
+    }
     let again = w.daemon.json(&["revocations", "--source", "import", "--limit", "2"], "")?;
     assert_eq!((&again[0]["reason"], &again[1]["source"]), (&"leak".into(), &"import".into()));
     // Fingerprints of another key are of no use here.
@@ -268,7 +272,8 @@ fn kill_9_at_any_moment_loses_no_acknowledged_revocation() -> Result<()> {
         // A stream of orders, and the end in the middle of it: after as many answers as the round says.
         let socket = UnixStream::connect(w.dir.path("admin.sock"))?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let lines: String = (0..12_288).map(|n| format!("{{\"fingerprint\":\"{n:032x}\"}}\n")).collect();
+        let lines: Vec<String> = (0..12_288).map(|n| format!("{{\"fingerprint\":\"{n:032x}\"}}\n")).collect();
+        let lines = lines.concat();
         let head = format!(
             "POST /v1/revocations/batch HTTP/1.1\r\nHost: p\r\nContent-Length: {}\r\n\r\n",
             lines.len()
@@ -304,12 +309,12 @@ fn kill_9_at_any_moment_loses_no_acknowledged_revocation() -> Result<()> {
             }
             text.clear();
         }
-        writing.join().expect("no panic");
+        assert!(writing.join().is_ok());
         w.assert_refused(&token);
         w.daemon.restart()?;
         w.assert_refused(&token);
         let stored = count(&w)?;
-        assert!(stored + fewer >= before + got as u64 + 1, "round {round}: {stored} of {before} and {got}");
+        assert!(stored + fewer > before + got as u64, "round {round}: {stored} of {before} and {got}");
         for id in acknowledged.iter().rev().take(5) {
             w.daemon.json(&["revocations", "show", id], "")?;
         }
