@@ -14,6 +14,7 @@ pub mod decide;
 pub mod fetch;
 mod hex;
 pub mod kernel;
+pub mod outside;
 pub mod policy;
 pub mod record;
 pub mod revoke;

@@ -35,6 +35,7 @@ mod e2e {
     mod nginx;
     mod opa;
     mod opaque;
+    mod outside;
     mod overload;
     mod places;
     mod policies;

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
+    outside::Outside,
+    policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError, asking},
     record::{Asker, Decided, Recorder},
     revoke::{Index, PlaneHandle},
     telemetry::Metrics,
@@ -70,6 +71,8 @@ pub struct DeciderParts {
     pub metrics: Arc<Metrics>,
     /// Where they are recorded, if they are.
     pub recorder: Option<Arc<Recorder>>,
+    /// Asks servers for policies, if they may.
+    pub outside: Option<Arc<Outside>>,
     /// Where uses of tokens are noted, if they are.
     pub usage: Option<Arc<Book>>,
 }
@@ -359,7 +362,8 @@ impl Decider {
             return (forgotten(known, &loaded, revoked(), about(None, Duration::ZERO)), None);
         }
         let begun = Instant::now();
-        let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
+        let input = Input::from(input(now));
+        let answer = self.asked(&loaded, || loaded.set.eval_decision_value(&input)).await;
         let took = begun.elapsed();
         // Asked again: a revocation that was acknowledged meanwhile counts.
         if self.refuses(known) {
@@ -374,6 +378,21 @@ impl Decider {
                 self.log_policy_error(&e);
                 (forgotten(known, &loaded, Refusal::of(e.reason()), about(None, took)), None)
             }
+        }
+    }
+
+    /// Evaluates, and has servers asked where the policy wants that and may.
+    pub(super) async fn asked<T: Send>(
+        &self,
+        loaded: &Loaded,
+        evaluation: impl Fn() -> Result<T, PolicyError> + Sync,
+    ) -> Result<T, PolicyError> {
+        match &self.parts.outside {
+            // Boxed: few policies ask, and all decisions would carry its state.
+            Some(outside) if loaded.set.asks() => {
+                Box::pin(outside.evaluate(|answers| asking(answers, &evaluation))).await
+            }
+            _ => evaluation(),
         }
     }
 
@@ -481,7 +500,8 @@ impl Decider {
         let known = self.know(credential, &request.evidence, &request.target()).await;
         let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
-        let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
+        let (loaded, asked) = (self.parts.policy.current(), Input::from(input.clone()));
+        let answer = self.asked(&loaded, || loaded.set.eval_decision_value(&asked)).await;
         let (policy, ruling) = match answer {
             Ok((d, value)) if d.allow && !revoked => {
                 (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None, d.reply)))

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings};
 use crate::{
     clock::{Clock as _, SharedClock, SystemClock},
+    outside::Outside,
     policy::{Active, LoadOptions, PolicySet, load},
     record::{Asker, Recorder},
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
@@ -82,6 +83,7 @@ impl World {
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
             recorder,
+            outside: None,
             usage,
         };
         let minute = Duration::from_mins(1);
@@ -97,8 +99,17 @@ impl World {
         Self { _dir: dir, decider, policy, plane }
     }
 
+    /// Lets policies ask servers.
+    pub fn ask_through(&mut self, outside: Outside) {
+        self.decider.parts.outside = Some(Arc::new(outside));
+    }
+
     pub async fn auth(&self, token: &str) -> Ruling {
-        let path = Path::new("/v1/orders").unwrap();
+        self.auth_of(token, "/v1/orders").await
+    }
+
+    pub async fn auth_of(&self, token: &str, path: &str) -> Ruling {
+        let path = Path::new(path).unwrap();
         let request = Request {
             method: "GET",
             path,
