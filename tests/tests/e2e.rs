@@ -39,6 +39,7 @@ mod e2e {
     mod overload;
     mod places;
     mod policies;
+    mod posture;
     mod reactions;
     mod refusal;
     mod secrets;

@@ -246,6 +246,11 @@ impl Decider {
         Found::verdict(self.keep(&[key], attributes.generation, verdict), false)
     }
 
+    /// A denial for a decision that panicked; may itself panic of the same cause.
+    pub fn after_panic(&self, credential: Result<Option<Presented<'_>>, Reason>) -> Refusal {
+        self.without_decision(owned(credential), Reason::InternalError)
+    }
+
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
         let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
