@@ -9,6 +9,7 @@ mod e2e {
     mod attach;
     mod authzen;
     mod bound;
+    mod bounds;
     mod bundles;
     mod clients;
     mod connections;
@@ -40,6 +41,7 @@ mod e2e {
     mod places;
     mod policies;
     mod posture;
+    mod race;
     mod reactions;
     mod refusal;
     mod secrets;

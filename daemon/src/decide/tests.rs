@@ -286,3 +286,25 @@ async fn limits_run_on_every_hit_and_hold_for_their_key() {
     assert!(matches!(world.auth(&b).await, Ruling::Allow(_)));
     assert_eq!(world.auth(&token("3")).await.reason(), Reason::RateLimited);
 }
+
+/// What an idle connection holds room for: its next request's future is part of it.
+#[tokio::test]
+async fn a_requests_future_is_small() {
+    let world = World::new(OBJECTS);
+    let path = Path::new("/").unwrap();
+    let request = Request {
+        method: "GET",
+        path,
+        query: "",
+        host: "",
+        headers: Vec::new(),
+        source: "",
+        foreign: None,
+        evidence: Evidence::default(),
+    };
+    let size = size_of_val(&world.decider.request(BY, &request, Ok(None)));
+    assert!(size <= 4096, "{size} bytes");
+    let query = DataQuery { path: &[], form: Form::Bare, body: b"", token_path: &[], strict: false, by: BY };
+    let size = size_of_val(&world.decider.data(&query));
+    assert!(size <= 6144, "{size} bytes");
+}
