@@ -75,6 +75,7 @@ impl Bench {
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
             recorder,
+            outside: None,
             usage: None,
         };
         let settings = Settings {

@@ -37,6 +37,7 @@ use crate::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
         Senders,
     },
+    outside::Outside,
     policy::{self, Active, PolicySet},
     record::Recorder,
     revoke::{Index, Limits, Plane, PlaneHandle, Store},
@@ -177,6 +178,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
         recorder: records.recorder.clone(),
+        outside: outside(&config, &metrics)?,
         usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
     };
     let recorder = records.recorder.clone();
@@ -221,6 +223,13 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         .and_then(Result::ok)
         .ok_or_else(|| anyhow!("the revocation thread ended badly; what was acknowledged is on disk"))?;
     served
+}
+
+/// What policies ask servers by, if they may.
+fn outside(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Outside>>> {
+    let Some(settings) = settings::outside(config) else { return Ok(None) };
+    let outside = Outside::new(settings, Arc::clone(metrics)).context("`policy.http_send` cannot be used")?;
+    Ok(Some(Arc::new(outside)))
 }
 
 /// Every socket, bound but not served.

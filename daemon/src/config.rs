@@ -10,12 +10,12 @@ mod section;
 mod tables;
 mod values;
 
-pub use check::{ConfigError, Fault, load, parse};
+pub use check::{ConfigError, Fault, host_port, load, parse};
 pub use reference::reference;
 pub use tables::{
     Admin, ApiKeys, AttachMode, Binding, CertificateForm, Config, Decide, DecisionLog, EnforcementMode,
-    FailOpenDoor, GateMode, Host, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat, LogSink,
-    MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode, Revocation, Serve,
-    ServeTls, ShedAttach, ShedMode, Token, Trace, UnknownMode, Usage,
+    FailOpenDoor, GateMode, Host, HttpSend, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat,
+    LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode, Revocation,
+    Serve, ServeTls, ShedAttach, ShedMode, Token, Trace, UnknownMode, Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

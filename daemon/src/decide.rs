@@ -35,6 +35,8 @@ pub use request::{BadPath, Path, Request, segments};
 pub use ruling::{FailOpen, Permit, Refusal, Ruling};
 
 #[cfg(test)]
+mod asking_tests;
+#[cfg(test)]
 mod key_tests;
 #[cfg(test)]
 mod record_tests;

@@ -15,6 +15,7 @@ pub mod fetch;
 mod hex;
 pub mod journal;
 pub mod kernel;
+pub mod outside;
 pub mod policy;
 pub mod record;
 pub mod revoke;

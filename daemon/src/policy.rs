@@ -13,6 +13,7 @@ mod compare;
 mod decision;
 mod files;
 mod hazards;
+mod http;
 mod load;
 mod machine;
 mod owned;
@@ -35,6 +36,9 @@ use thiserror::Error;
 pub use active::{Active, Loaded};
 pub use compare::{Cause as DecisionCause, Difference, Kind, compare, differing_rules};
 pub use decision::{Block, Decision, Grant, Limit, MAX_TTL};
+pub use http::{
+    Answered, Answers, Call, CallFault, CallOutcome, Keep as KeepAnswer, Progress, Question, asking,
+};
 pub use load::{LoadOptions, load};
 pub use owned::{Owned, owned, package_of};
 pub use reads::{Extent, InputPath, Reads, Shown, Step};

@@ -9,6 +9,7 @@ mod e2e {
     mod attach;
     mod authzen;
     mod bound;
+    mod bounds;
     mod bundles;
     mod clients;
     mod connections;
@@ -35,10 +36,13 @@ mod e2e {
     mod nginx;
     mod opa;
     mod opaque;
+    mod outside;
     mod overload;
     mod places;
     mod plane;
     mod policies;
+    mod posture;
+    mod race;
     mod reactions;
     mod refusal;
     mod secrets;

@@ -6,7 +6,7 @@ use crate::{
     config::{
         AttachMode, CertificateForm, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel,
         KernelMode, MissingMode, OlderMode, OpaqueMode, ReactionMode, ServeTls, ShedAttach, ShedMode,
-        UnknownMode,
+        UnknownMode, host_port,
     },
     decide,
     fetch::Secret,
@@ -14,6 +14,7 @@ use crate::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
     },
+    outside,
     policy::LoadOptions,
     revoke::{Limits, Namer, PlaneSettings, Tuning},
     serve::{DoorSettings, TlsSettings},
@@ -295,9 +296,35 @@ pub fn policy(c: &Config) -> LoadOptions {
     LoadOptions {
         run_tests: c.policy.require_tests,
         strict_builtin_errors: c.policy.strict_builtin_errors,
+        http_send: outside(c).is_some(),
         documents: Some(documents(c)),
         ..LoadOptions::default()
     }
+}
+
+/// What policies may ask servers; `None` where they may not.
+pub fn outside(c: &Config) -> Option<outside::Settings> {
+    let h = &c.policy.http_send;
+    if h.hosts.is_empty() && h.private_hosts.is_empty() {
+        return None;
+    }
+    // The configuration was checked.
+    let host = |text: &String| {
+        let (name, port) = host_port(text)?;
+        Some(outside::Host { name, port: port.unwrap_or(443) })
+    };
+    Some(outside::Settings {
+        hosts: h.hosts.iter().filter_map(host).collect(),
+        private_hosts: h.private_hosts.iter().filter_map(host).collect(),
+        ca_file: h.ca_file.clone(),
+        timeout: h.timeout.0,
+        budget: h.budget.0,
+        max_calls: h.max_calls as usize,
+        max_body: usize::try_from(h.max_body).unwrap_or(usize::MAX),
+        cache_bytes: h.cache_bytes,
+        at_once: h.at_once as usize,
+        evaluation: LoadOptions::default().time_limit,
+    })
 }
 
 /// How uses of tokens are noted, where they are.

@@ -28,6 +28,11 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// Its files by path, manifest and signatures left out.
+    pub const fn files(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.files
+    }
+
     /// Reads an archive of up to `max` bytes. Where there is a `verification`, unsigned ones are refused.
     pub fn read(archive: &[u8], max: u64, verification: Option<&Verification>) -> Result<Self, BundleError> {
         if archive.len() as u64 > max {

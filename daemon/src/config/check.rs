@@ -216,6 +216,7 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "names no directory, and there is no `[[policy.bundle]]`",
     );
     check_bundles(c, f);
+    check_http_send(c, f);
     f.unless(
         c.policy.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
         "policy.decision",
@@ -295,6 +296,49 @@ fn check_bundles(c: &Config, f: &mut Faults<'_>) {
         f.unless(!b.poll_min.0.is_zero(), &key("poll_min"), "must be longer than 0s");
         f.unless(b.long_poll.0.as_secs() <= 600, &key("long_poll"), "must be at most 10m");
     }
+}
+
+/// The `[policy.http_send]` table.
+fn check_http_send(c: &Config, f: &mut Faults<'_>) {
+    let h = &c.policy.http_send;
+    let key = |k: &str| format!("policy.http_send.{k}");
+    for host in &h.hosts {
+        let given = host_port(host).is_some();
+        f.unless(
+            given,
+            &key("hosts"),
+            &format!("`{host}` is not a host such as \"authz.example.com\" or \"authz.example.com:8443\""),
+        );
+    }
+    for host in &h.private_hosts {
+        let given = host_port(host).is_some_and(|(_, port)| port.is_some());
+        f.unless(
+            given,
+            &key("private_hosts"),
+            &format!("`{host}` is not a host with its port, such as \"127.0.0.1:9000\""),
+        );
+    }
+    let (ms, minute) = (std::time::Duration::from_millis(1), std::time::Duration::from_mins(1));
+    f.unless((ms..=minute).contains(&h.timeout.0), &key("timeout"), "must be from 1ms to 1m");
+    f.unless(
+        (ms..=minute).contains(&h.budget.0),
+        &key("budget"),
+        "must be from 1ms to 1m: gateways wait for it",
+    );
+    f.unless((1..=100).contains(&h.max_calls), &key("max_calls"), "must be from 1 to 100");
+    f.unless((1..=64 << 20).contains(&h.max_body), &key("max_body"), "must be from 1 to 67108864");
+    f.unless((1..=8192).contains(&h.at_once), &key("at_once"), "must be from 1 to 8192");
+}
+
+/// A host's name or address, in lower case, and its port where one is given.
+pub fn host_port(text: &str) -> Option<(String, Option<u16>)> {
+    let uri: http::Uri = format!("https://{text}/").parse().ok()?;
+    let authority = uri.authority()?;
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    let port = authority.as_str().len() > authority.host().len();
+    let fits = !host.is_empty() && !text.contains(['@', '/', '?', '#', '*']) && uri.path() == "/";
+    // A colon without a port behind it is a slip.
+    (fits && port == uri.port_u16().is_some()).then(|| (host, uri.port_u16()))
 }
 
 /// The `[serve]` table.
@@ -514,6 +558,7 @@ fn resolve(c: &mut Config, base: &Path) {
         let files = [&mut b.file, &mut b.key_file, &mut b.bearer_file, &mut b.ca_file];
         files.into_iter().flatten().for_each(fix);
     }
+    c.policy.http_send.ca_file.iter_mut().for_each(fix);
     c.policy.candidate_dirs.iter_mut().for_each(fix);
     c.serve.opa_writes.iter_mut().for_each(fix);
     for tls in &mut c.serve.tls {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, ApiKeys, Binding, Decide, DecisionLog, Host, Introspection, Issuer, Kernel, Log, Observe,
-        Policy, PolicyBundle, Revocation, Serve, ServeTls, Token, Trace, Usage,
+        Admin, ApiKeys, Binding, Decide, DecisionLog, Host, HttpSend, Introspection, Issuer, Kernel, Log,
+        Observe, Policy, PolicyBundle, Revocation, Serve, ServeTls, Token, Trace, Usage,
     },
 };
 
@@ -25,6 +25,7 @@ pub fn reference() -> String {
     write::<Introspection>(&mut page);
     write::<Binding>(&mut page);
     write::<Policy>(&mut page);
+    write::<HttpSend>(&mut page);
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
@@ -54,7 +55,7 @@ fn write<S: Section>(page: &mut String) {
             (S::TABLE, f.key),
             ("token", "issuer" | "api_keys" | "introspection" | "binding")
                 | ("serve", "tls")
-                | ("policy", "bundle")
+                | ("policy", "bundle" | "http_send")
         ) {
             continue;
         }

@@ -252,11 +252,40 @@ section! {
         require_tests: bool = true,
         /// Largest bundle, in bytes as it is sent; unpacked it may be sixteen times as large.
         bundle_max_bytes: u64 = 64 << 20,
+        /// What policies may ask servers.
+        http_send: HttpSend = HttpSend::default(),
         /// Bundles, beside the directories.
         bundle: Vec<PolicyBundle> = Vec::new(),
         /// A builtin that fails (`to_number("x")`) fails the decision, which then denies. OPA makes it undefined,
         /// which can switch a denying rule off. Strict sets run on the slower interpreter.
         strict_builtin_errors: bool = false,
+    }
+}
+
+section! {
+    /// Servers that policies may ask by `http.send`. It is off where no host is named, and a set that calls it is then
+    /// refused. Changes of this table take a restart.
+    HttpSend as "policy.http_send" {
+        /// Hosts that may be asked, by `https` and at public addresses alone: `"authz.example.com"`, or with a port
+        /// (`"authz.example.com:8443"`; else 443).
+        hosts: Vec<String> = Vec::new(),
+        /// Hosts of your own network or of this host, which may have addresses that are not public; each with its
+        /// port: `"authz.internal:443"`. At this host's own addresses (`"127.0.0.1:9000"`) plain `http` is spoken too.
+        private_hosts: Vec<String> = Vec::new(),
+        /// The only authorities that are believed (PEM); the system's where none is given.
+        ca_file: Option<PathBuf> = None,
+        /// Longest time for one request, whatever the policy gives it.
+        timeout: Span = Span(std::time::Duration::from_millis(500)),
+        /// Longest time that a decision waits for servers, all its requests together. The evaluation has its own.
+        budget: Span = Span::seconds(1),
+        /// Most requests of one decision.
+        max_calls: u32 = 8,
+        /// Longest answer, in bytes.
+        max_body: u64 = 1 << 20,
+        /// Bytes of answers that are kept for other decisions (`cache`, `force_cache`).
+        cache_bytes: u64 = 16 << 20,
+        /// Most requests under way at once; what comes on top fails at once.
+        at_once: u32 = 64,
     }
 }
 

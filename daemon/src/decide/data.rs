@@ -212,14 +212,16 @@ impl Decider {
         };
         if query.strict {
             let input = complete(input.clone(), self.parts.clock.wall());
-            if let Some(e) = loaded.set.builtin_fault(path, &Input::from(input)) {
+            let input = Input::from(input);
+            let fault = || loaded.set.builtin_fault(path, &input).map_or(Ok(()), Err);
+            if let Err(e) = self.asked(&loaded, fault).await {
                 return Err(DataFault::Failed(e.reason(), e.to_string()));
             }
         }
         if !is_decision {
             let input = complete(input, self.parts.clock.wall());
             note.about = self.about(DecisionId::make(), &known, &loaded, None, Duration::ZERO);
-            return self.other_path(path, &known, input, warn);
+            return self.other_path(path, &known, input, warn).await;
         }
         self.parts.metrics.cache(false);
         let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
@@ -313,7 +315,7 @@ impl Decider {
 
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
     /// revoked token gets no value at all.
-    fn other_path(
+    async fn other_path(
         &self,
         path: &[&str],
         known: &Known,
@@ -323,7 +325,13 @@ impl Decider {
         if self.refuses(known) {
             return Ok(DataAnswer::undefined(Reason::TokenRevoked));
         }
-        match self.parts.policy.current().set.eval_path(path, &Input::from(input)) {
+        let (loaded, input) = (self.parts.policy.current(), Input::from(input));
+        let value = self.asked(&loaded, || loaded.set.eval_path(path, &input)).await;
+        // Asked again: a revocation that was acknowledged meanwhile counts.
+        if self.refuses(known) {
+            return Ok(DataAnswer::undefined(Reason::TokenRevoked));
+        }
+        match value {
             Ok(Some(value)) => Ok(DataAnswer::new(Some(&value), Reason::Allowed, warn)),
             Ok(None) => Ok(DataAnswer::new(None, Reason::PolicyUndefined, warn)),
             Err(e) => {

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     clock::{SharedClock, WallTime},
-    policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError},
+    outside::Outside,
+    policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError, asking},
     record::{Asker, Decided, Recorder},
     revoke::{Index, PlaneHandle},
     telemetry::Metrics,
@@ -70,6 +71,8 @@ pub struct DeciderParts {
     pub metrics: Arc<Metrics>,
     /// Where they are recorded, if they are.
     pub recorder: Option<Arc<Recorder>>,
+    /// Asks servers for policies, if they may.
+    pub outside: Option<Arc<Outside>>,
     /// Where uses of tokens are noted, if they are.
     pub usage: Option<Arc<Book>>,
 }
@@ -243,6 +246,11 @@ impl Decider {
         Found::verdict(self.keep(&[key], attributes.generation, verdict), false)
     }
 
+    /// A denial for a decision that panicked; may itself panic of the same cause.
+    pub fn after_panic(&self, credential: Result<Option<Presented<'_>>, Reason>) -> Refusal {
+        self.without_decision(owned(credential), Reason::InternalError)
+    }
+
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
         let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
@@ -359,7 +367,8 @@ impl Decider {
             return (forgotten(known, &loaded, revoked(), about(None, Duration::ZERO)), None);
         }
         let begun = Instant::now();
-        let answer = loaded.set.eval_decision_value(&Input::from(input(now)));
+        let input = Input::from(input(now));
+        let answer = self.asked(&loaded, || loaded.set.eval_decision_value(&input)).await;
         let took = begun.elapsed();
         // Asked again: a revocation that was acknowledged meanwhile counts.
         if self.refuses(known) {
@@ -374,6 +383,21 @@ impl Decider {
                 self.log_policy_error(&e);
                 (forgotten(known, &loaded, Refusal::of(e.reason()), about(None, took)), None)
             }
+        }
+    }
+
+    /// Evaluates, and has servers asked where the policy wants that and may.
+    pub(super) async fn asked<T: Send>(
+        &self,
+        loaded: &Loaded,
+        evaluation: impl Fn() -> Result<T, PolicyError> + Sync,
+    ) -> Result<T, PolicyError> {
+        match &self.parts.outside {
+            // Boxed: few policies ask, and all decisions would carry its state.
+            Some(outside) if loaded.set.asks() => {
+                Box::pin(outside.evaluate(|answers| asking(answers, &evaluation))).await
+            }
+            _ => evaluation(),
         }
     }
 
@@ -481,7 +505,8 @@ impl Decider {
         let known = self.know(credential, &request.evidence, &request.target()).await;
         let revoked = self.refuses(&known);
         let input = request_input(request, &known, self.parts.clock.wall());
-        let answer = self.parts.policy.current().set.eval_decision_value(&Input::from(input.clone()));
+        let (loaded, asked) = (self.parts.policy.current(), Input::from(input.clone()));
+        let answer = self.asked(&loaded, || loaded.set.eval_decision_value(&asked)).await;
         let (policy, ruling) = match answer {
             Ok((d, value)) if d.allow && !revoked => {
                 (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None, d.reply)))

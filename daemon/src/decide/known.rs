@@ -80,7 +80,8 @@ impl Decider {
             return Known { status, fingerprint, names, vouched: live.vouched, uses: live.uses, usage };
         }
         let clock = || self.parts.clock.wall().seconds();
-        let Judgement { status, vouched } = self.parts.verifier.identify(token, clock).await;
+        // Boxed: it may ask servers, and each connection would hold room for that.
+        let Judgement { status, vouched } = Box::pin(self.parts.verifier.identify(token, clock)).await;
         let status = status.map(Arc::new);
         let (mut names, mut uses) = (None, None);
         if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{DataQuery, Decider, DeciderParts, Form, Path, Request, Ruling, Settings};
 use crate::{
     clock::{Clock as _, SharedClock, SystemClock},
+    outside::Outside,
     policy::{Active, LoadOptions, PolicySet, load},
     record::{Asker, Recorder},
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
@@ -82,6 +83,7 @@ impl World {
             clock,
             metrics: Arc::new(Metrics::new().unwrap()),
             recorder,
+            outside: None,
             usage,
         };
         let minute = Duration::from_mins(1);
@@ -97,8 +99,17 @@ impl World {
         Self { _dir: dir, decider, policy, plane }
     }
 
+    /// Lets policies ask servers.
+    pub fn ask_through(&mut self, outside: Outside) {
+        self.decider.parts.outside = Some(Arc::new(outside));
+    }
+
     pub async fn auth(&self, token: &str) -> Ruling {
-        let path = Path::new("/v1/orders").unwrap();
+        self.auth_of(token, "/v1/orders").await
+    }
+
+    pub async fn auth_of(&self, token: &str, path: &str) -> Ruling {
+        let path = Path::new(path).unwrap();
         let request = Request {
             method: "GET",
             path,
@@ -274,4 +285,26 @@ async fn limits_run_on_every_hit_and_hold_for_their_key() {
     assert!(matches!(world.auth(&a).await, Ruling::Allow(_)));
     assert!(matches!(world.auth(&b).await, Ruling::Allow(_)));
     assert_eq!(world.auth(&token("3")).await.reason(), Reason::RateLimited);
+}
+
+/// What an idle connection holds room for: its next request's future is part of it.
+#[tokio::test]
+async fn a_requests_future_is_small() {
+    let world = World::new(OBJECTS);
+    let path = Path::new("/").unwrap();
+    let request = Request {
+        method: "GET",
+        path,
+        query: "",
+        host: "",
+        headers: Vec::new(),
+        source: "",
+        foreign: None,
+        evidence: Evidence::default(),
+    };
+    let size = size_of_val(&world.decider.request(BY, &request, Ok(None)));
+    assert!(size <= 4096, "{size} bytes");
+    let query = DataQuery { path: &[], form: Form::Bare, body: b"", token_path: &[], strict: false, by: BY };
+    let size = size_of_val(&world.decider.data(&query));
+    assert!(size <= 6144, "{size} bytes");
 }

@@ -98,6 +98,13 @@ impl Request {
         this
     }
 
+    /// With a body whose type a header says, if anything does.
+    #[must_use]
+    pub fn with_body(mut self, body: Bytes) -> Self {
+        self.body = body;
+        self
+    }
+
     /// With a header, in place of an earlier one of this name.
     #[must_use]
     pub fn header(self, name: HeaderName, value: &str) -> Self {

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: each gives the same value on the interpreter and on the RVM; one that fails is undefined, as in
 //! OPA, and fails the decision where builtins are strict; one that runs into a limit always fails the decision,
-//! so that `not f(x)` can not turn true by it. None reads a file, a socket or the environment.
+//! so that `not f(x)` can not turn true by it, and so does a call of `http.send` that fails. None reads a file, a socket or the
+//! environment: what `http.send` asks is answered between evaluations.
 //!
 //! The interpreter takes them as extensions. The RVM has no such thing but "host-await" calls, which would
 //! suspend the machine: the compiler is told that they are such, and [`link`] then puts plain builtin calls in
@@ -15,10 +16,14 @@ mod jwt;
 mod keys;
 mod limits;
 mod net;
+mod send;
 mod sign;
 mod x509;
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use anyhow::anyhow;
 use regorus::{
@@ -32,6 +37,7 @@ use regorus::{
 };
 
 pub(super) use args::Fault;
+pub(super) use send::asking;
 
 /// A builtin's result.
 type Answer = Result<Value, Fault>;
@@ -97,6 +103,7 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "net.cidr_intersects" / 2 = net::cidr_intersects,
     "net.cidr_is_valid" / 1 = net::cidr_is_valid,
     "net.cidr_merge" / 1 = net::cidr_merge,
+    "http.send" / 1 = send::send,
     "numbers.range" / 2 = limits::range,
     "numbers.range_step" / 3 = limits::range_step,
 };
@@ -111,12 +118,21 @@ thread_local! {
     static STRICT: Cell<bool> = const { Cell::new(false) };
     /// The evaluation's time in nanoseconds since 1970, 0 before the first look.
     static NOW: Cell<i64> = const { Cell::new(0) };
+    /// What fails the evaluation on this thread whatever it comes to.
+    static FATAL: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Begins an evaluation on this thread.
 pub(super) fn begin(strict: bool) {
     STRICT.set(strict);
     NOW.set(0);
+    FATAL.set(None);
+}
+
+/// Why the evaluation that ended on this thread counts for nothing, whatever it came to.
+pub(super) fn fatal() -> Option<String> {
+    let asks = || send::is_asking().then(|| "http.send: its answer is waited for".to_owned());
+    FATAL.take().or_else(asks)
 }
 
 /// The time, the same for a whole evaluation.
@@ -133,6 +149,11 @@ fn answer(name: &str, answer: Answer) -> anyhow::Result<Value> {
         Ok(value) => Ok(value),
         Err(Fault::Failed(why)) if STRICT.get() => Err(anyhow!("{name}: {why}")),
         Err(Fault::Failed(_)) => Ok(Value::Undefined),
+        Err(Fault::Fatal(why)) => {
+            FATAL.set(Some(format!("{name}: {why}")));
+            Err(LimitError::MemoryLimitExceeded { usage: 0, limit: 0 }.into())
+        }
+        Err(Fault::Asks) => Err(LimitError::MemoryLimitExceeded { usage: 0, limit: 0 }.into()),
         // Of this type, since the machine lets no other kind of error through.
         Err(Fault::Limit { wanted, limit }) => {
             Err(LimitError::MemoryLimitExceeded { usage: wanted, limit }.into())

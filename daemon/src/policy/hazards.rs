@@ -46,6 +46,31 @@ pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Res
     Ok(())
 }
 
+/// Whether a module names `http.send`, which is refused where it is off.
+pub(super) fn asks(file: &str, module: &regorus::unstable::Module, allowed: bool) -> Result<bool, LoadError> {
+    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
+    let mut asks = false;
+    // By name too, as `with` takes functions.
+    for (kind, node) in nodes(&tree, &[]).filter(|(kind, _)| matches!(*kind, "RefDot" | "RefBrack")) {
+        let last = node.get("field").and_then(|f| f.get(1));
+        let last = last.or_else(|| node.get("index")?.get("String")?.get("value"));
+        if last.and_then(Value::as_str) != Some("send")
+            || dotted(&serde_json::json!({kind: node})).as_deref() != Some("http.send")
+        {
+            continue;
+        }
+        if !allowed {
+            let message =
+                "`http.send` is off: name the hosts it may ask in `policy.http_send.hosts`, or take the \
+                           call out"
+                    .to_owned();
+            return Err(at(file, node, message));
+        }
+        asks = true;
+    }
+    Ok(asks)
+}
+
 fn at(file: &str, node: &Value, message: String) -> LoadError {
     let position = |name: &str| {
         let n = node.get("span").and_then(|span| span.get(name)).and_then(Value::as_u64);

@@ -41,6 +41,8 @@ pub struct LoadOptions {
     /// undefined instead, which can switch a denying rule off. The RVM knows OPA's way alone, so strict
     /// sets run on the interpreter.
     pub strict_builtin_errors: bool,
+    /// Whether `http.send` may be called. Nothing is sent by this alone: see [`super::asking`].
+    pub http_send: bool,
     /// Most files in a set.
     pub max_files: usize,
     /// Most bytes in a set.
@@ -57,6 +59,7 @@ impl Default for LoadOptions {
             time_limit: Duration::from_millis(50),
             max_instructions: 1_000_000,
             strict_builtin_errors: false,
+            http_send: false,
             max_files: 1000,
             max_bytes: 16 << 20,
             run_tests: true,
@@ -78,8 +81,11 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     let data = engine.get_data();
     let compiled = compile(&mut engine, &path, decision)?;
+    let mut asks = false;
     for module in compiled.get_modules() {
-        hazards::check_arity(module.package.span.source.get_path(), module)?;
+        let file = module.package.span.source.get_path();
+        hazards::check_arity(file, module)?;
+        asks |= hazards::asks(file, module, options.http_send)?;
     }
     for rule in compiled.get_rules().keys() {
         if overlaps(&data, rule) {
@@ -131,6 +137,7 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
         files.modules.len(),
         tested,
         reads,
+        asks,
     ))
 }
 

@@ -135,6 +135,7 @@ pub struct PolicySet {
     modules: usize,
     tested: Tested,
     reads: Reads,
+    asks: bool,
     machines: Pool<RegoVM>,
     interpreters: Pool<Engine>,
 }
@@ -153,6 +154,7 @@ impl PolicySet {
         modules: usize,
         tested: Tested,
         reads: Reads,
+        asks: bool,
     ) -> Self {
         prototype.set_execution_timer_config(limits.timer());
         let (machines, interpreters) = (Pool::new(), Pool::new());
@@ -169,6 +171,7 @@ impl PolicySet {
             modules,
             tested,
             reads,
+            asks,
             machines,
             interpreters,
         }
@@ -197,6 +200,11 @@ impl PolicySet {
     /// What the decision depends on.
     pub const fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// Whether it calls `http.send` anywhere.
+    pub const fn asks(&self) -> bool {
+        self.asks
     }
 
     /// How far its own tests went.
@@ -346,8 +354,10 @@ pub(super) fn machine(program: &Arc<Program>, data: &Value, limits: Limits) -> R
 /// Runs an evaluation; a panic in it is an error like any other.
 pub(super) fn guarded<T>(strict: bool, evaluation: impl FnOnce() -> T) -> Result<T, PolicyError> {
     builtins::begin(strict);
-    catch_unwind(AssertUnwindSafe(evaluation))
-        .map_err(|_| PolicyError::Failed("the evaluation panicked".into()))
+    let done = catch_unwind(AssertUnwindSafe(evaluation))
+        .map_err(|_| PolicyError::Failed("the evaluation panicked".into()))?;
+    // A machine may take an error for an undefined body.
+    builtins::fatal().map_or(Ok(done), |why| Err(PolicyError::Failed(why)))
 }
 
 /// Refuses a value of more than `most` bytes, counted roughly: what is answered is copied and kept.

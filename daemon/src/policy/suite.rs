@@ -173,7 +173,11 @@ fn test_name(rule: &Rule) -> Option<String> {
 
 fn run_one(engine: &mut Engine, strict: bool, path: String) -> Outcome {
     builtins::begin(strict);
-    match catch_unwind(AssertUnwindSafe(|| engine.eval_rule(path))) {
+    let done = catch_unwind(AssertUnwindSafe(|| engine.eval_rule(path)));
+    if let Some(why) = builtins::fatal() {
+        return Outcome::Errored(why);
+    }
+    match done {
         Ok(Ok(Value::Bool(true))) => Outcome::Passed,
         Ok(Ok(_)) => Outcome::Failed,
         Ok(Err(e)) => Outcome::Errored(load::located(&e.to_string()).to_string()),

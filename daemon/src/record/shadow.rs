@@ -187,6 +187,11 @@ impl ShadowParts {
             return;
         };
         let live = self.live.current();
+        // What a server said then is not known now, and nobody is asked twice for one request.
+        if live.set.asks() || candidate.asks() {
+            self.metrics.shadow("asks");
+            return;
+        }
         let asked = Input::from(input.clone());
         let found = compare(&live.set, &candidate, &asked);
         let kind = found.as_ref().map_or("same", |(d, _)| d.kind.code());

@@ -6,7 +6,7 @@
 //! `path` among its properties (the profile for API gateways) is an `input.request` too, so that policies for
 //! gateways decide by it.
 
-use std::time::Instant;
+use std::{pin::pin, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -15,7 +15,7 @@ use portcullis_common::reason::Reason;
 use serde_json::{Map, Value, json};
 
 use super::{
-    contained::contained,
+    contained::{Panicked, contained},
     doors::{Answer, Doors, json as json_answer, plain, read_body},
     forward::is_method,
     peer::Peer,
@@ -117,10 +117,14 @@ async fn evaluate(
     let by = Asker { door: Door::Authzen, peer: &peer.address };
     let again = |text: &[u8]| input(&parsed(text).ok()?).ok();
     let asked = doors.decider.document(by, text, &doors.settings.authzen_token, read, again);
-    let ruling = contained(asked).await.unwrap_or(Ok(Ruling::deny(Reason::InternalError)));
-    let reason = ruling.as_ref().map_or(Reason::RequestMalformed, Ruling::reason);
+    // Whether the token is revoked stands in what panicked: that never fails open.
+    let (reason, ruling) = match contained(pin!(asked)).await {
+        Ok(Ok(ruling)) => (ruling.reason(), Ok(Ok(ruling))),
+        Ok(Err(e)) => (Reason::RequestMalformed, Err(e)),
+        Err(Panicked) => (Reason::InternalError, Ok(Err(Panicked))),
+    };
     doors.decided(Door::Authzen, Some(headers), reason, start.elapsed());
-    Ok(said(&doors.settle(Door::Authzen, ruling?)))
+    Ok(said(&doors.settle_known(Door::Authzen, ruling?)))
 }
 
 async fn batch(doors: &Doors, headers: &HeaderMap, peer: &Peer, body: &[u8]) -> Result<Value, Malformed> {

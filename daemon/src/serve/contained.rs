@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::Pin,
     task::Poll,
 };
 
@@ -12,8 +12,8 @@ use std::{
 pub(super) struct Panicked;
 
 /// Runs `work`. What it shares with others is behind locks and atomics that a panic leaves whole.
-pub(super) async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
-    let mut work = pin!(work);
+/// It comes pinned, for a future that is handed over is stored twice, and this one is large.
+pub(super) async fn contained<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
@@ -25,17 +25,24 @@ pub(super) async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Pan
     .await
 }
 
+/// The same for work that does not wait.
+pub(super) fn at_once<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_its_own_request() {
-        assert_eq!(contained(async { 7 }).await, Ok(7));
+        assert_eq!(contained(pin!(async { 7 })).await, Ok(7));
         let panics = async {
             tokio::task::yield_now().await;
             assert!(std::hint::black_box(false), "on purpose");
         };
-        assert_eq!(contained(panics).await, Err(Panicked));
+        assert_eq!(contained(pin!(panics)).await, Err(Panicked));
     }
 }

@@ -11,15 +11,17 @@ use portcullis_common::reason::Reason;
 use super::{
     authzen,
     body::Whole,
+    contained::{Panicked, at_once, contained},
     denial::Dialect,
     ext_authz, forward,
     opa::{self, Documents},
     peer::Peer,
 };
 use crate::{
-    decide::{Decider, FailOpen, Ruling},
+    decide::{self, Decider, FailOpen, Ruling},
+    record::Asker,
     telemetry::{Door, Metrics},
-    token::{Evidence, Extraction, Once},
+    token::{Evidence, Extraction, Once, Presented},
     trace::Tracer,
 };
 
@@ -101,6 +103,25 @@ impl Doors {
             }
             None => ruling,
         }
+    }
+
+    /// Decides a request. After a panic it is still asked whether the token is revoked, for the door may fail open;
+    /// where that cannot be answered either, nothing is known, and the caller must not let pass.
+    pub(super) async fn request(
+        &self,
+        by: Asker<'_>,
+        request: &decide::Request<'_>,
+        credential: Result<Option<Presented<'_>>, Reason>,
+    ) -> Result<Ruling, Panicked> {
+        match contained(pin!(self.decider.request(by, request, credential))).await {
+            Ok(ruling) => Ok(ruling),
+            Err(Panicked) => at_once(|| Ruling::Deny(self.decider.after_panic(credential))),
+        }
+    }
+
+    /// [`Self::settle`], where something is known at all.
+    pub(super) fn settle_known(&self, door: Door, ruling: Result<Ruling, Panicked>) -> Ruling {
+        ruling.map_or(Ruling::deny(Reason::InternalError), |ruling| self.settle(door, ruling))
     }
 
     pub(super) async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Answer {

@@ -10,7 +10,7 @@ mod input;
 mod messages;
 mod request;
 
-use std::time::Instant;
+use std::{pin::pin, time::Instant};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method, Request, Response, Version, header};
@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     body::Whole,
-    contained::contained,
+    contained::{Panicked, contained},
     doors::{Answer, Doors, read_body},
     peer::Peer,
 };
@@ -63,16 +63,17 @@ async fn check(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Answer
     // The gateway's own span for this call, not its client's.
     let traced = doors.tracer.is_some().then(|| request.headers().clone());
     let ruling = if peer.is_trusted {
-        contained(decide(doors, request, peer)).await.unwrap_or(Ruling::deny(Reason::InternalError))
+        contained(pin!(decide(doors, request, peer))).await.and_then(|ruling| ruling)
     } else {
-        Ruling::deny(Reason::PeerUntrusted)
+        Ok(Ruling::deny(Reason::PeerUntrusted))
     };
-    doors.decided(Door::ExtAuthz, traced.as_ref(), ruling.reason(), start.elapsed());
-    let answer = Check::of(&doors.settle(Door::ExtAuthz, ruling));
+    let reason = ruling.as_ref().map_or(Reason::InternalError, Ruling::reason);
+    doors.decided(Door::ExtAuthz, traced.as_ref(), reason, start.elapsed());
+    let answer = Check::of(&doors.settle_known(Door::ExtAuthz, ruling));
     message(answer.encoded_len(), |into| answer.encode(into))
 }
 
-async fn decide(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Ruling {
+async fn decide(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Result<Ruling, Panicked> {
     let check = match read_body(request.into_body(), doors.settings.max_body + PREFIX).await {
         Ok(body) => {
             unframed(body).and_then(|m| CheckRequest::decode(m).map_err(|_| Reason::RequestMalformed))
@@ -81,7 +82,7 @@ async fn decide(doors: &Doors, request: Request<Incoming>, peer: &Peer) -> Rulin
     };
     match check {
         Ok(check) => request::decide(doors, &check, peer).await,
-        Err(reason) => Ruling::deny(reason),
+        Err(reason) => Ok(Ruling::deny(reason)),
     }
 }
 

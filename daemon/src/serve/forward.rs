@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use portcullis_common::reason::Reason;
 
 use super::{
-    contained::contained,
     denial::{Denial, Dialect, REASON, SUBJECT},
     doors::{Answer, DoorSettings, Doors, plain},
     peer::Peer,
@@ -55,18 +54,18 @@ async fn ruled(
 ) -> Answer {
     let start = Instant::now();
     let ruling = match original {
-        _ if !peer.is_trusted => Ruling::deny(Reason::PeerUntrusted),
+        _ if !peer.is_trusted => Ok(Ruling::deny(Reason::PeerUntrusted)),
         Ok(request) => {
             let headers = headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
             let credential = doors.settings.extraction.from_headers(headers);
             let by = Asker { door, peer: &peer.address };
-            let decided = contained(doors.decider.request(by, &request, credential)).await;
-            decided.unwrap_or(Ruling::deny(Reason::InternalError))
+            doors.request(by, &request, credential).await
         }
-        Err(Malformed) => Ruling::deny(Reason::RequestMalformed),
+        Err(Malformed) => Ok(Ruling::deny(Reason::RequestMalformed)),
     };
-    doors.decided(door, Some(headers), ruling.reason(), start.elapsed());
-    match doors.settle(door, ruling) {
+    let reason = ruling.as_ref().map_or(Reason::InternalError, Ruling::reason);
+    doors.decided(door, Some(headers), reason, start.elapsed());
+    match doors.settle_known(door, ruling) {
         Ruling::Allow(permit) => leave(&permit, dialect),
         Ruling::Deny(refusal) => denial(&refusal, dialect),
     }

@@ -9,7 +9,7 @@ mod body;
 mod documents;
 mod options;
 
-use std::time::Instant;
+use std::{pin::pin, time::Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -103,7 +103,7 @@ async fn data(
     let options = Options::read(request.uri().query().unwrap_or_default());
     let mut timings = Timings::default();
     let decided = match &options {
-        Ok(options) => contained(decide(doors, request, peer, version, path, options, &mut timings))
+        Ok(options) => contained(pin!(decide(doors, request, peer, version, path, options, &mut timings)))
             .await
             .unwrap_or_else(|_| Err(Fault::of(Reason::InternalError))),
         Err(fault) => Err(fault.clone()),

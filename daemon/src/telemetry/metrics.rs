@@ -94,6 +94,7 @@ pub struct Metrics {
     policy_reloads: IntCounterVec,
     policy_engine: IntGaugeVec,
     policy_untested: IntGauge,
+    policy_requests: IntCounterVec,
     bundles: IntGaugeVec,
     bundle_requests: IntCounterVec,
     revocations: IntCounterVec,
@@ -236,6 +237,7 @@ impl Metrics {
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
+            policy_requests: make.counters("portcullis_policy_requests_total", "Calls of `http.send` by what came of them.", &["result"])?,
             introspection: make.counters("portcullis_introspection_total", "Opaque tokens by what the introspection server said, or why it was not asked.", &["result"])?,
             introspection_paused: make.gauge("portcullis_introspection_paused", "1 while the introspection server is left alone because it keeps failing.")?,
             issuer_ready: make.gauges("portcullis_issuer_ready", "1 where an issuer's keys are there and not stale.", &["issuer"])?,
@@ -286,6 +288,11 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// Counts a call of `http.send`.
+    pub fn policy_request(&self, result: &str) {
+        self.policy_requests.with_label_values(&[result]).inc();
     }
 
     /// Notes what became of opaque tokens.
@@ -479,6 +486,7 @@ mod tests {
         m.fail_open(Door::ExtAuthz);
         m.decision_log(1, 1, 1);
         m.shadow("same");
+        m.policy_request("answered");
         m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);

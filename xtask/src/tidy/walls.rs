@@ -38,6 +38,7 @@ const ROOMS: &[Room] = &[
     Room { name: "revoke",    must_not_name: &["policy", "decide", "serve", "app", "cli"] },
     Room { name: "usage",     must_not_name: &["token", "policy", "kernel", "revoke", "record", "decide", "serve", "telemetry", "app", "cli"] },
     Room { name: "record",    must_not_name: &["kernel", "revoke", "decide", "serve", "app", "cli"] },
+    Room { name: "outside",   must_not_name: &["token", "record", "decide", "revoke", "kernel", "serve", "config", "app", "cli"] },
     Room { name: "decide",    must_not_name: &["serve", "app", "cli"] },
     Room { name: "serve",     must_not_name: &["app", "cli"] },
     Room { name: "telemetry", must_not_name: &["token", "policy", "decide", "record", "revoke", "kernel", "serve", "app", "cli"] },

@@ -70,6 +70,15 @@ impl Args {
         let decision = self.decision.clone().unwrap_or(decision);
         let load = |dir: &PathBuf| policy::load(std::slice::from_ref(dir), &decision, &options);
         let (old, new) = (load(&self.old)?, load(&self.new)?);
+        for (set, dir) in [(&old, &self.old), (&new, &self.new)] {
+            if set.asks() {
+                let why = format!(
+                    "`{}` calls `http.send`, and no log says what servers answered: its decisions cannot be made again",
+                    dir.display()
+                );
+                return Err(Failure::new(ERROR, why));
+            }
+        }
         let mut report = Report::new([&old, &new]);
         for (files, bare) in [(&self.log, false), (&self.inputs, true)] {
             for file in files {

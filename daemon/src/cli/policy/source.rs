@@ -28,6 +28,9 @@ pub struct Source {
     /// The rule that gives decisions
     #[arg(long, value_name = "PATH")]
     decision: Option<String>,
+    /// Take a set that calls `http.send`, though no configuration allows it; nothing is sent
+    #[arg(long)]
+    http_send: bool,
 }
 
 /// The set, found.
@@ -48,6 +51,7 @@ impl Source {
         } else {
             (self.dirs.clone(), config::Policy::default().decision, LoadOptions::default())
         };
+        let options = LoadOptions { http_send: options.http_send || self.http_send, ..options };
         Ok(Chosen { dirs, decision: self.decision.clone().unwrap_or(decision), options })
     }
 

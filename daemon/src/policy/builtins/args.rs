@@ -16,6 +16,10 @@ pub enum Fault {
         /// What it may.
         limit: u64,
     },
+    /// It fails the evaluation, whatever the policy makes of it.
+    Fatal(String),
+    /// It has no answer yet: the evaluation ends here.
+    Asks,
 }
 
 impl From<String> for Fault {

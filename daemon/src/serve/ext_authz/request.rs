@@ -9,6 +9,7 @@ use crate::{
     decide::{self, Path, Ruling},
     record::Asker,
     serve::{
+        contained::Panicked,
         doors::{DoorSettings, Doors},
         peer::Peer,
     },
@@ -17,16 +18,16 @@ use crate::{
 };
 
 /// Decides a check.
-pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Ruling {
+pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Result<Ruling, Panicked> {
     let foreign = doors.settings.envoy_input.then(|| super::input::members(check)).transpose();
     let read = read(check, &doors.settings);
     match read.and_then(|read| foreign.as_ref().map(|foreign| (read, foreign)).map_err(|reason| *reason)) {
         Ok(((request, credential), foreign)) => {
             let request = decide::Request { foreign: foreign.as_ref(), ..request };
             let by = Asker { door: Door::ExtAuthz, peer: &peer.address };
-            doors.decider.request(by, &request, credential).await
+            doors.request(by, &request, credential).await
         }
-        Err(reason) => Ruling::deny(reason),
+        Err(reason) => Ok(Ruling::deny(reason)),
     }
 }
 
