@@ -11,6 +11,7 @@ mod floods;
 mod promoted;
 mod records;
 mod settings;
+mod standards;
 mod status;
 mod tasks;
 mod traces;
@@ -226,6 +227,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
 /// Every socket, bound but not served.
 struct Sockets {
     doors: Vec<(Endpoint, Listener)>,
+    standards: Vec<(Endpoint, Listener)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -243,9 +245,10 @@ impl Sockets {
                 doors.push((Endpoint::Tcp(*address), listener));
             }
         }
+        let standards = standards::bind(config).await?;
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
-        Ok(Self { doors, admin, observe })
+        Ok(Self { doors, standards, admin, observe })
     }
 }
 
@@ -319,6 +322,7 @@ async fn serve(
         tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
+    standards::serve(&shared, sockets.standards, &tasks, &stop);
     tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
     tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));

@@ -6,6 +6,7 @@
 mod admin;
 mod check_config;
 mod client;
+mod client_secret;
 mod decide;
 mod detach;
 mod docs;
@@ -65,6 +66,7 @@ enum Command {
     Keys(keys::Args),
     Policy(policy::Args),
     Usage(usage::Args),
+    ClientSecret(client_secret::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -123,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),
         Command::Usage(a) => a.run(),
+        Command::ClientSecret(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

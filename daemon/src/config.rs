@@ -13,9 +13,9 @@ mod values;
 pub use check::{ConfigError, Fault, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, ApiKeys, AttachMode, Binding, CertificateForm, Config, Decide, DecisionLog, EnforcementMode,
-    FailOpenDoor, GateMode, Host, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat, LogSink,
-    MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode, Revocation, Serve,
-    ServeTls, ShedAttach, ShedMode, Token, Trace, UnknownMode, Usage,
+    Admin, ApiKeys, AttachMode, Binding, CertificateForm, ClientRevokes, Config, Decide, DecisionLog,
+    EnforcementMode, FailOpenDoor, GateMode, Host, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat,
+    LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode, Revocation,
+    Serve, ServeTls, ShedAttach, ShedMode, Standards, StandardsClient, Token, Trace, UnknownMode, Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

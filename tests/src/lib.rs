@@ -23,6 +23,7 @@ pub mod grpc;
 pub mod guard;
 pub mod h2;
 pub mod net;
+pub mod pki;
 pub mod process;
 pub mod server;
 mod shipped;

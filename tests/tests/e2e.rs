@@ -33,6 +33,7 @@ mod e2e {
     mod living;
     mod namespaces;
     mod nginx;
+    mod oauth;
     mod opa;
     mod opaque;
     mod overload;

@@ -6,7 +6,7 @@ use super::{
     section::Section,
     tables::{
         Admin, ApiKeys, Binding, Decide, DecisionLog, Host, Introspection, Issuer, Kernel, Log, Observe,
-        Policy, PolicyBundle, Revocation, Serve, ServeTls, Token, Trace, Usage,
+        Policy, PolicyBundle, Revocation, Serve, ServeTls, Standards, StandardsClient, Token, Trace, Usage,
     },
 };
 
@@ -33,6 +33,8 @@ pub fn reference() -> String {
     write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);
+    write::<Standards>(&mut page);
+    write::<StandardsClient>(&mut page);
     write::<Admin>(&mut page);
     write::<Observe>(&mut page);
     write::<Log>(&mut page);
@@ -53,7 +55,8 @@ fn write<S: Section>(page: &mut String) {
         if matches!(
             (S::TABLE, f.key),
             ("token", "issuer" | "api_keys" | "introspection" | "binding")
-                | ("serve", "tls")
+                | ("serve" | "standards", "tls")
+                | ("standards", "client")
                 | ("policy", "bundle")
         ) {
             continue;

@@ -1,6 +1,7 @@
 //! Every table and key, with documentation and default. Order here is the order of the reference page.
 
 mod kernel;
+mod standards;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -10,6 +11,7 @@ pub use kernel::{
     AttachMode, EnforcementMode, GateMode, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
     ReactionMode, ShedAttach, ShedMode, UnknownMode,
 };
+pub use standards::{ClientRevokes, Standards, StandardsClient};
 
 use super::{
     section::section,
@@ -524,4 +526,6 @@ pub struct Config {
     pub log: Log,
     /// `[trace]`
     pub trace: Trace,
+    /// `[standards]`
+    pub standards: Standards,
 }

@@ -13,6 +13,7 @@ use super::{
     body::Whole,
     denial::Dialect,
     ext_authz, forward,
+    listen::Front,
     opa::{self, Documents},
     peer::Peer,
 };
@@ -103,7 +104,7 @@ impl Doors {
         }
     }
 
-    pub(super) async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         if ext_authz::is_grpc(&request) {
             return ext_authz::answer(self, request, peer).await;
         }
@@ -123,6 +124,16 @@ impl Doors {
             Some(rest) => forward::envoy(self, &request, rest, peer).await,
             None => plain(StatusCode::NOT_FOUND),
         }
+    }
+}
+
+impl Front for Doors {
+    fn gateways(&self) -> &[(IpAddr, u8)] {
+        &self.settings.gateways
+    }
+
+    fn route(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Answer> + Send {
+        self.answer(request, peer)
     }
 }
 

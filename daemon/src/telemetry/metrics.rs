@@ -1,5 +1,7 @@
 //! Every metric, declared in one place and documented in `docs/metrics.md`.
 
+mod standards;
+
 use std::time::Duration;
 
 use portcullis_common::reason::{Outcome, Reason, Sight};
@@ -7,6 +9,8 @@ use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
 };
+
+pub use standards::StandardsMetrics;
 
 /// How the kernel side stands, as gauges show it.
 #[derive(Clone, Debug, Default)]
@@ -129,6 +133,8 @@ pub struct Metrics {
     usage_observed: IntGauge,
     log_lines: IntCounter,
     log_dropped: IntCounterVec,
+    /// Those of the standards' endpoints and feeds.
+    pub standards: StandardsMetrics,
 }
 
 /// From a microsecond to a second.
@@ -243,6 +249,7 @@ impl Metrics {
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
+            standards: StandardsMetrics::new(&make)?,
             registry,
         })
     }
@@ -473,6 +480,7 @@ mod tests {
         m.fail_open(Door::ExtAuthz);
         m.decision_log(1, 1, 1);
         m.shadow("same");
+        m.standards.touch();
         m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);

@@ -91,6 +91,23 @@ impl Verifier {
         }
     }
 
+    /// What a token will be at the moment when its time comes; for those that are not valid yet.
+    pub fn foresee(&self, token: &Token, now: i64) -> Result<Identity, Reason> {
+        let (_, jws) = self.find(token)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "what lies beyond is no time, and refused by the claims' check"
+        )]
+        let at = |name: &str| jws.claims.get(name).and_then(Value::as_f64).map_or(now, |t| t.ceil() as i64);
+        self.verify(token, now.max(at("nbf")).max(at("iat")))
+    }
+
+    /// When a token says that it ends, whoever made it: nothing is verified.
+    pub fn stated_expiry(token: &Token) -> Option<i64> {
+        let jws = Jws::parse(token.as_str()).ok()?;
+        jws.claims.get("exp").and_then(Value::as_i64)
+    }
+
     /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
     /// no longer than its issuer's setting. The clock is asked again behind that.
     pub async fn identify(&self, token: &Token, now: impl Fn() -> i64) -> Judgement {
