@@ -46,7 +46,7 @@ use crate::{
         answer_kernel, bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
-    token::{ApiKeys, Binder, FingerprintKey, Introspector, Verifier},
+    token::{ApiKeys, Binder, FingerprintKey, Introspector, StatusLists, Verifier},
     usage::{Book, Keeper},
 };
 
@@ -82,6 +82,7 @@ pub(crate) struct Shared {
     verifier: Arc<Verifier>,
     api_keys: Option<Arc<ApiKeys>>,
     introspector: Option<Arc<Introspector>>,
+    status_lists: Option<Arc<StatusLists>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -105,6 +106,7 @@ struct Vouchers {
     verifier: Arc<Verifier>,
     api_keys: Option<Arc<ApiKeys>>,
     introspector: Option<Arc<Introspector>>,
+    status_lists: Option<Arc<StatusLists>>,
 }
 
 fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
@@ -116,9 +118,13 @@ fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
         .map(|settings| Introspector::new(settings, Arc::clone(key)).map(Arc::new))
         .transpose()
         .context("the introspection server cannot be asked")?;
+    let status_lists = settings::status_lists(config)
+        .map(|settings| StatusLists::new(settings).map(Arc::new))
+        .transpose()
+        .context("status lists cannot be fetched")?;
     let verifier = verifier.with_api_keys(api_keys.clone()).with_introspector(introspector.clone());
-    let verifier = Arc::new(verifier);
-    Ok(Vouchers { verifier, api_keys, introspector })
+    let verifier = Arc::new(verifier.with_status_lists(status_lists.clone()));
+    Ok(Vouchers { verifier, api_keys, introspector, status_lists })
 }
 
 /// Runs the daemon until `stop`.
@@ -126,7 +132,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
-    let Vouchers { verifier, api_keys, introspector } = vouchers(&config, &key)?;
+    let Vouchers { verifier, api_keys, introspector, status_lists } = vouchers(&config, &key)?;
     let binder = Binder::new(settings::binding(&config), Arc::clone(&key));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
@@ -189,6 +195,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         verifier,
         api_keys,
         introspector,
+        status_lists,
         policy: active,
         plane,
         metrics,
@@ -296,7 +303,9 @@ async fn serve(
     if let Some(changes) = changes {
         tasks.spawn(documents::keep(Arc::clone(&shared), changes, stop.clone()));
     }
+    let ssf = standards::transmitters(&shared)?;
     let admin = AdminState {
+        ssf: ssf.clone(),
         decider: Arc::clone(&shared.decider),
         api_keys: shared.api_keys.clone(),
         plane: shared.plane.clone(),
@@ -316,13 +325,13 @@ async fn serve(
         ready: status::readiness(&shared),
         refresh: status::refresher(&shared),
     };
+    standards::serve(&shared, sockets.standards, &ssf, &tasks, &stop)?;
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
     tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
     for (endpoint, listener) in sockets.doors {
         tracing::info!(address = %endpoint, "front doors");
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
-    standards::serve(&shared, sockets.standards, &tasks, &stop);
     tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
     tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));

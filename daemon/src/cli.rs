@@ -20,6 +20,7 @@ mod policy;
 mod revocations;
 mod revoke;
 mod run;
+mod ssf;
 mod status;
 mod table;
 mod usage;
@@ -67,6 +68,7 @@ enum Command {
     Policy(policy::Args),
     Usage(usage::Args),
     ClientSecret(client_secret::Args),
+    Ssf(ssf::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -126,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Policy(a) => a.run(),
         Command::Usage(a) => a.run(),
         Command::ClientSecret(a) => a.run(),
+        Command::Ssf(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

@@ -15,7 +15,8 @@ pub use reference::reference;
 pub use tables::{
     Admin, ApiKeys, AttachMode, Binding, CertificateForm, ClientRevokes, Config, Decide, DecisionLog,
     EnforcementMode, FailOpenDoor, GateMode, Host, Introspection, Issuer, Kernel, KernelMode, Log, LogFormat,
-    LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, ReactionMode, Revocation,
-    Serve, ServeTls, ShedAttach, ShedMode, Standards, StandardsClient, Token, Trace, UnknownMode, Usage,
+    LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, PublishedList, ReactionMode,
+    Revocation, Serve, ServeTls, ShedAttach, ShedMode, Ssf, SsfAction, SsfDelivery, SsfTransmitter,
+    Standards, StandardsClient, Token, TokenStatusList, Trace, UnavailableMode, UnknownMode, Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -47,6 +47,8 @@ mod e2e {
     mod shadow;
     mod shapes;
     mod shed;
+    mod ssf;
+    mod status_lists;
     mod traces;
     mod upgrades;
     mod usage;

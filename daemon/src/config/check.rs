@@ -237,6 +237,8 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     f.unless((0.0..=1.0).contains(&c.trace.sample), "trace.sample", "must be from 0 to 1");
     check_record(c, f);
     standards::check_standards(c, f);
+    standards::check_ssf(c, f);
+    standards::check_lists(c, f);
 }
 
 /// The `[host]` and `[decision_log]` tables.

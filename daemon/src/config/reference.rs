@@ -6,7 +6,8 @@ use super::{
     section::Section,
     tables::{
         Admin, ApiKeys, Binding, Decide, DecisionLog, Host, Introspection, Issuer, Kernel, Log, Observe,
-        Policy, PolicyBundle, Revocation, Serve, ServeTls, Standards, StandardsClient, Token, Trace, Usage,
+        Policy, PolicyBundle, PublishedList, Revocation, Serve, ServeTls, SsfTransmitter, Standards,
+        StandardsClient, Token, TokenStatusList, Trace, Usage,
     },
 };
 
@@ -24,6 +25,7 @@ pub fn reference() -> String {
     write::<ApiKeys>(&mut page);
     write::<Introspection>(&mut page);
     write::<Binding>(&mut page);
+    write::<TokenStatusList>(&mut page);
     write::<Policy>(&mut page);
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
@@ -35,6 +37,8 @@ pub fn reference() -> String {
     write::<ServeTls>(&mut page);
     write::<Standards>(&mut page);
     write::<StandardsClient>(&mut page);
+    write::<PublishedList>(&mut page);
+    write::<SsfTransmitter>(&mut page);
     write::<Admin>(&mut page);
     write::<Observe>(&mut page);
     write::<Log>(&mut page);
@@ -54,9 +58,9 @@ fn write<S: Section>(page: &mut String) {
         // Tables of their own.
         if matches!(
             (S::TABLE, f.key),
-            ("token", "issuer" | "api_keys" | "introspection" | "binding")
+            ("token", "issuer" | "api_keys" | "introspection" | "binding" | "status_list")
                 | ("serve" | "standards", "tls")
-                | ("standards", "client")
+                | ("standards", "client" | "status_list")
                 | ("policy", "bundle")
         ) {
             continue;

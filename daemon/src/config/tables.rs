@@ -11,7 +11,10 @@ pub use kernel::{
     AttachMode, EnforcementMode, GateMode, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
     ReactionMode, ShedAttach, ShedMode, UnknownMode,
 };
-pub use standards::{ClientRevokes, Standards, StandardsClient};
+pub use standards::{
+    ClientRevokes, PublishedList, Ssf, SsfAction, SsfDelivery, SsfTransmitter, Standards, StandardsClient,
+    TokenStatusList, UnavailableMode,
+};
 
 use super::{
     section::section,
@@ -115,6 +118,8 @@ section! {
         introspection: Introspection = Introspection::default(),
         /// Proofs of whose a bound token is.
         binding: Binding = Binding::default(),
+        /// Lists of tokens that were taken back.
+        status_list: TokenStatusList = TokenStatusList::default(),
     }
 }
 
@@ -528,4 +533,6 @@ pub struct Config {
     pub trace: Trace,
     /// `[standards]`
     pub standards: Standards,
+    /// `[ssf]`
+    pub ssf: Ssf,
 }

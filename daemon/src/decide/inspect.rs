@@ -45,6 +45,11 @@ impl Decider {
         identity.expires_at.map_or(else_until, |exp| WallTime::from_seconds(exp).plus(self.settings.leeway))
     }
 
+    /// Whether this very token is revoked.
+    pub fn is_revoked_itself(&self, fingerprint: DenyFingerprint) -> bool {
+        self.parts.index.is_revoked(fingerprint, self.parts.clock.wall())
+    }
+
     /// Revokes one token. On disk, in force and in the kernel when this returns.
     pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
         let (begun, source) = (Instant::now(), order.source.clone());

@@ -1,4 +1,5 @@
-//! What standards define, on listeners of their own: revocation (RFC 7009) and introspection (RFC 7662).
+//! What standards define, on listeners of their own: revocation (RFC 7009), introspection (RFC 7662) and security events
+//! that are pushed (RFC 8935).
 //!
 //! Guarantees: nothing is answered to whom it does not concern, secrets are compared in constant time as hashes, and an
 //! order is acknowledged when it is durable and in force. Leaves to others: what a token is (`token`), how it is revoked
@@ -7,6 +8,8 @@
 mod client;
 mod form;
 mod introspect;
+mod list;
+mod push;
 mod revoke;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -23,7 +26,13 @@ use super::{
     listen::{Connections, Front, Listener},
     peer::Peer,
 };
-use crate::{clock::SharedClock, decide::Decider, telemetry::Metrics, token::ApiKeys};
+use crate::{
+    clock::SharedClock,
+    decide::Decider,
+    ssf::Receiver,
+    telemetry::Metrics,
+    token::{ApiKeys, Publisher},
+};
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 
 /// Longest form: a token and what goes with it.
@@ -46,6 +55,10 @@ pub struct Standards {
     pub clock: SharedClock,
     /// Lifetime of a revocation of a token without `exp`.
     pub default_ttl: Duration,
+    /// Takes security events.
+    pub ssf: Receiver,
+    /// Publishes the status list of API keys, where that is configured.
+    pub publisher: Option<Publisher>,
     /// What clients revoked lately, so that saying it again makes no further claim.
     pub lately: Lately,
 }
@@ -143,7 +156,12 @@ impl Standards {
                 ("introspect", self.introspect(request, peer).await)
             }
             "/oauth2/revoke" | "/oauth2/introspect" => return only("POST"),
-            _ => return plain(StatusCode::NOT_FOUND),
+            list::LIST | list::KEYS if self.publisher.is_some() => return self.list(&request),
+            path => match path.strip_prefix(push::PATH).map(|name| self.ssf.get(name).cloned()) {
+                Some(Some(_)) if request.method() != Method::POST => return only("POST"),
+                Some(Some(transmitter)) => return push::take(&transmitter, request).await,
+                _ => return plain(StatusCode::NOT_FOUND),
+            },
         };
         self.metrics.standards.oauth(endpoint, done.as_ref().map_or_else(|f| f.label(), |(label, _)| *label));
         done.map_or_else(Fault::answer, |(_, answer)| answer)

@@ -111,6 +111,8 @@ const fn may_come_to_life(reason: Reason) -> bool {
             | Reason::KeyUnknown
             | Reason::IntrospectionFailed
             | Reason::TokenNotYetValid
+            | Reason::StatusSuspended
+            | Reason::StatusUnavailable
     )
 }
 
