@@ -107,6 +107,12 @@ numbered! {
         ProofInvalid = 34 => "proof_invalid",
         /// The request's DPoP proof was used before.
         ProofReplayed = 35 => "proof_replayed",
+        /// The token's status list says that it is not valid any more, or has no entry for it.
+        StatusInvalid = 36 => "status_invalid",
+        /// The token's status list says that it is suspended.
+        StatusSuspended = 37 => "status_suspended",
+        /// The token names a status list that cannot be had, or that may not be asked for.
+        StatusUnavailable = 38 => "status_unavailable",
     }
 }
 
@@ -293,7 +299,8 @@ impl Reason {
             | Self::InternalError
             | Self::IssuerNotReady
             | Self::KeysStale
-            | Self::IntrospectionFailed => 503,
+            | Self::IntrospectionFailed
+            | Self::StatusUnavailable => 503,
             Self::RequestMalformed => 400,
             Self::RequestTooLarge => 413,
             Self::RateLimited => 429,

@@ -11,6 +11,7 @@ mod floods;
 mod promoted;
 mod records;
 mod settings;
+mod standards;
 mod status;
 mod tasks;
 mod traces;
@@ -46,7 +47,7 @@ use crate::{
         answer_kernel, bind, serve_admin, serve_observe,
     },
     telemetry::Metrics,
-    token::{ApiKeys, Binder, FingerprintKey, Introspector, Verifier},
+    token::{ApiKeys, Binder, FingerprintKey, Introspector, StatusLists, Verifier},
     usage::{Book, Keeper},
 };
 
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     verifier: Arc<Verifier>,
     api_keys: Option<Arc<ApiKeys>>,
     introspector: Option<Arc<Introspector>>,
+    status_lists: Option<Arc<StatusLists>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
@@ -105,6 +107,7 @@ struct Vouchers {
     verifier: Arc<Verifier>,
     api_keys: Option<Arc<ApiKeys>>,
     introspector: Option<Arc<Introspector>>,
+    status_lists: Option<Arc<StatusLists>>,
 }
 
 fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
@@ -116,9 +119,13 @@ fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
         .map(|settings| Introspector::new(settings, Arc::clone(key)).map(Arc::new))
         .transpose()
         .context("the introspection server cannot be asked")?;
+    let status_lists = settings::status_lists(config)
+        .map(|settings| StatusLists::new(settings).map(Arc::new))
+        .transpose()
+        .context("status lists cannot be fetched")?;
     let verifier = verifier.with_api_keys(api_keys.clone()).with_introspector(introspector.clone());
-    let verifier = Arc::new(verifier);
-    Ok(Vouchers { verifier, api_keys, introspector })
+    let verifier = Arc::new(verifier.with_status_lists(status_lists.clone()));
+    Ok(Vouchers { verifier, api_keys, introspector, status_lists })
 }
 
 /// Runs the daemon until `stop`.
@@ -126,7 +133,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
     let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
-    let Vouchers { verifier, api_keys, introspector } = vouchers(&config, &key)?;
+    let Vouchers { verifier, api_keys, introspector, status_lists } = vouchers(&config, &key)?;
     let binder = Binder::new(settings::binding(&config), Arc::clone(&key));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
@@ -190,6 +197,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         verifier,
         api_keys,
         introspector,
+        status_lists,
         policy: active,
         plane,
         metrics,
@@ -235,6 +243,7 @@ fn outside(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Outside
 /// Every socket, bound but not served.
 struct Sockets {
     doors: Vec<(Endpoint, Listener)>,
+    standards: Vec<(Endpoint, Listener)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -252,9 +261,10 @@ impl Sockets {
                 doors.push((Endpoint::Tcp(*address), listener));
             }
         }
+        let standards = standards::bind(config).await?;
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
-        Ok(Self { doors, admin, observe })
+        Ok(Self { doors, standards, admin, observe })
     }
 }
 
@@ -302,7 +312,9 @@ async fn serve(
     if let Some(changes) = changes {
         tasks.spawn(documents::keep(Arc::clone(&shared), changes, stop.clone()));
     }
+    let ssf = standards::transmitters(&shared)?;
     let admin = AdminState {
+        ssf: ssf.clone(),
         decider: Arc::clone(&shared.decider),
         api_keys: shared.api_keys.clone(),
         plane: shared.plane.clone(),
@@ -323,6 +335,7 @@ async fn serve(
         ready: status::readiness(&shared),
         refresh: status::refresher(&shared),
     };
+    standards::serve(&shared, sockets.standards, &ssf, &tasks, &stop)?;
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
     tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
     for (endpoint, listener) in sockets.doors {

@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod check_config;
 mod client;
+mod client_secret;
 mod decide;
 mod detach;
 mod docs;
@@ -21,6 +22,7 @@ mod policy;
 mod revocations;
 mod revoke;
 mod run;
+mod ssf;
 mod status;
 mod table;
 mod upload;
@@ -71,6 +73,8 @@ enum Command {
     Keys(keys::Args),
     Policy(policy::Args),
     Usage(usage::Args),
+    ClientSecret(client_secret::Args),
+    Ssf(ssf::Args),
     Reload(admin::ReloadArgs),
     Detach(detach::Args),
     /// Print completions for a shell
@@ -132,6 +136,8 @@ pub fn main() -> ExitCode {
         Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),
         Command::Usage(a) => a.run(),
+        Command::ClientSecret(a) => a.run(),
+        Command::Ssf(a) => a.run(),
         Command::Reload(a) => a.run(),
         Command::Detach(a) => a.run(),
         Command::Completions { shell } => {

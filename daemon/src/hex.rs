@@ -9,6 +9,13 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// Bytes from two digits each, in either case; `None` for any other text.
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|p| if let [a, b] = p { Some(digit(*a)? << 4 | digit(*b)?) } else { None }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

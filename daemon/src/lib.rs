@@ -20,6 +20,7 @@ pub mod policy;
 pub mod record;
 pub mod revoke;
 pub mod serve;
+pub mod ssf;
 pub mod telemetry;
 pub mod token;
 pub mod trace;

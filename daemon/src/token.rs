@@ -21,6 +21,8 @@ mod key;
 mod keys;
 mod remote;
 mod settings;
+mod signers;
+mod status_list;
 #[cfg(test)]
 mod vectors;
 mod verify;
@@ -39,6 +41,10 @@ pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Int
 pub use issuer::IssuerStatus;
 pub use key::{FingerprintKey, KeyError};
 pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};
+pub use signers::Signers;
+pub use status_list::{
+    PublishError, Published, Publisher, PublisherSettings, StatusListSettings, StatusListStatus, StatusLists,
+};
 pub use verify::{Judgement, MAX_TOKEN_BYTES, Verifier};
 pub use vouch::Vouched;
 

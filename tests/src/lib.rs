@@ -24,6 +24,7 @@ pub mod guard;
 pub mod h2;
 pub mod inside;
 pub mod net;
+pub mod pki;
 pub mod process;
 pub mod server;
 mod shipped;

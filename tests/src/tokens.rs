@@ -121,6 +121,13 @@ impl Signer {
         json!({"keys": [jwk]}).to_string()
     }
 
+    /// Its private half in PEM (PKCS #8).
+    pub fn pem(&self) -> Result<String> {
+        let der = self.pair.to_pkcs8v1().map_err(|_| anyhow!("cannot write the key"))?;
+        let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+        Ok(format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n"))
+    }
+
     /// Signs any header and claims.
     pub fn sign(&self, header: &Value, claims: &Value) -> Result<String> {
         let input = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));

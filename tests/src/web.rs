@@ -19,6 +19,8 @@ use crate::net::Namespace;
 pub enum Reply {
     /// 200 with this JSON.
     Json(String),
+    /// 200 with a body of this type.
+    Typed(&'static str, String),
     /// Another status, without a body.
     Status(u16),
     /// Nothing, for as long as the client waits.
@@ -93,12 +95,8 @@ fn converse(mut stream: TcpStream, answers: &Mutex<Answers>, asked: &Mutex<Vec<S
             asked.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
             let reply = (answers.lock().unwrap_or_else(PoisonError::into_inner))(&request);
             let answer = match reply {
-                Reply::Json(body) => {
-                    let length = body.len();
-                    format!(
-                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-                    )
-                }
+                Reply::Json(body) => whole("application/json", &body),
+                Reply::Typed(kind, body) => whole(kind, &body),
                 Reply::Status(status) => format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"),
                 Reply::Stall => continue,
                 Reply::Reset => {
@@ -114,6 +112,10 @@ fn converse(mut stream: TcpStream, answers: &Mutex<Answers>, asked: &Mutex<Vec<S
             Ok(n) => pending.extend_from_slice(buffer.get(..n).unwrap_or_default()),
         }
     }
+}
+
+fn whole(kind: &str, body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// Takes one whole request off the front.

@@ -34,6 +34,7 @@ mod e2e {
     mod living;
     mod namespaces;
     mod nginx;
+    mod oauth;
     mod opa;
     mod opaque;
     mod outside;
@@ -51,6 +52,8 @@ mod e2e {
     mod shadow;
     mod shapes;
     mod shed;
+    mod ssf;
+    mod status_lists;
     mod traces;
     mod upgrades;
     mod usage;

@@ -6,7 +6,7 @@ use crate::{
     config::{
         AttachMode, CertificateForm, Config, EnforcementMode, FailOpenDoor, GateMode, Issuer, Kernel,
         KernelMode, MissingMode, OlderMode, OpaqueMode, ReactionMode, ServeTls, ShedAttach, ShedMode,
-        UnknownMode, host_port,
+        UnavailableMode, UnknownMode, host_port,
     },
     decide,
     fetch::Secret,
@@ -21,7 +21,8 @@ use crate::{
     telemetry::Door,
     token::{
         ApiKeySettings, BindingSettings, CertificateFormat, Credential, Extraction, FingerprintKey,
-        IntrospectionSettings, IssuerSettings, KeySource, RemoteKeys, TokenRules,
+        IntrospectionSettings, IssuerSettings, KeySource, PublisherSettings, RemoteKeys, StatusListSettings,
+        TokenRules,
     },
     usage,
 };
@@ -205,7 +206,38 @@ pub fn host_name(c: &Config) -> String {
 pub fn api_keys(c: &Config) -> Option<ApiKeySettings> {
     let keys = &c.token.api_keys;
     let (prefix, issuer) = (keys.prefix.clone(), keys.issuer.clone());
-    keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer })
+    let status_uri = c.standards.status_list.uri.clone();
+    keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer, status_uri })
+}
+
+/// How status lists are fetched, if they are.
+pub fn status_lists(c: &Config) -> Option<StatusListSettings> {
+    let l = &c.token.status_list;
+    (!l.hosts.is_empty()).then(|| StatusListSettings {
+        hosts: l.hosts.clone(),
+        ca_file: l.ca_file.clone(),
+        plain_http: l.plain_http,
+        timeout: l.timeout.0,
+        wait: l.wait.0,
+        ttl_min: l.ttl_min.0,
+        ttl_max: l.ttl_max.0,
+        max_stale: l.max_stale.0,
+        max_bytes: l.max_bytes as usize,
+        lists: l.lists,
+        allow_unavailable: l.unavailable == UnavailableMode::Allow,
+    })
+}
+
+/// How the status list of API keys is published, if it is.
+pub fn publisher(c: &Config) -> Option<PublisherSettings> {
+    let p = &c.standards.status_list;
+    Some(PublisherSettings {
+        uri: p.uri.clone()?,
+        key_file: p.key_file.clone(),
+        kid: p.kid.clone(),
+        ttl: p.ttl.0,
+        lifetime: p.lifetime.0,
+    })
 }
 
 /// What policies are told of this host: `data.portcullis.host` and `data.portcullis.region`.
@@ -254,7 +286,12 @@ pub fn bearer(path: Option<&std::path::Path>, key: &str) -> Result<Option<Secret
 }
 
 /// A secret from a file of one line that others may not read.
-fn secret(path: &std::path::Path) -> Result<Secret> {
+pub(super) fn secret(path: &std::path::Path) -> Result<Secret> {
+    secret_text(path).map(|text| Secret::new(text.to_string()))
+}
+
+/// The same as it stands there.
+pub(super) fn secret_text(path: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = path.display();
     let meta =
@@ -272,7 +309,7 @@ fn secret(path: &std::path::Path) -> Result<Secret> {
     if secret.is_empty() || secret.contains(char::is_control) {
         return Err(anyhow!("the secret file `{shown}` does not hold one line of text"));
     }
-    Ok(Secret::new(secret.to_owned()))
+    Ok(zeroize::Zeroizing::new(secret.to_owned()))
 }
 
 /// How proofs of whose a token is are judged.

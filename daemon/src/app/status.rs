@@ -85,6 +85,7 @@ fn read(s: &Shared) -> Value {
             json!({"good": good, "all": all})
         }),
         "introspection": s.introspector.as_ref().map(|i| i.status()),
+        "status_lists": s.status_lists.as_ref().map(|l| l.status(SystemClock.wall().seconds())),
         "revocations": plane,
         "usage": s.usage.as_ref().map(|book| {
             let (entries, missed) = book.counts();
@@ -177,6 +178,9 @@ fn refresh(s: &Shared) {
             ("kept", i.kept),
         ];
         s.metrics.introspection(&counts, i.paused);
+    }
+    if let Some(lists) = s.status_lists.as_ref().map(|l| l.status(SystemClock.wall().seconds())) {
+        s.metrics.standards.status_lists(lists.good, lists.lists, lists.fetched, lists.failed);
     }
     let (good, all) = s.api_keys.as_ref().map(|k| k.count(SystemClock.wall().seconds())).unwrap_or_default();
     s.metrics.api_keys(good, all - good);

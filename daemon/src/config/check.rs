@@ -1,6 +1,7 @@
 //! Reads and checks a configuration: all faults at once, each with file, line and key.
 
 mod kernel;
+mod standards;
 
 use std::{
     fmt, fs,
@@ -236,6 +237,9 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     check_serve(c, f);
     f.unless((0.0..=1.0).contains(&c.trace.sample), "trace.sample", "must be from 0 to 1");
     check_record(c, f);
+    standards::check_standards(c, f);
+    standards::check_ssf(c, f);
+    standards::check_lists(c, f);
 }
 
 /// The `[host]` and `[decision_log]` tables.
@@ -541,6 +545,7 @@ fn resolve(c: &mut Config, base: &Path) {
             *p = base.join(&*p);
         }
     };
+    standards::resolve(c, fix);
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     c.token.api_keys.file.iter_mut().for_each(fix);

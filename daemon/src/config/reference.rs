@@ -6,7 +6,8 @@ use super::{
     section::Section,
     tables::{
         Admin, ApiKeys, Binding, Decide, DecisionLog, Host, HttpSend, Introspection, Issuer, Kernel, Log,
-        Observe, Policy, PolicyBundle, Revocation, Serve, ServeTls, Token, Trace, Usage,
+        Observe, Policy, PolicyBundle, PublishedList, Revocation, Serve, ServeTls, SsfTransmitter, Standards,
+        StandardsClient, Token, TokenStatusList, Trace, Usage,
     },
 };
 
@@ -24,6 +25,7 @@ pub fn reference() -> String {
     write::<ApiKeys>(&mut page);
     write::<Introspection>(&mut page);
     write::<Binding>(&mut page);
+    write::<TokenStatusList>(&mut page);
     write::<Policy>(&mut page);
     write::<HttpSend>(&mut page);
     write::<PolicyBundle>(&mut page);
@@ -34,6 +36,10 @@ pub fn reference() -> String {
     write::<DecisionLog>(&mut page);
     write::<Serve>(&mut page);
     write::<ServeTls>(&mut page);
+    write::<Standards>(&mut page);
+    write::<StandardsClient>(&mut page);
+    write::<PublishedList>(&mut page);
+    write::<SsfTransmitter>(&mut page);
     write::<Admin>(&mut page);
     write::<Observe>(&mut page);
     write::<Log>(&mut page);
@@ -53,8 +59,9 @@ fn write<S: Section>(page: &mut String) {
         // Tables of their own.
         if matches!(
             (S::TABLE, f.key),
-            ("token", "issuer" | "api_keys" | "introspection" | "binding")
-                | ("serve", "tls")
+            ("token", "issuer" | "api_keys" | "introspection" | "binding" | "status_list")
+                | ("serve" | "standards", "tls")
+                | ("standards", "client" | "status_list")
                 | ("policy", "bundle" | "http_send")
         ) {
             continue;

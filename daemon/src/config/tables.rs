@@ -1,6 +1,7 @@
 //! Every table and key, with documentation and default. Order here is the order of the reference page.
 
 mod kernel;
+mod standards;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -9,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub use kernel::{
     AttachMode, EnforcementMode, GateMode, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
     ReactionMode, ShedAttach, ShedMode, UnknownMode,
+};
+pub use standards::{
+    ClientRevokes, PublishedList, Ssf, SsfAction, SsfDelivery, SsfTransmitter, Standards, StandardsClient,
+    TokenStatusList, UnavailableMode,
 };
 
 use super::{
@@ -113,6 +118,8 @@ section! {
         introspection: Introspection = Introspection::default(),
         /// Proofs of whose a bound token is.
         binding: Binding = Binding::default(),
+        /// Lists of tokens that were taken back.
+        status_list: TokenStatusList = TokenStatusList::default(),
     }
 }
 
@@ -557,4 +564,8 @@ pub struct Config {
     pub log: Log,
     /// `[trace]`
     pub trace: Trace,
+    /// `[standards]`
+    pub standards: Standards,
+    /// `[ssf]`
+    pub ssf: Ssf,
 }

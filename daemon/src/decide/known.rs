@@ -67,7 +67,8 @@ impl Decider {
         }
     }
 
-    async fn identify(&self, token: &Token) -> Known {
+    /// Fingerprints and verifies a token, whoever sent it.
+    pub(super) async fn identify(&self, token: &Token) -> Known {
         let fingerprint = Some(self.parts.key.deny(token));
         let name = self.parts.key.allow(token);
         let now = self.parts.clock.wall().seconds();

@@ -30,6 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 mod policy;
+mod ssf;
 mod usage;
 
 pub use self::{
@@ -96,6 +97,8 @@ pub struct AdminState {
     pub shadow: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Uses of tokens: what is known, and lists of it.
     pub usage: Option<(Arc<Book>, UsageLister)>,
+    /// Security events.
+    pub ssf: crate::ssf::Receiver,
     /// The daemon's end.
     pub stop: CancellationToken,
     /// Lifetime of a revocation that names none.
@@ -214,6 +217,8 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/disable", post(keys::disable))
         .route("/v1/usage", get(usage::list))
+        .route("/v1/ssf", get(ssf::list))
+        .route("/v1/ssf/{name}/{order}", post(ssf::order))
         .route("/v1/policy/shadow", get(policy::shadow))
         .route("/v1/policy/promote", post(policy::promote))
         .route("/v1/policy/rollback", post(policy::rollback))

@@ -14,6 +14,7 @@ use super::{
     contained::{Panicked, at_once, contained},
     denial::Dialect,
     ext_authz, forward,
+    listen::Front,
     opa::{self, Documents},
     peer::Peer,
 };
@@ -124,7 +125,7 @@ impl Doors {
         ruling.map_or(Ruling::deny(Reason::InternalError), |ruling| self.settle(door, ruling))
     }
 
-    pub(super) async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         if ext_authz::is_grpc(&request) {
             return ext_authz::answer(self, request, peer).await;
         }
@@ -144,6 +145,16 @@ impl Doors {
             Some(rest) => forward::envoy(self, &request, rest, peer).await,
             None => plain(StatusCode::NOT_FOUND),
         }
+    }
+}
+
+impl Front for Doors {
+    fn gateways(&self) -> &[(IpAddr, u8)] {
+        &self.settings.gateways
+    }
+
+    fn route(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Answer> + Send {
+        self.answer(request, peer)
     }
 }
 

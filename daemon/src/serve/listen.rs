@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
+use http::Request;
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -23,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    doors::{Doors, READ_TIMEOUT},
+    doors::{Answer, Doors, READ_TIMEOUT},
     peer::Peer,
     tls::Tls,
 };
@@ -48,9 +50,27 @@ pub enum Listener {
     Unix(super::unix::UnixSocket),
 }
 
+/// What stands behind a listener.
+pub(super) trait Front: Send + Sync + 'static {
+    /// The networks of peers whose word is taken; everybody's where none is named.
+    fn gateways(&self) -> &[(IpAddr, u8)];
+    /// Answers one request.
+    fn route(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Answer> + Send;
+}
+
 impl Doors {
     /// Serves connections until `stop`, then lets those in progress finish.
     pub async fn serve(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+        Connections(self).serve(listener, stop).await;
+    }
+}
+
+/// Takes connections for a front.
+pub(super) struct Connections<F>(pub Arc<F>);
+
+impl<F: Front> Connections<F> {
+    /// Serves connections until `stop`, then lets those in progress finish.
+    pub async fn serve(self, listener: Listener, stop: CancellationToken) {
         let (connections, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
@@ -58,10 +78,10 @@ impl Doors {
                 () = stop.cancelled() => break,
                 accepted = accept(&listener) => accepted,
             };
-            let (doors, stop) = (Arc::clone(&self), stop.clone());
+            let (doors, stop) = (Self(Arc::clone(&self.0)), stop.clone());
             match accepted {
                 Ok(Accepted::Tcp(stream, peer)) => connections.spawn(async move {
-                    let peer = Peer::at(peer, &doors.settings.gateways);
+                    let peer = Peer::at(peer, doors.0.gateways());
                     doors.connection(stream, peer, stop).await;
                     drop(permit);
                 }),
@@ -69,7 +89,9 @@ impl Doors {
                     match tokio::time::timeout(READ_TIMEOUT, tls.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let known = tls.asks_for_certificates();
-                            let peer = Peer::at(peer, if known { &[] } else { &doors.settings.gateways });
+                            let peer = Peer::at(peer, if known { &[] } else { doors.0.gateways() });
+                            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                            let peer = peer.with_certificate(shown.map(AsRef::as_ref));
                             doors.connection(stream, peer, stop).await;
                         }
                         Ok(Err(e)) => tracing::debug!(error = %e, "a TLS handshake failed"),
@@ -94,7 +116,7 @@ impl Doors {
         let _ = tokio::time::timeout(READ_TIMEOUT, connections.wait()).await;
     }
 
-    async fn connection<S>(self: Arc<Self>, mut stream: S, peer: Peer, stop: CancellationToken)
+    async fn connection<S>(self, mut stream: S, peer: Peer, stop: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -108,7 +130,7 @@ impl Doors {
         let io = TokioIo::new(Begun { start, read: 0, stream });
         let peer = Arc::new(peer);
         let service = service_fn(move |request| {
-            let (doors, peer) = (Arc::clone(&self), Arc::clone(&peer));
+            let (doors, peer) = (Arc::clone(&self.0), Arc::clone(&peer));
             async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
         });
         if is_http2 {

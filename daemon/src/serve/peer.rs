@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use aws_lc_rs::digest;
+
 /// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -9,18 +11,26 @@ pub(super) struct Peer {
     pub address: String,
     /// Whether it is one of the gateways.
     pub is_trusted: bool,
+    /// SHA-256 of the certificate that it showed and that the listener's authorities signed.
+    pub certificate: Option<[u8; 32]>,
 }
 
 impl Peer {
     /// A peer at an address. Where no gateways are named, everybody is one.
     pub(super) fn at(address: IpAddr, gateways: &[(IpAddr, u8)]) -> Self {
         let is_trusted = gateways.is_empty() || gateways.iter().any(|(n, bits)| within(address, *n, *bits));
-        Self { address: address.to_string(), is_trusted }
+        Self { address: address.to_string(), is_trusted, certificate: None }
+    }
+
+    /// The same peer with the certificate (DER) that it showed.
+    pub(super) fn with_certificate(self, der: Option<&[u8]>) -> Self {
+        let digest = |der| digest::digest(&digest::SHA256, der).as_ref().try_into().ok();
+        Self { certificate: der.and_then(digest), ..self }
     }
 
     /// One that could open a Unix socket.
     pub(super) const fn unix() -> Self {
-        Self { address: String::new(), is_trusted: true }
+        Self { address: String::new(), is_trusted: true, certificate: None }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every metric, declared in one place and documented in `docs/metrics.md`.
 
+mod standards;
+
 use std::time::Duration;
 
 use portcullis_common::reason::{Outcome, Reason, Sight};
@@ -7,6 +9,8 @@ use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
 };
+
+pub use standards::StandardsMetrics;
 
 /// How the kernel side stands, as gauges show it.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +134,8 @@ pub struct Metrics {
     usage_observed: IntGauge,
     log_lines: IntCounter,
     log_dropped: IntCounterVec,
+    /// Those of the standards' endpoints and feeds.
+    pub standards: StandardsMetrics,
 }
 
 /// From a microsecond to a second.
@@ -245,6 +251,7 @@ impl Metrics {
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
+            standards: StandardsMetrics::new(&make)?,
             registry,
         })
     }
@@ -487,6 +494,7 @@ mod tests {
         m.decision_log(1, 1, 1);
         m.shadow("same");
         m.policy_request("answered");
+        m.standards.touch();
         m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);

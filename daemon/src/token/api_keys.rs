@@ -10,7 +10,7 @@ mod file;
 mod format;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -64,6 +64,9 @@ pub struct ApiKey {
     pub fingerprint: String,
     /// The fingerprint key.
     pub key_id: u32,
+    /// Its entry in the status list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_index: Option<u32>,
 }
 
 /// A key beside the hash that it is recognised by.
@@ -100,6 +103,8 @@ pub struct ApiKeySettings {
     pub prefix: String,
     /// `iss` of their identities.
     pub issuer: String,
+    /// The address of their status list, where one is published.
+    pub status_uri: Option<String>,
 }
 
 /// Why a key was not issued or changed.
@@ -136,7 +141,10 @@ pub struct ApiKeys {
 impl ApiKeys {
     /// Reads the file; one that is not there is made.
     pub fn open(settings: ApiKeySettings, fingerprints: Arc<FingerprintKey>) -> Result<Self, ApiKeyError> {
-        let content = Content::load_or_create(&settings.file)?;
+        let mut content = Content::load_or_create(&settings.file)?;
+        if settings.status_uri.is_some() && content.number()? {
+            content.store(&settings.file)?;
+        }
         let hash_key = content.hash_key().ok_or_else(|| ApiKeyError::File {
             path: settings.file.clone(),
             why: "has no usable `hash_key`; restore it from a backup".to_owned(),
@@ -191,6 +199,9 @@ impl ApiKeys {
         if let Some(expires) = key.expires {
             claims["exp"] = expires.into();
         }
+        if let (Some(uri), Some(index)) = (&self.settings.status_uri, key.status_index) {
+            claims["status"] = json!({"status_list": {"idx": index, "uri": uri}});
+        }
         Identity {
             issuer: self.settings.issuer.clone(),
             subject: Some(key.subject.clone()),
@@ -206,6 +217,11 @@ impl ApiKeys {
             algorithm: "api_key".to_owned(),
             confirmation: None,
         }
+    }
+
+    /// A number that changes with each change that ends verdicts.
+    pub(super) fn generation(&self) -> u64 {
+        self.voucher.generation()
     }
 
     /// All keys, by id.
@@ -247,6 +263,10 @@ impl ApiKeys {
             actor,
             fingerprint: self.fingerprints.deny(&token).to_string(),
             key_id: self.fingerprints.id(),
+            status_index: match &self.settings.status_uri {
+                Some(_) => Some(free_index(&keys.values().filter_map(|s| s.key.status_index).collect())?),
+                None => None,
+            },
         };
         let hash = crate::hex::encode(hmac::sign(&self.hash_key, token.as_bytes()).as_ref());
         if keys.contains_key(&id) {
@@ -330,6 +350,21 @@ impl ApiKey {
     /// Its name in the kernel, if it was made under this fingerprint key.
     pub fn fingerprint(&self, key: &FingerprintKey) -> Option<DenyFingerprint> {
         self.fingerprint.parse().ok().filter(|_| self.key_id == key.id())
+    }
+}
+
+/// An entry of the status list that no key has, at random: neighbours in the list are no neighbours in time.
+fn free_index(used: &HashSet<u32>) -> Result<u32, ApiKeyError> {
+    // At most a quarter is in use, so that a few draws find one.
+    let room = (used.len() + 1).saturating_mul(4).next_power_of_two().max(1 << 17);
+    let mask = u32::try_from(room - 1).unwrap_or(u32::MAX);
+    loop {
+        let mut bytes = [0; 4];
+        rand::fill(&mut bytes).map_err(|_| ApiKeyError::NoRandomness)?;
+        let index = u32::from_le_bytes(bytes) & mask;
+        if !used.contains(&index) {
+            return Ok(index);
+        }
     }
 }
 

@@ -68,6 +68,11 @@ impl<'a> Jws<'a> {
         let claims = json::object(&payload).ok_or(Reason::TokenMalformed)?;
         Ok(Self { signing_input, signature, algorithm, kid, typ, header, claims })
     }
+
+    /// What the signature covers, and the signature.
+    pub fn pieces(&self) -> (&[u8], &[u8]) {
+        (self.signing_input, &self.signature)
+    }
 }
 
 /// Decodes canonical base64url without padding.

@@ -7,7 +7,8 @@ use portcullis_common::{fingerprint::signing_input, reason::Reason};
 use serde_json::Value;
 
 use super::{
-    ApiKeys, Identity, Introspector, IssuerSettings, IssuerStatus, KeySource, Token, VerifierError,
+    ApiKeys, Identity, Introspector, IssuerSettings, IssuerStatus, KeySource, StatusLists, Token,
+    VerifierError,
     issuer::Issuer,
     jws::Jws,
     remote::{self, Fetcher},
@@ -23,6 +24,7 @@ pub struct Verifier {
     fetchers: Vec<Fetcher>,
     api_keys: Option<Arc<ApiKeys>>,
     introspector: Option<Arc<Introspector>>,
+    status_lists: Option<Arc<StatusLists>>,
 }
 
 /// What is found of a token.
@@ -57,7 +59,7 @@ impl Verifier {
                 return Err(VerifierError::DuplicateIssuer { issuer: name });
             }
         }
-        Ok(Self { issuers: built, fetchers, api_keys: None, introspector: None })
+        Ok(Self { issuers: built, fetchers, api_keys: None, introspector: None, status_lists: None })
     }
 
     /// Takes API keys too.
@@ -70,6 +72,12 @@ impl Verifier {
     #[must_use]
     pub fn with_introspector(self, introspector: Option<Arc<Introspector>>) -> Self {
         Self { introspector, ..self }
+    }
+
+    /// Asks status lists, too, of tokens that name one.
+    #[must_use]
+    pub fn with_status_lists(self, status_lists: Option<Arc<StatusLists>>) -> Self {
+        Self { status_lists, ..self }
     }
 
     /// Verifies a token at `now`, in Unix seconds.
@@ -91,6 +99,23 @@ impl Verifier {
         }
     }
 
+    /// What a token will be at the moment when its time comes; for those that are not valid yet.
+    pub fn foresee(&self, token: &Token, now: i64) -> Result<Identity, Reason> {
+        let (_, jws) = self.find(token)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "what lies beyond is no time, and refused by the claims' check"
+        )]
+        let at = |name: &str| jws.claims.get(name).and_then(Value::as_f64).map_or(now, |t| t.ceil() as i64);
+        self.verify(token, now.max(at("nbf")).max(at("iat")))
+    }
+
+    /// When a token says that it ends, whoever made it: nothing is verified.
+    pub fn stated_expiry(token: &Token) -> Option<i64> {
+        let jws = Jws::parse(token.as_str()).ok()?;
+        jws.claims.get("exp").and_then(Value::as_i64)
+    }
+
     /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
     /// no longer than its issuer's setting. The clock is asked again behind that.
     pub async fn identify(&self, token: &Token, now: impl Fn() -> i64) -> Judgement {
@@ -102,11 +127,18 @@ impl Verifier {
             return introspector.judge(token, now).await;
         }
         let judged = self.judge(token, now());
-        if !matches!(judged.status, Err(Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale)) {
+        let waits =
+            matches!(judged.status, Err(Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale));
+        let lists = self.status_lists.as_ref().filter(|_| judged.status.is_ok() && !is_key());
+        if !waits && lists.is_none() {
             return judged;
         }
         let Ok((issuer, _)) = self.find(token) else { return judged };
-        if remote::awaited(issuer).await { self.judge(token, now()) } else { judged }
+        let judged = if waits && remote::awaited(issuer).await { self.judge(token, now()) } else { judged };
+        match &self.status_lists {
+            Some(lists) if judged.status.is_ok() => lists.settle(issuer, judged, now).await,
+            _ => judged,
+        }
     }
 
     fn find<'a>(&self, token: &'a Token) -> Result<(&Arc<Issuer>, Jws<'a>), Reason> {
@@ -127,6 +159,9 @@ impl Verifier {
         }
         let files = self.issuers.values().filter(|i| i.source.path().is_some()).cloned().collect();
         tasks.spawn(remote::watch_files(files));
+        if let Some(lists) = &self.status_lists {
+            tasks.spawn(Arc::clone(lists).keep());
+        }
         while tasks.join_next().await.is_some() {}
     }
 

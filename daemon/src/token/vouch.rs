@@ -51,21 +51,31 @@ pub struct Vouched {
     pub(super) at: u64,
     /// Unix seconds from which on this token is to be verified again.
     pub(super) until: i64,
+    /// A second voucher, and its number then: the token's status list.
+    also: Option<(Arc<Voucher>, u64)>,
 }
 
 impl Vouched {
     /// By a voucher as it is now.
     pub(super) fn by(voucher: &Arc<Voucher>) -> Self {
-        Self { at: voucher.generation(), voucher: Arc::clone(voucher), until: i64::MAX }
+        Self { at: voucher.generation(), voucher: Arc::clone(voucher), until: i64::MAX, also: None }
     }
 
     /// By nothing: what rests on it is never kept.
     pub fn nothing() -> Self {
-        Self { voucher: Voucher::new(i64::MIN), at: 0, until: i64::MIN }
+        Self { voucher: Voucher::new(i64::MIN), at: 0, until: i64::MIN, also: None }
+    }
+
+    /// It rests on another voucher too, as it is under this number.
+    pub(super) fn also(&mut self, voucher: &Arc<Voucher>, at: u64) {
+        self.also = Some((Arc::clone(voucher), at));
     }
 
     /// Whether what was found then still stands at `now`, in Unix seconds.
     pub fn is_current(&self, now: i64) -> bool {
-        now < self.until && self.voucher.generation() == self.at && self.voucher.is_good(now)
+        let stands = |voucher: &Voucher, at: u64| voucher.generation() == at && voucher.is_good(now);
+        now < self.until
+            && stands(&self.voucher, self.at)
+            && self.also.as_ref().is_none_or(|(voucher, at)| stands(voucher, *at))
     }
 }

@@ -10,50 +10,16 @@ use std::{
 use anyhow::{Result, ensure};
 use portcullis_tests::{
     PATIENCE, World,
-    dir::{Dir, repository},
+    dir::repository,
     gateway::{self, envoy, start_envoy},
     has, is_root,
     net::{Namespace, SERVER_V4},
+    pki::Pki,
     process::{Finished, run},
 };
 
 const TLS: &str = "127.0.0.1:8443";
 const MUTUAL: &str = "127.0.0.1:8444";
-
-/// Certificates by openssl: an authority, and others' that nobody asked for.
-struct Pki<'a>(&'a Dir);
-
-impl Pki<'_> {
-    fn openssl(&self, args: &[&str]) -> Result<()> {
-        let made = Command::new("openssl").args(args).current_dir(self.0.path("")).output()?;
-        ensure!(made.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&made.stderr));
-        Ok(())
-    }
-
-    fn authority(&self, name: &str) -> Result<()> {
-        let (key, pem, subject) = (format!("{name}.key"), format!("{name}.pem"), format!("/CN={name}"));
-        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        let this = ["req", "-x509", "-days", "2", "-subj", &subject, "-keyout", &key, "-out", &pem];
-        self.openssl(&[&this[..], &curve].concat())
-    }
-
-    /// A certificate of an authority's, under `name`.
-    fn certificate(&self, name: &str, authority: &str) -> Result<()> {
-        let file = |ending: &str| format!("{name}.{ending}");
-        let (key, request, pem) = (file("key"), file("csr"), file("pem"));
-        let subject = format!("/CN={name}");
-        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        self.openssl(&[&["req", "-subj", &subject, "-keyout", &key, "-out", &request][..], &curve].concat())?;
-        self.0.write("san.ext", "subjectAltName = IP:127.0.0.1\n")?;
-        let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}.key"));
-        let new = format!("{name}.new");
-        let sign =
-            ["x509", "-req", "-days", "2", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
-        self.openssl(&[&sign[..], &["-extfile", "san.ext", "-out", &new]].concat())?;
-        fs::rename(self.0.path(&new), self.0.path(&pem))?;
-        Ok(())
-    }
-}
 
 fn world() -> Result<World> {
     World::with(|config, dir| {

@@ -36,6 +36,7 @@ const ROOMS: &[Room] = &[
     Room { name: "policy",    must_not_name: &["kernel", "token", "serve", "decide", "record", "app", "cli"] },
     Room { name: "kernel",    must_not_name: &["token", "policy", "decide", "serve", "revoke", "app", "cli"] },
     Room { name: "revoke",    must_not_name: &["policy", "decide", "serve", "app", "cli"] },
+    Room { name: "ssf",       must_not_name: &["policy", "kernel", "decide", "record", "serve", "config", "app", "cli"] },
     Room { name: "usage",     must_not_name: &["token", "policy", "kernel", "revoke", "record", "decide", "serve", "telemetry", "app", "cli"] },
     Room { name: "record",    must_not_name: &["kernel", "revoke", "decide", "serve", "app", "cli"] },
     Room { name: "outside",   must_not_name: &["token", "record", "decide", "revoke", "kernel", "serve", "config", "app", "cli"] },

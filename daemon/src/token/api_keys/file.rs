@@ -43,6 +43,19 @@ impl Content {
         Ok(content)
     }
 
+    /// Gives each key an entry in the status list that has none. Whether there was one.
+    pub fn number(&mut self) -> Result<bool, ApiKeyError> {
+        let mut used: std::collections::HashSet<u32> =
+            self.keys.iter().filter_map(|k| k.key.status_index).collect();
+        let had = used.len();
+        for stored in self.keys.iter_mut().filter(|k| k.key.status_index.is_none()) {
+            let index = super::free_index(&used)?;
+            stored.key.status_index = Some(index);
+            used.insert(index);
+        }
+        Ok(used.len() > had)
+    }
+
     pub fn hash_key(&self) -> Option<hmac::Key> {
         let bytes = Zeroizing::new(unhex(&self.hash_key).filter(|b| b.len() == 32)?);
         Some(hmac::Key::new(hmac::HMAC_SHA256, &bytes))

@@ -58,12 +58,7 @@ fn base62(number: &[u8], len: usize) -> String {
     digits.iter().map(|d| char::from(*d)).collect()
 }
 
-/// The inverse of [`crate::hex::encode`].
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|p| if let [a, b] = p { Some(digit(*a)? << 4 | digit(*b)?) } else { None }).collect()
-}
+pub(super) use crate::hex::decode as unhex;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,12 @@ use super::*;
 const NOW: i64 = 1_750_000_000;
 
 fn open(dir: &Path) -> Result<ApiKeys, ApiKeyError> {
-    let settings = ApiKeySettings { file: dir.join("keys.json"), prefix: "pk".into(), issuer: "keys".into() };
+    let settings = ApiKeySettings {
+        file: dir.join("keys.json"),
+        prefix: "pk".into(),
+        issuer: "keys".into(),
+        status_uri: None,
+    };
     ApiKeys::open(settings, Arc::new(FingerprintKey::from_bytes(&[1; 16])))
 }
 

@@ -1,0 +1,73 @@
+//! A token by itself, without a request: for those who ask what it is, and those who order that it be refused.
+
+use std::{sync::Arc, time::Instant};
+
+use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+
+use super::Decider;
+use crate::{
+    clock::WallTime,
+    revoke::{Claim, Order, RevokeError, SelectorClaim, SelectorOrder},
+    token::{Identity, Token},
+};
+
+/// What is known of a token.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// What it says of itself, or why it is not believed.
+    pub status: Result<Arc<Identity>, Reason>,
+    /// Its name.
+    pub fingerprint: DenyFingerprint,
+    /// Whether it is revoked, by itself or by a selector.
+    pub revoked: bool,
+}
+
+impl Decider {
+    /// Verifies a token. What its sender would have to prove is not asked.
+    pub async fn inspect(&self, token: &Token) -> Inspected {
+        let known = self.identify(token).await;
+        let fingerprint = self.parts.key.deny(token);
+        Inspected { revoked: self.refuses(&known), fingerprint, status: known.status }
+    }
+
+    /// The same, and where its time has not come yet: what it will be when it does.
+    pub async fn foresee(&self, token: &Token) -> Inspected {
+        let found = self.inspect(token).await;
+        if !matches!(found.status, Err(Reason::TokenNotYetValid)) {
+            return found;
+        }
+        let now = self.parts.clock.wall().seconds();
+        Inspected { status: self.parts.verifier.foresee(token, now).map(Arc::new), ..found }
+    }
+
+    /// Until when a token of an identity is to be refused: its `exp` and the leeway, or `else_until` where it has none.
+    pub fn refused_until(&self, identity: &Identity, else_until: WallTime) -> WallTime {
+        identity.expires_at.map_or(else_until, |exp| WallTime::from_seconds(exp).plus(self.settings.leeway))
+    }
+
+    /// Whether this very token is revoked.
+    pub fn is_revoked_itself(&self, fingerprint: DenyFingerprint) -> bool {
+        self.parts.index.is_revoked(fingerprint, self.parts.clock.wall())
+    }
+
+    /// Revokes one token. On disk, in force and in the kernel when this returns.
+    pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
+        let (begun, source) = (Instant::now(), order.source.clone());
+        let claim = self.parts.plane.revoke(order).await?;
+        self.parts.metrics.revocation(&source, begun.elapsed());
+        tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, source, reason = claim.reason, "revoked");
+        Ok(claim)
+    }
+
+    /// Revokes what a selector matches: on disk and in force when this returns, and in the kernel for those seen lately.
+    pub async fn revoke_selected(&self, order: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
+        let (begun, source) = (Instant::now(), order.source.clone());
+        let claim = self.parts.plane.select(order).await?;
+        let matched = self.matched(&claim);
+        let live = matched.len();
+        let condemned = self.parts.plane.follow(claim.id, matched).await?;
+        self.parts.metrics.revocation(&source, begun.elapsed());
+        tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, source, reason = claim.reason, live, condemned, "revoked by selector");
+        Ok(claim)
+    }
+}

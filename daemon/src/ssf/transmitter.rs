@@ -1,0 +1,317 @@
+//! One transmitter: its keys, its events, and what became of them.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
+use moka::sync::Cache;
+use portcullis_common::reason::Reason;
+use serde_json::{Map, Value};
+use tokio::sync::{Notify, OnceCell};
+
+use super::{
+    Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings, mapping,
+    set::{self, Set},
+    state::Shared,
+    subject::Reader,
+};
+use crate::{
+    clock::SharedClock,
+    fetch::{Client, FetchError, Settings, Url},
+    revoke::{Selector, SelectorOrder},
+    telemetry::Metrics,
+    token::{IssuerSettings, KeySource, RemoteKeys, Signers, TokenRules},
+};
+
+/// Ids of events that are remembered, of each transmitter.
+const SEEN: u64 = 100_000;
+/// How often an event under an unknown key is asked for again, for its key may be on its way.
+const TRIES: u8 = 3;
+const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
+const UPDATED: &str = "https://schemas.openid.net/secevent/ssf/event-type/stream-updated";
+/// Longest event.
+const MAX_EVENT: usize = 64 * 1024;
+
+type Digest = [u8; 32];
+
+/// One transmitter.
+pub struct Transmitter {
+    pub(super) settings: TransmitterSettings,
+    pub(super) client: Client,
+    pub(super) state: Shared,
+    /// The next look at its stream is now.
+    pub(super) wake: Notify,
+    /// A verification event came.
+    pub(super) verified: Notify,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Arc<Metrics>,
+    signers: ArcSwapOption<Signers>,
+    orders: Arc<dyn Orders>,
+    table: std::collections::BTreeMap<String, Action>,
+    /// Events that were taken or are being taken, by the digests of their ids.
+    seen: Cache<Digest, Arc<OnceCell<()>>>,
+    unknown: Cache<Digest, u8>,
+}
+
+impl Transmitter {
+    /// Makes one; nothing is asked yet.
+    pub fn new(
+        settings: TransmitterSettings,
+        orders: Arc<dyn Orders>,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, FetchError> {
+        let client = Client::new(&Settings {
+            ca_file: settings.ca_file.clone(),
+            plain_http: settings.plain_http,
+            public_only: false,
+            connect: settings.timeout,
+        })?;
+        super::metadata::address(&settings.issuer)?;
+        let state = Shared::default();
+        {
+            let mut s = state.lock();
+            s.status.name.clone_from(&settings.name);
+            s.status.issuer.clone_from(&settings.issuer);
+            s.status.delivery =
+                if matches!(settings.delivery, Delivery::Push { .. }) { "push" } else { "poll" };
+            s.audience.clone_from(&settings.audience);
+        }
+        Ok(Self {
+            client,
+            state,
+            wake: Notify::new(),
+            verified: Notify::new(),
+            clock,
+            metrics,
+            signers: ArcSwapOption::empty(),
+            orders,
+            table: mapping::table(&settings.actions),
+            seen: Cache::new(SEEN),
+            unknown: Cache::builder().max_capacity(1000).time_to_live(Duration::from_hours(1)).build(),
+            settings,
+        })
+    }
+
+    /// Its name here.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        self.state.lock().status.clone()
+    }
+
+    /// Whether who pushes shows what it must; never, where events are not pushed.
+    pub fn may_push(&self, shown: &str) -> bool {
+        matches!(&self.settings.delivery, Delivery::Push { secret, .. } if secret.is(shown))
+    }
+
+    /// What is ordered of its stream.
+    pub async fn order(&self, order: StreamOrder) -> Result<(), String> {
+        let done = self.manage(order).await;
+        self.wake.notify_one();
+        done
+    }
+
+    /// The types of events that something follows from.
+    pub(super) fn wanted(&self) -> Vec<&str> {
+        self.table.iter().filter(|(_, a)| **a != Action::Ignore).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Takes its keys from where its metadata, or the configuration, say.
+    pub(super) fn signers_from(&self, published: Option<&Url>) -> Result<Arc<Signers>, String> {
+        let s = &self.settings;
+        let keys = match (&s.keys, published) {
+            (Some(source), _) => source.clone(),
+            (None, Some(url)) => KeySource::Remote(RemoteKeys {
+                url: Some(url.clone()),
+                ca_file: s.ca_file.clone(),
+                plain_http: s.plain_http,
+                refresh: Duration::from_mins(5),
+                refresh_min: Duration::from_secs(1),
+                max_stale: Duration::from_hours(24),
+                timeout: s.timeout,
+                wait: Duration::from_secs(2),
+            }),
+            (None, None) => {
+                return Err("its metadata have no `jwks_uri`: name its keys by `jwks_file`".to_owned());
+            }
+        };
+        let signers = Signers::new(IssuerSettings {
+            issuer: s.issuer.clone(),
+            audience: Vec::new(),
+            algorithms: s.algorithms.clone(),
+            keys,
+            rules: TokenRules::default(),
+        });
+        let signers = Arc::new(signers.map_err(|e| e.to_string())?);
+        self.signers.store(Some(Arc::clone(&signers)));
+        Ok(signers)
+    }
+
+    /// Takes an event: its id, once what follows from it is durable and in force.
+    pub async fn accept(&self, text: &str) -> Result<String, Refused> {
+        let taken = self.take(text.trim_ascii()).await;
+        let told = match &taken {
+            Ok((_, told)) => *told,
+            Err(Refused::Bad { err, description }) => {
+                tracing::warn!(transmitter = self.name(), err, description, "a security event is refused");
+                Told::Refused
+            }
+            Err(Refused::Later(why)) => {
+                tracing::warn!(
+                    transmitter = self.name(),
+                    reason = why,
+                    "a security event cannot be taken now"
+                );
+                Told::Later
+            }
+        };
+        self.metrics.standards.ssf_event(self.name(), told.label());
+        let mut state = self.state.lock();
+        *state.status.events.entry(told.label()).or_default() += 1;
+        if taken.is_ok() {
+            state.status.last_event = Some(self.clock.wall().seconds());
+        }
+        drop(state);
+        taken.map(|(jti, _)| jti)
+    }
+
+    async fn take(&self, text: &str) -> Result<(String, Told), Refused> {
+        if text.len() > MAX_EVENT {
+            return Err(Refused::bad("invalid_request", "the event is too long"));
+        }
+        let now = || self.clock.wall().seconds();
+        let Some(signers) = self.signers.load_full() else { return Err(Refused::of(Reason::IssuerNotReady)) };
+        let document = match signers.open(text, "secevent+jwt", now).await {
+            Ok(document) => document,
+            Err(Reason::KeyUnknown) if self.may_come(text) => {
+                return Err(Refused::Later("the event's key is not known yet".to_owned()));
+            }
+            Err(reason) => return Err(Refused::of(reason)),
+        };
+        let audience = self.state.lock().audience.clone();
+        let set = Set::read(&document.claims, &self.settings.issuer, &audience)?;
+        let cell = self.seen.get_with(digest_of(&set.jti), Arc::default);
+        let mut told = Told::Repeated;
+        // The same event at the same time waits here for the first, and is then one that was taken.
+        cell.get_or_try_init(async || {
+            told = self.apply(&set).await?;
+            Ok::<_, Refused>(())
+        })
+        .await?;
+        Ok((set.jti, told))
+    }
+
+    /// Whether an event under an unknown key is to be delivered again: a few times, while its key may be on its way.
+    fn may_come(&self, text: &str) -> bool {
+        let name = digest_of(text);
+        let tries = self.unknown.get(&name).unwrap_or(0).saturating_add(1);
+        self.unknown.insert(name, tries);
+        tries < TRIES
+    }
+
+    async fn apply(&self, set: &Set) -> Result<Told, Refused> {
+        let mut all = Told::Ignored;
+        for (name, event) in &set.events {
+            let told = match name.as_str() {
+                VERIFICATION => self.verification(event)?,
+                UPDATED => self.updated(event),
+                _ => self.consequences(set, name, event).await?,
+            };
+            if all == Told::Ignored || told == Told::Revoked {
+                all = told;
+            }
+        }
+        Ok(all)
+    }
+
+    fn verification(&self, event: &Map<String, Value>) -> Result<Told, Refused> {
+        let mut state = self.state.lock();
+        // Without one it is the transmitter that began it.
+        if let Some(told) = event.get("state") {
+            let known = state.pending.iter().position(|p| told.as_str() == Some(p));
+            let known =
+                known.ok_or_else(|| Refused::bad("invalid_state", "`state` is none that was asked for"))?;
+            state.pending.remove(known);
+        }
+        state.status.last_verified = Some(self.clock.wall().seconds());
+        drop(state);
+        self.verified.notify_waiters();
+        Ok(Told::Verified)
+    }
+
+    fn updated(&self, event: &Map<String, Value>) -> Told {
+        let text = |name: &str| {
+            event.get(name).and_then(Value::as_str).map(|t| t.chars().take(200).collect::<String>())
+        };
+        let status = text("status");
+        if status.as_deref() != Some("enabled") {
+            tracing::warn!(
+                transmitter = self.name(),
+                status,
+                reason = text("reason"),
+                "the transmitter says that its stream is not enabled: events do not come"
+            );
+        }
+        let mut state = self.state.lock();
+        state.status.stream_status = status;
+        state.status.stream_reason = text("reason");
+        Told::Updated
+    }
+
+    async fn consequences(&self, set: &Set, name: &str, event: &Map<String, Value>) -> Result<Told, Refused> {
+        let action = self.table.get(name).copied().unwrap_or(Action::Ignore);
+        if action == Action::Ignore || !mapping::takes_away(name, event) {
+            return Ok(Told::Ignored);
+        }
+        let selectors = self.selectors(set, action, event);
+        if selectors.is_empty() {
+            tracing::warn!(
+                transmitter = self.name(),
+                event = name,
+                jti = set.jti,
+                "nobody is revoked: the event's subject is none that selectors can name, or of an issuer that this transmitter may not speak of"
+            );
+            return Ok(Told::Unmapped);
+        }
+        for selector in selectors {
+            let order = SelectorOrder {
+                selector,
+                until: self.clock.wall().plus(self.settings.ttl),
+                reason: set::reason(mapping::short(name), event),
+                actor: format!("ssf:{}", self.name()),
+                source: "ssf".to_owned(),
+            };
+            self.orders.revoke(order).await.map_err(Refused::Later)?;
+        }
+        Ok(Told::Revoked)
+    }
+
+    fn selectors(&self, set: &Set, action: Action, event: &Map<String, Value>) -> Vec<Selector> {
+        let s = &self.settings;
+        let reader = Reader {
+            transmitter: &s.issuer,
+            issuers: &s.token_issuers,
+            email_is_subject: s.email_is_subject,
+        };
+        let Some(subject) = set.subject_of(event).map(|id| reader.read(id)) else { return Vec::new() };
+        // The framework has such events discarded.
+        let critical = self.state.lock().critical.clone();
+        if subject.unread.iter().any(|member| critical.contains(member)) {
+            return Vec::new();
+        }
+        let before = set.before(event, self.clock.wall().seconds());
+        mapping::selectors(action, &subject, &s.token_issuers, before)
+    }
+}
+
+fn digest_of(text: &str) -> Digest {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
