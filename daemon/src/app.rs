@@ -44,7 +44,7 @@ use crate::{
     revoke::{Index, Limits, Plane, PlaneHandle, Store},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
-        answer_kernel, bind, serve_admin, serve_observe,
+        answer_kernel, bind, serve_admin, serve_observe, serve_remote_admin,
     },
     telemetry::Metrics,
     token::{ApiKeys, Binder, FingerprintKey, Introspector, StatusLists, Verifier},
@@ -244,6 +244,7 @@ fn outside(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Outside
 struct Sockets {
     doors: Vec<(Endpoint, Listener)>,
     standards: Vec<(Endpoint, Listener)>,
+    remote_admin: Vec<(TcpListener, Arc<Tls>)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -262,9 +263,16 @@ impl Sockets {
             }
         }
         let standards = standards::bind(config).await?;
+        let mut remote_admin = Vec::new();
+        for table in &config.admin.tls {
+            let tls = Arc::new(Tls::load(settings::tls(table))?);
+            for address in &table.listen {
+                remote_admin.push((bind(*address, "admin.tls.listen").await?, Arc::clone(&tls)));
+            }
+        }
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
-        Ok(Self { doors, standards, admin, observe })
+        Ok(Self { doors, standards, remote_admin, admin, observe })
     }
 }
 
@@ -286,6 +294,26 @@ fn give_up(adopted: bool, settings: &kernel::Settings) {
     if !adopted && let Err(e) = kernel::detach_all(&settings.pin_dir, &settings.interfaces) {
         tracing::warn!(error = %e, "what this start had attached could not be taken away: run `portcullis detach`");
     }
+}
+
+/// Serves the admin API over TLS, where that is configured.
+fn serve_remote(
+    shared: &Shared,
+    listeners: Vec<(TcpListener, Arc<Tls>)>,
+    admin: &AdminState,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let decision = shared.config.load().admin.decision.clone();
+    let rule: Vec<String> = decision.split('/').map(str::to_owned).collect();
+    let parts: Vec<&str> = rule.iter().map(String::as_str).collect();
+    if !listeners.is_empty() && !shared.decider.may_hold(&parts) {
+        return Err(anyhow!("`admin.decision` names `{decision}`, which no rule of the policy set gives"));
+    }
+    for (listener, tls) in listeners {
+        tasks.spawn(serve_remote_admin(listener, tls, admin.clone(), rule.clone(), stop.clone()));
+    }
+    Ok(())
 }
 
 /// Serves every socket, says that it is ready, and waits for the end.
@@ -336,6 +364,7 @@ async fn serve(
         refresh: status::refresher(&shared),
     };
     standards::serve(&shared, sockets.standards, &ssf, &tasks, &stop)?;
+    serve_remote(&shared, sockets.remote_admin, &admin, &tasks, &stop)?;
     tasks.spawn(serve_admin(sockets.admin, admin, stop.clone()));
     tasks.spawn(serve_observe(sockets.observe, observe, stop.clone()));
     for (endpoint, listener) in sockets.doors {

@@ -21,6 +21,7 @@ mod pressure;
 mod proof;
 mod recording;
 mod request;
+mod rule;
 mod ruling;
 mod select;
 mod using;

@@ -19,7 +19,10 @@ mod tls;
 mod unix;
 mod wire;
 
-pub use admin::{AdminSocket, AdminState, EventRecord, Promotion, PromotionKind, UsageLister, serve_admin};
+pub use admin::{
+    AdminSocket, AdminState, EventRecord, Promotion, PromotionKind, UsageLister, serve_admin,
+    serve_remote_admin,
+};
 pub use doors::{DoorSettings, Doors};
 pub use listen::Listener;
 pub use observe::{ObserveState, serve_observe};

@@ -57,6 +57,8 @@ pub struct Config {
     pub doors: &'static str,
     /// Further entries of it, each in quotes.
     pub listen: String,
+    /// Further lines of the `[admin]` table, and tables of it.
+    pub admin: String,
     /// `observe.listen`
     pub observe: &'static str,
 }
@@ -82,6 +84,7 @@ impl Default for Config {
             store: "revocations",
             doors: DOORS,
             listen: String::new(),
+            admin: String::new(),
             observe: OBSERVE,
         }
     }
@@ -136,6 +139,7 @@ max_body = {max_body}
 
 [admin]
 socket = "{socket}"
+{admin}
 
 [observe]
 listen = "{observe}"
@@ -166,6 +170,7 @@ level = "{log}"
             doors = self.doors,
             max_body = self.max_body,
             socket = path("admin.sock"),
+            admin = self.admin,
             observe = self.observe,
             log = self.log,
         );

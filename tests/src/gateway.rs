@@ -48,6 +48,19 @@ decision := {"allow": "yes"} if {
 }
 "#;
 
+/// A program of the Python environment that `cargo xtask setup` makes. If it is not there, says that the running test is
+/// skipped.
+pub fn python(program: &str) -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty());
+    let dir = repository().join(target.unwrap_or_else(|| "target".into())).join("tools/python/bin");
+    let found = dir.join(program);
+    if !found.is_file() {
+        skip(&format!("needs {program}: `cargo xtask setup --for test` fetches it"));
+        return None;
+    }
+    Some(found)
+}
+
 /// Envoy's binary, which `cargo xtask test` fetches. If it is not there, says that the running test is skipped.
 pub fn envoy() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("PORTCULLIS_ENVOY") {

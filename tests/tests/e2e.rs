@@ -46,6 +46,7 @@ mod e2e {
     mod race;
     mod reactions;
     mod refusal;
+    mod remote_admin;
     mod secrets;
     mod selectors;
     mod servers;

@@ -237,9 +237,27 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     check_serve(c, f);
     f.unless((0.0..=1.0).contains(&c.trace.sample), "trace.sample", "must be from 0 to 1");
     check_record(c, f);
+    check_admin(c, f);
     standards::check_standards(c, f);
     standards::check_ssf(c, f);
     standards::check_lists(c, f);
+}
+
+/// The `[admin]` tables.
+fn check_admin(c: &Config, f: &mut Faults<'_>) {
+    for (i, tls) in c.admin.tls.iter().enumerate() {
+        let key = |k: &str| format!("admin.tls[{i}].{k}");
+        f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
+        let given = |p: &PathBuf| !p.as_os_str().is_empty();
+        f.unless(given(&tls.certificate), &key("certificate"), "must be given: a file in PEM");
+        f.unless(given(&tls.key), &key("key"), "must be given: a file in PEM");
+    }
+    f.unless(
+        c.admin.tls.is_empty()
+            || c.admin.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
+        "admin.decision",
+        "must be given beside `[[admin.tls]]`: the path of the rule that allows requests, such as \"admin/allow\"",
+    );
 }
 
 /// The `[host]` and `[decision_log]` tables.
@@ -556,6 +574,9 @@ fn resolve(c: &mut Config, base: &Path) {
     fix(&mut c.decision_log.file);
     [&mut c.decision_log.bearer_file, &mut c.decision_log.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.admin.socket);
+    for tls in &mut c.admin.tls {
+        [&mut tls.certificate, &mut tls.key].into_iter().chain(&mut tls.client_ca).for_each(fix);
+    }
     c.policy.dirs.iter_mut().for_each(fix);
     [&mut c.trace.bearer_file, &mut c.trace.ca_file].into_iter().flatten().for_each(fix);
     fix(&mut c.policy.state_dir);

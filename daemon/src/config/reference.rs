@@ -60,7 +60,7 @@ fn write<S: Section>(page: &mut String) {
         if matches!(
             (S::TABLE, f.key),
             ("token", "issuer" | "api_keys" | "introspection" | "binding" | "status_list")
-                | ("serve" | "standards", "tls")
+                | ("serve" | "standards" | "admin", "tls")
                 | ("standards", "client" | "status_list")
                 | ("policy", "bundle" | "http_send")
         ) {

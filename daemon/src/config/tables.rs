@@ -490,10 +490,16 @@ section! {
 }
 
 section! {
-    /// The admin API, on a Unix socket of mode 0600.
+    /// The admin API, on a Unix socket of mode 0600; and over TLS, where that is configured: see revocation.md.
     Admin as "admin" {
         /// The socket's path.
         socket: PathBuf = PathBuf::from("/run/portcullis/admin.sock"),
+        /// Listeners for those who are not on the host: `[[admin.tls]]` tables with the keys of `[[serve.tls]]`. Callers
+        /// show a certificate, or a bearer token of an issuer that is configured.
+        tls: Vec<ServeTls> = Vec::new(),
+        /// The rule of the policy set that says which of their requests are allowed, such as `"admin/allow"`: it must be
+        /// `true`. Its input has `request`, `identity` (what the token says), `certificate` and `source`.
+        decision: String = String::new(),
     }
 }
 

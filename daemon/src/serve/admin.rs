@@ -5,6 +5,7 @@
 mod batch;
 mod keys;
 mod order;
+mod remote;
 mod revocations;
 mod watch;
 
@@ -35,6 +36,7 @@ mod usage;
 
 pub use self::{
     policy::{Promotion, PromotionKind},
+    remote::serve_remote_admin,
     usage::UsageLister,
 };
 use super::{ServeError, unix::UnixSocket};
@@ -200,7 +202,17 @@ pub struct AdminSocket(UnixSocket);
 
 /// Serves until `stop`, then removes the socket.
 pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: CancellationToken) {
-    let router = Router::new()
+    let service = routes(state).into_make_service_with_connect_info::<Peer>();
+    let (listener, _file) = socket.0.into_parts();
+    let served = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(e) = served.await {
+        tracing::error!(error = %e, "the admin API ended");
+    }
+}
+
+/// Everything that the API answers.
+fn routes(state: AdminState) -> Router {
+    Router::new()
         .route("/v1/revocations", post(revocations::revoke).get(revocations::list))
         .route("/v1/revocations/{id}", get(revocations::get).delete(revocations::lift))
         .route("/v1/revocations/{id}/receipt", get(revocations::receipt))
@@ -208,6 +220,7 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .route("/v1/revocations/export", get(batch::export))
         .route("/v1/revocations/stats", get(revocations::stats))
         .route("/v1/revocations/watch", get(watch::watch))
+        .route("/v1/openapi.json", get(openapi))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/decide", post(decide))
@@ -224,12 +237,6 @@ pub async fn serve_admin(socket: AdminSocket, state: AdminState, stop: Cancellat
         .route("/v1/policy/rollback", post(policy::rollback))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
-        .into_make_service_with_connect_info::<Peer>();
-    let (listener, _file) = socket.0.into_parts();
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-    if let Err(e) = served.await {
-        tracing::error!(error = %e, "the admin API ended");
-    }
 }
 
 impl AdminSocket {
@@ -260,6 +267,13 @@ fn read_token(text: &str) -> Result<Token, ApiError> {
         return Err(bad("the token is longer than 4096 bytes, which is what the kernel reads"));
     }
     Ok(Token::new(text.to_owned()))
+}
+
+/// What the API is, as OpenAPI 3.1.
+const OPENAPI: &str = include_str!("admin/openapi.json");
+
+async fn openapi() -> Response {
+    ([("content-type", "application/json")], OPENAPI).into_response()
 }
 
 async fn status(State(s): State<AdminState>) -> Json<Value> {

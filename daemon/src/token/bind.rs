@@ -118,6 +118,11 @@ impl Confirmation {
         Ok(Some(Arc::new(Self { key, certificate, other })))
     }
 
+    /// Whether a certificate with this SHA-256 is all that must be proved, and proves it.
+    pub fn is_certificate(&self, sha256: &[u8; 32]) -> bool {
+        self.certificate.as_ref() == Some(sha256) && self.key.is_none() && !self.other
+    }
+
     /// What policies read of it, in `input.token_bound`.
     pub const fn label(&self) -> &'static str {
         match (self.key.is_some(), self.certificate.is_some()) {
