@@ -99,7 +99,7 @@ impl Fault {
             Self::Client => {
                 (StatusCode::UNAUTHORIZED, "invalid_client", "the client is not known by these credentials")
             }
-            Self::Unauthorized(why) => (StatusCode::FORBIDDEN, "unauthorized_client", why),
+            Self::Unauthorized(why) => (StatusCode::BAD_REQUEST, "unauthorized_client", why),
             Self::Foreign => {
                 (StatusCode::BAD_REQUEST, "invalid_grant", "the token was issued to another client")
             }

@@ -1,6 +1,9 @@
 //! The transmitter's API: its metadata, and its stream made, read, changed, verified and deleted (SSF 1.0 §7, §8).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -40,9 +43,14 @@ impl Transmitter {
             let done = self.prepare(&mut read_from, &mut keys).await;
             let failed = match done {
                 Ok(ready) => {
-                    failures = 0;
                     self.note(None);
-                    self.follow(ready).await.err()
+                    let begun = Instant::now();
+                    let failed = self.follow(ready).await.err();
+                    // One whose API answers and whose events do not come is left alone for longer and longer, too.
+                    if failed.is_none() || begun.elapsed() > RETRY.1 {
+                        failures = 0;
+                    }
+                    failed
                 }
                 Err(why) => Some(why),
             };
@@ -125,8 +133,15 @@ impl Transmitter {
         };
         self.read_status(&metadata).await?;
         if self.state.lock().status.last_verified.is_none() && metadata.verification.is_some() {
-            // Nobody waits: the event comes by the stream's own way.
-            self.ask_verification(&metadata).await?;
+            // Nobody waits: the event comes by the stream's own way. One that cannot be asked for now is no reason to
+            // take no events.
+            if let Err(why) = self.ask_verification(&metadata).await {
+                tracing::warn!(
+                    transmitter = self.name(),
+                    reason = why,
+                    "the stream of security events cannot be verified now"
+                );
+            }
         }
         Ok(Ready { poll })
     }

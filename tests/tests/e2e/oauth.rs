@@ -218,8 +218,8 @@ fn who_is_not_known_or_not_allowed_gets_nowhere() -> Result<()> {
     let token = w.mint.hs256()?;
     let form = format!("token={token}");
     // The right client for the other endpoint.
-    assert_eq!(revoke(&w, "rs", &form)?, refused(403, "unauthorized_client"));
-    assert_eq!(post(&w, "/oauth2/introspect", "any", &form)?.status, 403);
+    assert_eq!(revoke(&w, "rs", &form)?, refused(400, "unauthorized_client"));
+    assert_eq!(post(&w, "/oauth2/introspect", "any", &form)?.status, 400);
     // Nobody, and wrong secrets.
     let unknown = post(&w, "/oauth2/revoke", "nobody", &form)?;
     assert_eq!(unknown.status, 401);
