@@ -1,6 +1,6 @@
 //! Turns the raw configuration into each room's own settings.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     config::{
@@ -232,34 +232,14 @@ pub fn introspection(c: &Config) -> Result<Option<IntrospectionSettings>> {
     }))
 }
 
-/// The bearer token in a file, where `key` of the configuration names one.
+/// The bearer token in a file, where `key` of the configuration names one. Others may not read it.
 pub fn bearer(path: Option<&std::path::Path>, key: &str) -> Result<Option<Secret>> {
-    let Some(path) = path else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|e| anyhow!("`{key}` {}: {e}", path.display()))?;
-    let text = zeroize::Zeroizing::new(text);
-    Ok(Some(Secret::new(text.trim().to_owned())))
+    path.map(|path| secret(path).with_context(|| format!("`{key}`"))).transpose()
 }
 
 /// A secret from a file of one line that others may not read.
 fn secret(path: &std::path::Path) -> Result<Secret> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let shown = path.display();
-    let meta =
-        std::fs::metadata(path).map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
-    let mode = meta.permissions().mode();
-    if mode & 0o007 != 0 {
-        return Err(anyhow!(
-            "everybody on this host may use the secret file `{shown}`: run `chmod o=` on it"
-        ));
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
-    let text = zeroize::Zeroizing::new(text);
-    let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.is_empty() || secret.contains(char::is_control) {
-        return Err(anyhow!("the secret file `{shown}` does not hold one line of text"));
-    }
-    Ok(Secret::new(secret.to_owned()))
+    Ok(Secret::read(path)?)
 }
 
 /// How proofs of whose a token is are judged.
@@ -283,6 +263,7 @@ pub fn policy(c: &Config) -> LoadOptions {
     LoadOptions {
         run_tests: c.policy.require_tests,
         strict_builtin_errors: c.policy.strict_builtin_errors,
+        rego_v0: c.policy.rego_v0,
         http_send: outside(c).is_some(),
         documents: Some(documents(c)),
         ..LoadOptions::default()
