@@ -2,6 +2,8 @@
 
 mod logs;
 mod metrics;
+mod rules;
 
 pub use logs::init as init_logs;
 pub use metrics::{Door, IssuerKeys, KernelSide, Metrics};
+pub use rules::Counted;

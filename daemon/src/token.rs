@@ -6,6 +6,7 @@
 //!
 //! Leaves to others: whether a verified token is revoked (`revoke`), and what it may do (`policy`).
 
+mod algorithm;
 mod api_keys;
 mod bind;
 mod claims;

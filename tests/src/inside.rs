@@ -43,6 +43,8 @@ pub struct Options {
     pub clock: SharedClock,
     /// Threads that serve.
     pub threads: usize,
+    /// Longest time for one evaluation. Patient, where a test is not about that: the machine may be busy.
+    pub time_limit: Duration,
 }
 
 impl Options {
@@ -62,15 +64,21 @@ impl Options {
             },
             ..DoorSettings::default()
         };
-        Self { rules: rules.into(), doors, clock: Arc::new(SystemClock), threads: 2 }
+        Self {
+            rules: rules.into(),
+            doors,
+            clock: Arc::new(SystemClock),
+            threads: 2,
+            time_limit: Duration::from_mins(1),
+        }
     }
 }
 
 /// A policy set of one module.
-pub fn set(rules: &str) -> Result<PolicySet> {
+fn set(rules: &str, time_limit: Duration) -> Result<PolicySet> {
     let dir = tempfile::tempdir()?;
     fs::write(dir.path().join("p.rego"), format!("package p\n\nimport rego.v1\n\n{rules}\n"))?;
-    Ok(load(&[dir.path().to_owned()], DECISION, &LoadOptions::default())?)
+    Ok(load(&[dir.path().to_owned()], DECISION, &LoadOptions { time_limit, ..LoadOptions::default() })?)
 }
 
 /// Doors that are served.
@@ -94,7 +102,7 @@ pub struct Inside {
 impl Inside {
     /// Serves on a port of loopback.
     pub fn start(options: Options) -> Result<Self> {
-        let Options { rules, doors, clock, threads } = options;
+        let Options { rules, doors, clock, threads, time_limit } = options;
         let dir = tempfile::tempdir()?;
         let secret = dir.path().join("hmac.key");
         fs::write(&secret, SECRET)?;
@@ -112,7 +120,8 @@ impl Inside {
             keys: KeySource::HmacFile { path: secret, kid: None },
             rules: TokenRules::default(),
         };
-        let (policy, metrics) = (Arc::new(Active::new(set(&rules)?, 1)), Arc::new(Metrics::new()?));
+        let (policy, metrics) =
+            (Arc::new(Active::new(set(&rules, time_limit)?, 1)), Arc::new(Metrics::new()?));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30))?),
             binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
@@ -187,12 +196,12 @@ impl Drop for Inside {
     }
 }
 
-/// A good token for ten minutes.
+/// A good token for a day: thorough tests take long.
 pub fn token(jti: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     signed(
         &json!({"alg": "HS256"}),
-        &json!({"iss": ISSUER, "sub": "u", "jti": jti, "iat": now, "exp": now + 600}),
+        &json!({"iss": ISSUER, "sub": "u", "jti": jti, "iat": now, "exp": now + 86_400}),
     )
 }
 

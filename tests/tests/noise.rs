@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -30,7 +30,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::{
-    bundle::{Bundle, Verification},
+    bundle::{Bundle, Verification, sha256},
     policy::{Input, LoadOptions, load},
     token::DocumentKey,
 };
@@ -417,14 +417,11 @@ fn spoilt_bundles_are_refused_or_are_what_was_signed() -> Result<()> {
     let verification = Verification { key, key_id: None, scope: None };
     let (module, data) = ("package authz\n\nallow := data.on\n", r#"{"authz":{"on":true}}"#);
     let manifest = r#"{"revision":"r1","roots":["authz"]}"#;
-    let hex = |bytes: &[u8]| {
-        digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>()
-    };
     let canonical = |text: &str| serde_json::from_str::<serde_json::Value>(text).map(|v| v.to_string());
     let files = json!({"files": [
-        {"name": ".manifest", "hash": hex(canonical(manifest)?.as_bytes()), "algorithm": "SHA-256"},
-        {"name": "authz/policy.rego", "hash": hex(module.as_bytes()), "algorithm": "SHA-256"},
-        {"name": "data.json", "hash": hex(canonical(data)?.as_bytes()), "algorithm": "SHA-256"},
+        {"name": ".manifest", "hash": sha256(canonical(manifest)?.as_bytes()), "algorithm": "SHA-256"},
+        {"name": "authz/policy.rego", "hash": sha256(module.as_bytes()), "algorithm": "SHA-256"},
+        {"name": "data.json", "hash": sha256(canonical(data)?.as_bytes()), "algorithm": "SHA-256"},
     ]});
     let b64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
     let input = format!("{}.{}", b64(r#"{"alg":"HS256"}"#), b64(&files.to_string()));

@@ -84,11 +84,12 @@ fn stage(
     let mut written = store.read()?;
     let (mut dirs, _) = Copies::of(config).live().map_err(refused)?;
     dirs.extend_from_slice(bundles);
-    let owned = policy::owned(&dirs).map_err(refused)?;
+    let options = settings::policy(config);
+    let owned = policy::owned(&dirs, &options).map_err(refused)?;
     apply(&mut written, change, &owned)?;
     let version = store.write(&written)?;
     dirs.push(version.clone());
-    let loaded = policy::load(&dirs, &config.policy.decision, &settings::policy(config));
+    let loaded = policy::load(&dirs, &config.policy.decision, &options);
     let set = loaded.map_err(|e| {
         store.discard(&version);
         refused(e)

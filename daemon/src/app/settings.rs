@@ -1,6 +1,6 @@
 //! Turns the raw configuration into each room's own settings.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     config::{
@@ -277,17 +277,14 @@ pub fn introspection(c: &Config) -> Result<Option<IntrospectionSettings>> {
     }))
 }
 
-/// The bearer token in a file, where `key` of the configuration names one.
+/// The bearer token in a file, where `key` of the configuration names one. Others may not read it.
 pub fn bearer(path: Option<&std::path::Path>, key: &str) -> Result<Option<Secret>> {
-    let Some(path) = path else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|e| anyhow!("`{key}` {}: {e}", path.display()))?;
-    let text = zeroize::Zeroizing::new(text);
-    Ok(Some(Secret::new(text.trim().to_owned())))
+    path.map(|path| secret(path).with_context(|| format!("`{key}`"))).transpose()
 }
 
 /// A secret from a file of one line that others may not read.
 pub(super) fn secret(path: &std::path::Path) -> Result<Secret> {
-    secret_text(path).map(|text| Secret::new(text.to_string()))
+    Ok(Secret::read(path)?)
 }
 
 /// The same as it stands there.
@@ -333,6 +330,7 @@ pub fn policy(c: &Config) -> LoadOptions {
     LoadOptions {
         run_tests: c.policy.require_tests,
         strict_builtin_errors: c.policy.strict_builtin_errors,
+        rego_v0: c.policy.rego_v0,
         http_send: outside(c).is_some(),
         documents: Some(documents(c)),
         ..LoadOptions::default()

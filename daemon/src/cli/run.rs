@@ -48,7 +48,7 @@ impl Args {
                 }
                 stopper.cancel();
             });
-            app::run(self.config, config, stop).await
+            Box::pin(app::run(self.config, config, stop)).await
         })?;
         Ok(OK)
     }

@@ -441,8 +441,8 @@ fn check_issuer(issuer: &Issuer, i: usize, f: &mut Faults<'_>) {
     );
     for a in &issuer.algorithms {
         let known = [
-            "ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "HS256",
-            "HS384", "HS512",
+            "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+            "HS256", "HS384", "HS512",
         ];
         f.unless(
             known.contains(&a.as_str()),

@@ -143,7 +143,7 @@ section! {
         issuer: String = String::new(),
         /// Accepted values of `aud`; where none is given, `aud` is not asked for.
         audience: Vec<String> = Vec::new(),
-        /// Accepted algorithms (`ES256`, `ES384`, `EdDSA`, `RS256` to `RS512`, `PS256` to `PS512`, `HS256` to `HS512`).
+        /// Accepted algorithms (`ES256`, `ES384`, `ES512`, `EdDSA`, `RS256` to `RS512`, `PS256` to `PS512`, `HS256` to `HS512`).
         algorithms: Vec<String> = Vec::new(),
         /// JWK set file (RFC 7517).
         jwks_file: Option<PathBuf> = None,
@@ -259,6 +259,9 @@ section! {
         require_tests: bool = true,
         /// Largest bundle, in bytes as it is sent; unpacked it may be sixteen times as large.
         bundle_max_bytes: u64 = 64 << 20,
+        /// Modules are read as Rego v0 (`allow { … }`), but for those with `import rego.v1`: for policies that wait to be
+        /// rewritten (`opa fmt --rego-v1`). Such a set runs on the slower interpreter.
+        rego_v0: bool = false,
         /// What policies may ask servers.
         http_send: HttpSend = HttpSend::default(),
         /// Bundles, beside the directories.
@@ -359,7 +362,7 @@ section! {
         /// How long a revocation holds that names no time: longer than any token lives.
         default_ttl: Span = Span::seconds(30 * 24 * 3600),
         /// How long the audit log is kept: the store's files that no revocation in force needs any more.
-        audit_keep: Span = Span::seconds(400 * 24 * 3600),
+        audit_keep: Span = Span::seconds(31_557_600),
         /// How many bytes of these are kept at most.
         audit_max_bytes: u64 = 4 << 30,
     }

@@ -15,6 +15,7 @@ use crate::{
     policy::Grant,
     record::Decided,
     revoke::Names,
+    telemetry::Counted,
     token::{Confirmation, Identity, Vouched},
     usage::Uses,
 };
@@ -48,6 +49,17 @@ pub struct Verdict {
     pub about: Option<Arc<Decided>>,
     /// How a use of its token is noted, where it is.
     pub uses: Option<Arc<Uses>>,
+    /// What is counted whenever it is given; nothing where the policy gave none.
+    pub counted: Option<Counted>,
+}
+
+impl Verdict {
+    /// Counts that it is given.
+    pub fn count(&self) {
+        if let Some(counted) = &self.counted {
+            counted.note();
+        }
+    }
 }
 
 /// What the cache says of a request.

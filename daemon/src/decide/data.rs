@@ -237,6 +237,7 @@ impl Decider {
 
     /// A verdict's answer, once its rate limits were asked.
     fn charged_answer(&self, verdict: &Verdict, path: &[&str]) -> DataAnswer {
+        verdict.count();
         match self.charge(&verdict.limits) {
             Ok(allowance) => {
                 if matches!(verdict.ruling, Ruling::Allow(_)) {

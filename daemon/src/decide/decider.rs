@@ -259,6 +259,7 @@ impl Decider {
 
     /// A verdict's ruling, once its rate limits were asked.
     pub(super) fn charged(&self, verdict: &Verdict) -> Ruling {
+        verdict.count();
         match (&verdict.ruling, self.charge(&verdict.limits)) {
             (Ruling::Allow(permit), Ok(allowance)) => {
                 self.used(verdict);
@@ -427,6 +428,7 @@ impl Decider {
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let limits = self.limits(known, loaded, &decision, exp, now, id).await;
+        let said: Option<Arc<str>> = decision.reason.as_deref().filter(|_| decision.allow).map(Arc::from);
         let ruling = if decision.allow {
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject, decision.reply))
@@ -447,6 +449,12 @@ impl Decider {
                 allowance: None,
             })
         };
+        let said = match &ruling {
+            Ruling::Deny(refusal) => refusal.detail.clone(),
+            Ruling::Allow(_) => said,
+        };
+        let issuer = known.status.as_ref().ok().map(|i| i.issuer.as_str());
+        let counted = Some(self.parts.metrics.counted(issuer, ruling.reason(), said.as_deref()));
         let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
         let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
@@ -466,6 +474,7 @@ impl Decider {
             by_target,
             about,
             uses,
+            counted,
         }
     }
 
@@ -561,5 +570,6 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         by_target: false,
         about,
         uses: None,
+        counted: None,
     }
 }

@@ -1,6 +1,11 @@
 //! What is asked, and how much it may cost.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -8,6 +13,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH},
 };
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{FetchError, Url};
@@ -22,9 +28,36 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
+    /// Reads one from a file of one line that others may not read.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
+        if mode & 0o007 != 0 {
+            return Err(SecretError::Open { path: path.to_owned() });
+        }
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
+        let secret = text.trim();
+        if secret.is_empty() || secret.contains(char::is_control) {
+            return Err(SecretError::NotOneLine { path: path.to_owned() });
+        }
+        Ok(Self::new(secret.to_owned()))
+    }
+
     fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// Why a secret's file is not used.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum SecretError {
+    #[error("the secret file `{path}` cannot be read: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("everybody on this host may use the secret file `{path}`: run `chmod o=` on it")]
+    Open { path: PathBuf },
+    #[error("the secret file `{path}` does not hold one line of text")]
+    NotOneLine { path: PathBuf },
 }
 
 impl fmt::Debug for Secret {
@@ -201,6 +234,25 @@ mod tests {
         assert_eq!(signed.headers[AUTHORIZATION], format!("Basic {}", STANDARD.encode("id%3A1:s%25")));
         let printed = format!("{signed:?} {:?} {:?}", signed.headers, Secret::new("hush".into()));
         assert!(!printed.contains("Basic") && !printed.contains("hush"), "{printed}");
+    }
+
+    #[test]
+    fn a_secrets_file_is_one_line_that_others_may_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let read = |text: &str, mode: u32| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            Secret::read(&path).map(|s| s.expose().to_owned()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("sesame\n", 0o640).as_deref(), Ok("sesame"));
+        for (text, mode, why) in
+            [("sesame", 0o644, "run `chmod o=` on it"), ("", 0o600, "one line"), ("a\nb", 0o600, "one line")]
+        {
+            let e = read(text, mode).unwrap_err();
+            assert!(e.contains(why) && !e.contains("sesame"), "{e}");
+        }
+        assert!(Secret::read(&dir.path().join("none")).unwrap_err().to_string().contains("cannot be read"));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct LoadOptions {
     /// undefined instead, which can switch a denying rule off. The RVM knows OPA's way alone, so strict
     /// sets run on the interpreter.
     pub strict_builtin_errors: bool,
+    /// Whether modules are read as Rego v0, but for those that `import rego.v1`.
+    pub rego_v0: bool,
     /// Whether `http.send` may be called. Nothing is sent by this alone: see [`super::asking`].
     pub http_send: bool,
     /// Most files in a set.
@@ -59,6 +61,7 @@ impl Default for LoadOptions {
             time_limit: Duration::from_millis(50),
             max_instructions: 1_000_000,
             strict_builtin_errors: false,
+            rego_v0: false,
             http_send: false,
             max_files: 1000,
             max_bytes: 16 << 20,
@@ -76,8 +79,12 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     let path = entrypoint(decision)?;
     let files = Files::collect(dirs, options)?;
     let hash = files.hash(decision);
-    let stamp = files::stamp(&hash, options.documents.as_ref());
-    let mut engine = engine(&files, options.documents.as_ref(), false)?;
+    let mut stamp = files::stamp(&hash, options.documents.as_ref());
+    if options.rego_v0 {
+        // The same files mean another thing.
+        stamp.push_str("-v0");
+    }
+    let mut engine = engine(&files, options, false)?;
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     let data = engine.get_data();
     let compiled = compile(&mut engine, &path, decision)?;
@@ -156,12 +163,10 @@ fn entrypoint(decision: &str) -> Result<String, LoadError> {
 }
 
 /// An engine with a set's modules and data, and its tests where asked.
-pub(super) fn engine(
-    files: &Files,
-    documents: Option<&serde_json::Value>,
-    with_tests: bool,
-) -> Result<Engine, LoadError> {
+pub(super) fn engine(files: &Files, options: &LoadOptions, with_tests: bool) -> Result<Engine, LoadError> {
+    let documents = options.documents.as_ref();
     let mut engine = Engine::new();
+    engine.set_rego_v0(options.rego_v0);
     engine.set_policy_length_config(LENGTHS);
     builtins::extend(&mut engine).map_err(|e| LoadError::Compile(e.to_string()))?;
     if with_tests {
@@ -247,6 +252,10 @@ fn to_program(
     if options.strict_builtin_errors {
         // The machine takes any error in a rule's body for an undefined body.
         return Err((Cause::Strict, "strict builtin errors are asked for".to_owned()));
+    }
+    if options.rego_v0 {
+        // What the RVM's copies mend is known of v1 alone.
+        return Err((Cause::V0, "it is read as Rego v0 (`policy.rego_v0`)".to_owned()));
     }
     if let Some(what) = hazards::contradictable(compiled) {
         let reason = format!("{what} could contradict each other, which only the interpreter notices");

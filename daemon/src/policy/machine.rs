@@ -35,12 +35,19 @@ type Names = BTreeSet<String>;
 
 /// Reads a module.
 pub(super) fn parse(path: &str, text: &str) -> Result<Module, String> {
+    parse_as(path, text, true)
+}
+
+/// Reads a module of either version.
+pub(super) fn parse_as(path: &str, text: &str, v1: bool) -> Result<Module, String> {
     let parse = || -> anyhow::Result<Module> {
         let (bytes, lines) = (LENGTHS.max_file_bytes, LENGTHS.max_lines);
         let source = Source::from_contents_with_limits(path.to_owned(), text.to_owned(), bytes, lines)?;
         let mut parser = Parser::new(&source)?;
         parser.set_max_col(LENGTHS.max_col);
-        parser.enable_rego_v1()?;
+        if v1 {
+            parser.enable_rego_v1()?;
+        }
         parser.parse()
     };
     std::panic::catch_unwind(parse).map_err(|_| "the parser panicked".to_owned())?.map_err(|e| e.to_string())

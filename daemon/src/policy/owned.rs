@@ -20,9 +20,10 @@ pub struct Owned {
 }
 
 /// Reads the directories. They parse: they are in force, or would have been refused.
-pub fn owned(dirs: &[PathBuf]) -> Result<Owned, LoadError> {
-    let files = Files::collect(dirs, &LoadOptions::default())?;
-    let engine = engine(&files, None, false)?;
+pub fn owned(dirs: &[PathBuf], options: &LoadOptions) -> Result<Owned, LoadError> {
+    let files = Files::collect(dirs, options)?;
+    // The host's own documents are no file's.
+    let engine = engine(&files, &LoadOptions { documents: None, ..options.clone() }, false)?;
     let packages = engine.get_packages().map_err(|e| LoadError::Compile(e.to_string()))?;
     let roots = match engine.get_data() {
         Value::Object(members) => {
@@ -35,7 +36,13 @@ pub fn owned(dirs: &[PathBuf]) -> Result<Owned, LoadError> {
 
 /// The package of a module, as `data.portcullis.scopes`.
 pub fn package_of(id: &str, text: &str) -> Result<String, LoadError> {
-    Engine::new().add_policy(id.to_owned(), text.to_owned()).map_err(|e| located(&e.to_string()))
+    let of = |v0| {
+        let mut engine = Engine::new();
+        engine.set_rego_v0(v0);
+        engine.add_policy(id.to_owned(), text.to_owned())
+    };
+    // A package is named in the same way in both versions; whether it may be v0 is asked when it is loaded.
+    of(false).or_else(|e| of(true).map_err(|_| located(&e.to_string())))
 }
 
 impl Owned {
@@ -80,7 +87,7 @@ mod tests {
         fs::create_dir(dir.path().join("scopes")).unwrap();
         fs::write(dir.path().join("p.rego"), "package a.b\n\nimport rego.v1\n\nx := 1\n").unwrap();
         fs::write(dir.path().join("scopes/data.json"), r#"{"routes": []}"#).unwrap();
-        let owned = owned(&[dir.path().to_owned()]).unwrap();
+        let owned = owned(&[dir.path().to_owned()], &LoadOptions::default()).unwrap();
         for package in ["data.a.b", "data.a.b.c", "data.a", "data.a.b[\"c/d\"]"] {
             assert_eq!(owned.package(package).as_deref(), Some("data.a.b"), "{package}");
         }

@@ -45,6 +45,8 @@ pub enum EngineKind {
 pub enum Cause {
     /// Builtins that fail are to fail the decision, which the RVM has not.
     Strict,
+    /// It is Rego v0.
+    V0,
     /// Its rules could contradict each other, which the RVM does not notice.
     Contradictable,
     /// A function of its own has the name of a builtin.
@@ -60,6 +62,7 @@ impl Cause {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Strict => "strict",
+            Self::V0 => "rego_v0",
             Self::Contradictable => "contradictable",
             Self::Shadowed => "shadowed",
             Self::Uncompiled => "uncompiled",

@@ -125,7 +125,7 @@ pub(super) fn run(
     // Nothing of a run that failed half way.
     replay::noted();
     let strict = options.strict_builtin_errors;
-    let mut engine = load::engine(files, options.documents.as_ref(), true)?;
+    let mut engine = load::engine(files, options, true)?;
     engine.set_execution_timer_config(TEST_LIMIT);
     engine.set_strict_builtin_errors(strict);
     engine.set_enable_coverage(cover);

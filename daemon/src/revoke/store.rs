@@ -163,7 +163,7 @@ impl Default for Tuning {
         Self {
             sizes: Sizes::default(),
             snapshot_after: 128 << 20,
-            audit_keep: Duration::from_hours(400 * 24),
+            audit_keep: Duration::from_hours(366 * 24),
             audit_max: 4 << 30,
             background: true,
         }

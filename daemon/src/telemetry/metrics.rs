@@ -4,6 +4,7 @@ mod standards;
 
 use std::time::Duration;
 
+use super::rules::{Counted, Rules};
 use portcullis_common::reason::{Outcome, Reason, Sight};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -99,6 +100,7 @@ pub struct Metrics {
     policy_engine: IntGaugeVec,
     policy_untested: IntGauge,
     policy_requests: IntCounterVec,
+    rules: Rules,
     bundles: IntGaugeVec,
     bundle_requests: IntCounterVec,
     revocations: IntCounterVec,
@@ -243,6 +245,10 @@ impl Metrics {
             log_lines: make.counter("portcullis_decision_log_lines_total", "Lines of the decision log that were written or sent.")?,
             log_dropped: make.counters("portcullis_decision_log_dropped_total", "Decisions missing from the decision log: no room in the queue, or lost by the sink.", &["where"])?,
             api_keys: make.gauges("portcullis_api_keys", "API keys that may be used, and those that were disabled or have expired.", &["state"])?,
+            rules: Rules::new(
+                make.counters("portcullis_policy_decisions_total", "Decisions of the policy by the token's issuer.", &["issuer", "reason"])?,
+                make.counters("portcullis_policy_rules_total", "Decisions of the policy by the reason that it gave.", &["decision", "rule"])?,
+            ),
             policy_requests: make.counters("portcullis_policy_requests_total", "Calls of `http.send` by what came of them.", &["result"])?,
             introspection: make.counters("portcullis_introspection_total", "Opaque tokens by what the introspection server said, or why it was not asked.", &["result"])?,
             introspection_paused: make.gauge("portcullis_introspection_paused", "1 while the introspection server is left alone because it keeps failing.")?,
@@ -295,6 +301,11 @@ impl Metrics {
         self.policy_engine.reset();
         self.policy_engine.with_label_values(&[engine, cause]).set(1);
         self.policy_untested.set(untested.into());
+    }
+
+    /// What is to be counted whenever a verdict is given: of whose token it is, and what the policy said.
+    pub fn counted(&self, issuer: Option<&str>, reason: Reason, said: Option<&str>) -> Counted {
+        self.rules.counted(issuer, reason, said)
     }
 
     /// Counts a call of `http.send`.
@@ -495,6 +506,7 @@ mod tests {
         m.shadow("same");
         m.policy_request("answered");
         m.standards.touch();
+        m.counted(None, Reason::Allowed, None).note();
         m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));
         m.kernel_outcome(Outcome::Segments, 1);

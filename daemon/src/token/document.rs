@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path};
 
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{
     KeySource,
+    algorithm::Algorithm,
     jws::Jws,
     keys::{self, VerifyingKey},
 };

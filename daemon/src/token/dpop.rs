@@ -7,12 +7,12 @@ use std::{
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::AlgorithmFamily;
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
 use super::{
     FingerprintKey,
+    algorithm::Family,
     bind::{BindingSettings, Target},
     jws::Jws,
     keys,
@@ -59,7 +59,7 @@ impl Proofs {
             return Err(invalid);
         }
         let jws = Jws::parse(text).map_err(|_| invalid)?;
-        if jws.typ.as_deref() != Some("dpop+jwt") || jws.algorithm.family() == AlgorithmFamily::Hmac {
+        if jws.typ.as_deref() != Some("dpop+jwt") || jws.algorithm.family() == Family::Hmac {
             return Err(invalid);
         }
         let jwk = jws.header.get("jwk").and_then(Value::as_object).ok_or(invalid)?;

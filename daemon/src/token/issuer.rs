@@ -9,13 +9,14 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
-use jsonwebtoken::Algorithm;
 use portcullis_common::reason::Reason;
 use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Document, Identity, IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError, claims,
+    Document, Identity, IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError,
+    algorithm::Algorithm,
+    claims,
     jws::{Jws, short_type},
     keys,
     keys::VerifyingKey,

@@ -4,11 +4,10 @@
 //! the same token under another name would escape caches and fingerprints.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
-use super::json;
+use super::{algorithm::Algorithm, json};
 
 /// Header parameters that make a token something other than a plain signed JWT. They are refused, not ignored,
 /// so that a token means the same here and behind us. (Parameters that bring or point at a key, `jwk`, `jku`,

@@ -9,11 +9,15 @@ use aws_lc_rs::{
     signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{KeySource, json};
+use super::{
+    KeySource,
+    algorithm::{Algorithm, Family},
+    json,
+};
 
 /// One key of one issuer.
 pub(super) struct VerifyingKey {
@@ -67,7 +71,7 @@ impl Material {
     /// Binds the key to an algorithm; `None` where they do not fit.
     fn check(&self, algorithm: Algorithm) -> Result<Option<Check>, String> {
         let public = match (self, algorithm.family()) {
-            (Self::Secret(secret), AlgorithmFamily::Hmac) => {
+            (Self::Secret(secret), Family::Hmac) => {
                 let hash = hash_of(algorithm);
                 let least = hash.digest_algorithm().output_len();
                 if secret.len() < least {
@@ -78,18 +82,19 @@ impl Material {
                 }
                 return Ok(Some(Check::Mac(Box::new(hmac::Key::new(hash, secret)))));
             }
-            (Self::Rsa { n, e }, AlgorithmFamily::Rsa) => {
+            (Self::Rsa { n, e }, Family::Rsa) => {
                 check_rsa(n, e)?;
                 RsaPublicKeyComponents { n, e }.to_parsed_public_key(rsa_parameters(algorithm))
             }
-            (Self::Ec { curve, point }, AlgorithmFamily::Ec) if *curve == algorithm => {
+            (Self::Ec { curve, point }, Family::Ec) if *curve == algorithm => {
                 let fixed: &'static dyn VerificationAlgorithm = match algorithm {
                     Algorithm::ES256 => &signature::ECDSA_P256_SHA256_FIXED,
+                    Algorithm::ES512 => &signature::ECDSA_P521_SHA512_FIXED,
                     _ => &signature::ECDSA_P384_SHA384_FIXED,
                 };
                 ParsedPublicKey::new(fixed, point)
             }
-            (Self::Ed(point), AlgorithmFamily::Ed) => ParsedPublicKey::new(&signature::ED25519, point),
+            (Self::Ed(point), Family::Ed) => ParsedPublicKey::new(&signature::ED25519, point),
             _ => return Ok(None),
         };
         let key = public.map_err(|e| format!("is not a valid public key ({e}); publish it again"))?;
@@ -152,8 +157,7 @@ pub(super) fn read(
 
 /// A key set that everybody can read holds no secret that could sign.
 fn published(content: &[u8], algorithms: &[Algorithm]) -> Result<Vec<VerifyingKey>, String> {
-    let algorithms: Vec<_> =
-        algorithms.iter().copied().filter(|a| a.family() != AlgorithmFamily::Hmac).collect();
+    let algorithms: Vec<_> = algorithms.iter().copied().filter(|a| a.family() != Family::Hmac).collect();
     jwks(content, &algorithms)
 }
 
@@ -179,7 +183,8 @@ fn pem(content: &[u8]) -> Result<Material, String> {
         let curve = match point.len() {
             65 => Algorithm::ES256,
             97 => Algorithm::ES384,
-            _ => return Err("its curve is not supported; use P-256 or P-384".into()),
+            133 => Algorithm::ES512,
+            _ => return Err("its curve is not supported; use P-256, P-384 or P-521".into()),
         };
         return Ok(Material::Ec { curve, point });
     }
@@ -262,6 +267,7 @@ fn read_jwk(jwk: &Map<String, Value>, algorithms: &[Algorithm]) -> Result<Option
         }
         ("EC", Some("P-256")) => ec(Algorithm::ES256, 32, bytes("x")?, bytes("y")?)?,
         ("EC", Some("P-384")) => ec(Algorithm::ES384, 48, bytes("x")?, bytes("y")?)?,
+        ("EC", Some("P-521")) => ec(Algorithm::ES512, 66, bytes("x")?, bytes("y")?)?,
         ("OKP", Some("Ed25519")) => Material::Ed(bytes("x")?),
         _ => return Ok(None),
     };

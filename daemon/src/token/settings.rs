@@ -101,7 +101,7 @@ pub enum VerifierError {
     },
     /// An algorithm is not one of JWS, or refused.
     #[error(
-        "the issuer `{issuer}` lists the algorithm `{name}`, which is not supported; use some of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+        "the issuer `{issuer}` lists the algorithm `{name}`, which is not supported; use some of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"
     )]
     Algorithm {
         /// The issuer.

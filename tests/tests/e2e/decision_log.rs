@@ -8,7 +8,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use portcullis_tests::{PATIENCE, World, is_root};
+use portcullis_tests::{
+    PATIENCE, World, has, is_root,
+    process::Process,
+    until,
+    web::{Reply, Web},
+};
 use serde_json::{Value, json};
 
 /// A world that logs decisions to `decisions.log` in its directory.
@@ -159,5 +164,99 @@ fn a_recorded_log_tells_what_another_set_would_decide() -> Result<()> {
     assert!(told["changes"][0]["rules"].to_string().contains("data.portcullis.emergency"), "{told:#}");
     let missing = w.daemon.command(&["policy", "diff", &old, "/nonexistent", "--log", &log])?;
     assert_eq!(missing.code, 2, "{missing:?}");
+    Ok(())
+}
+
+/// A certificate for 127.0.0.1 by the authority `good`, another authority, and nginx that takes TLS for the server
+/// behind it.
+fn tls(w: &World) -> Result<Process> {
+    let openssl = |args: &str| -> Result<()> {
+        let made = std::process::Command::new("openssl")
+            .args(args.split(' '))
+            .current_dir(w.dir.path(""))
+            .output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Ok(())
+    };
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for name in ["good", "other"] {
+        openssl(&format!("req -x509 {new} -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem"))?;
+    }
+    w.dir.write("san", "subjectAltName=IP:127.0.0.1")?;
+    openssl(&format!("req {new} -subj /CN=server -keyout server.key -out server.csr"))?;
+    openssl(
+        "x509 -req -days 2 -in server.csr -CA good.pem -CAkey good.key -CAcreateserial -extfile san -out server.pem",
+    )?;
+    let root = w.dir.path("").display().to_string();
+    let root = root.trim_end_matches('/');
+    let config = format!(
+        "daemon off;\nuser root;\npid {root}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\naccess_log off;\n\
+         client_body_temp_path {root}/body;\nproxy_temp_path {root}/proxy;\nserver {{\nlisten 127.0.0.1:9443 ssl;\n\
+         ssl_certificate {root}/server.pem;\nssl_certificate_key {root}/server.key;\n\
+         location / {{ proxy_pass http://127.0.0.1:9600; proxy_http_version 1.1; }}\n}}\n}}\n"
+    );
+    let mut nginx = std::process::Command::new("nginx");
+    nginx.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").arg("-c").arg(w.dir.write("nginx.conf", &config)?);
+    let nginx = Process::start(&w.net.server, &mut nginx)?;
+    nginx.await_line(0, |line| line.contains("start worker process "))?;
+    Ok(nginx)
+}
+
+#[test]
+fn lines_go_to_a_server_by_tls_that_the_configured_authority_vouches_for_and_to_no_other() -> Result<()> {
+    if !is_root() || !has("openssl") || !has("nginx") {
+        return Ok(());
+    }
+    let mut w = World::with(|config, _| {
+        config.mode = "off";
+        Ok(())
+    })?;
+    let _nginx = tls(&w)?;
+    let web = Web::start(&w.net.server, "127.0.0.1:9600", |_| Reply::Json("{}".to_owned()))?;
+    let token = w.mint.hs256()?;
+    let bearer = w.dir.write("bearer", "sesame-4711\n")?;
+    let start = |w: &mut World, ca: &str| -> Result<()> {
+        w.daemon.stop()?;
+        w.config.serve = format!(
+            "[decision_log]\nsink = \"http\"\nurl = \"https://127.0.0.1:9443/logs\"\nca_file = \"{}\"\nbearer_file = \"{}\"\n\
+             batch_time = \"100ms\"\nretry_for = \"1s\"\ntimeout = \"2s\"\n",
+            w.dir.path(ca).display(),
+            bearer.display()
+        );
+        w.dir.write("portcullis.toml", &w.config.toml(&w.dir))?;
+        w.daemon.restart()
+    };
+    let lost = |w: &World| -> Result<bool> {
+        let metrics = w.daemon.metrics()?;
+        Ok(metrics.lines().any(|l| {
+            l.starts_with("portcullis_decision_log_dropped_total{where=\"sink\"}") && !l.ends_with(" 0")
+        }))
+    };
+    start(&mut w, "good.pem")?;
+    for _ in 0..3 {
+        assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 200);
+    }
+    until(|| Ok(w.daemon.metrics()?.contains("\nportcullis_decision_log_lines_total 3\n")))?;
+    let asked = web.asked();
+    for request in &asked {
+        let head = request.to_lowercase();
+        assert!(head.starts_with("post /logs http/1.1") && head.contains("content-encoding: gzip"), "{head}");
+        assert!(head.contains("authorization: bearer sesame-4711"), "{head}");
+    }
+    assert!(!asked.is_empty() && !lost(&w)?);
+    // Another authority: no line leaves, what was not sent is counted, and no decision waits for it.
+    let before = web.asked().len();
+    start(&mut w, "other.pem")?;
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 200);
+    until(|| lost(&w))?;
+    assert_eq!(web.asked().len(), before);
+    assert!(w.daemon.log().iter().any(|l| l.contains("no TLS with `127.0.0.1`")), "{:?}", w.daemon.log());
+    // A token that everybody on the host may read is not used.
+    start(&mut w, "good.pem")?;
+    fs::set_permissions(&bearer, fs::Permissions::from_mode(0o644))?;
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 200);
+    until(|| lost(&w))?;
+    assert_eq!(web.asked().len(), before);
+    assert!(w.daemon.log().iter().any(|l| l.contains("chmod o=")), "{:?}", w.daemon.log());
     Ok(())
 }

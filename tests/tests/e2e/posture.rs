@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -92,6 +93,7 @@ fn from_inside(doors: &[Door]) -> Result<BTreeMap<String, Vec<String>>> {
     let clock = Arc::new(Bad::default());
     let mut options = Options::new(RULES);
     options.clock = clock.clone();
+    options.time_limit = Duration::from_millis(500);
     options.doors.fail_open = doors.iter().map(|door| (*door, FailOpen)).collect();
     let w = Inside::start(options)?;
     let (good, cached, revoked) = (token("good"), token("cached"), token("revoked"));

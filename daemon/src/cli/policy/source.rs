@@ -31,6 +31,9 @@ pub struct Source {
     /// Take a set that calls `http.send`, though no configuration allows it; nothing is sent
     #[arg(long)]
     http_send: bool,
+    /// Read modules as Rego v0, but for those with `import rego.v1`
+    #[arg(long)]
+    v0_compatible: bool,
 }
 
 /// The set, found.
@@ -51,7 +54,11 @@ impl Source {
         } else {
             (self.dirs.clone(), config::Policy::default().decision, LoadOptions::default())
         };
-        let options = LoadOptions { http_send: options.http_send || self.http_send, ..options };
+        let options = LoadOptions {
+            http_send: options.http_send || self.http_send,
+            rego_v0: options.rego_v0 || self.v0_compatible,
+            ..options
+        };
         Ok(Chosen { dirs, decision: self.decision.clone().unwrap_or(decision), options })
     }
 

@@ -379,3 +379,30 @@ fn each_installed_set_has_its_own_generation() {
     assert_eq!(before.set.eval_decision(&json!({}).into()).map(|d| d.allow), Ok(true));
     assert_eq!(active.current().set.eval_decision(&json!({}).into()).map(|d| d.allow), Ok(false));
 }
+
+#[test]
+fn rego_v0_is_read_where_it_is_asked_for_and_runs_on_the_interpreter() {
+    let dir = tempfile::tempdir().unwrap();
+    let v0 = "package p\n\ndefault decision = false\n\ndecision {\n\tinput.roles[_] == \"admin\"\n\tnot banned[input.sub]\n\t\
+        crypto.sha256(input.sub, h)\n\tcount(h) == 64\n}\n\nbanned[who] {\n\twho := data.banned[_]\n}\n";
+    let v1 = "package p\n\nimport rego.v1\n\ndecision if input.roles == {\"root\"}\n\ndecision if \"root\" in input.roles\n";
+    fs::write(dir.path().join("p.rego"), v0).unwrap();
+    fs::write(dir.path().join("q.rego"), v1).unwrap();
+    fs::write(dir.path().join("data.json"), r#"{"banned": ["eve"]}"#).unwrap();
+    let test = "package p_test\n\ntest_allowed {\n\tdata.p.decision with input as {\"roles\": [\"admin\"], \"sub\": \"a\"}\n}\n";
+    fs::write(dir.path().join("p_test.rego"), test).unwrap();
+    let load = |rego_v0| {
+        load(&[dir.path().into()], "p/decision", &LoadOptions { rego_v0, ..LoadOptions::default() })
+    };
+    assert!(load(false).err().unwrap().to_string().contains("p.rego:"), "v0 is not v1");
+    let set = load(true).unwrap();
+    assert!(matches!(set.engine(), EngineKind::Interpreter { cause: Cause::V0, .. }));
+    assert_eq!(set.tested().tests, 1);
+    for (roles, sub, allow) in
+        [("admin", "ann", true), ("admin", "eve", false), ("guest", "ann", false), ("root", "eve", true)]
+    {
+        let input = Input::from(json!({"roles": [roles], "sub": sub}));
+        assert_eq!(set.eval_decision(&input).unwrap().allow, allow, "{roles} {sub}");
+    }
+    assert!(set.reads().touches(&["roles"]) && set.reads().touches(&["sub"]));
+}

@@ -198,9 +198,10 @@ impl Sender {
             .header(CONTENT_ENCODING, "gzip");
         let request = match &self.settings.bearer_file {
             None => request,
-            Some(path) => match tokio::fs::read_to_string(path).await {
-                Ok(text) => request.bearer(&Secret::new(text.trim().to_owned())),
-                Err(e) => return Err((format!("{}: {e}", path.display()), true)),
+            // One line of a local file, read once a batch.
+            Some(path) => match Secret::read(path) {
+                Ok(token) => request.bearer(&token),
+                Err(e) => return Err((e.to_string(), true)),
             },
         };
         let bounds = Bounds { deadline: self.settings.timeout, max_body: 64 * 1024 };
@@ -287,6 +288,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         std::fs::write(&file, "sesame\n").unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let (url, mut told) = server(vec![503, 429]).await;
         let mut sink = HttpSink::open(HttpSettings { bearer_file: Some(file), ..settings(url) }).unwrap();
         sink.put("{\"a\":1}");

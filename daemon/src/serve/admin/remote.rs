@@ -132,7 +132,7 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
     };
     let (identity, name) = match gate.identify(request.headers(), &remote).await {
         Ok(known) => known,
-        Err(answer) => return *answer,
+        Err(error) => return unknown(error),
     };
     let caller = Caller(format!("{name}@{}", remote.address));
     let certificate = remote.certificate.map(|c| json!({"sha256": hex::encode(&c)}));
@@ -159,31 +159,32 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
 
 impl Gate {
     /// Who asks: what the token says, or nothing of one that is known by its certificate; and a name for the audit log.
+    /// Otherwise an error of RFC 6750 §3.1, or nothing where no credential was shown.
     async fn identify(
         &self,
         headers: &HeaderMap,
         remote: &Remote,
-    ) -> Result<(Option<Value>, String), Box<Response>> {
+    ) -> Result<(Option<Value>, String), &'static str> {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let token = match (given.next(), given.next()) {
             (None, _) => None,
-            (Some(value), None) => Some(bearer(value).ok_or_else(|| unknown("invalid_request"))?),
-            (Some(_), Some(_)) => return Err(unknown("invalid_request")),
+            (Some(value), None) => Some(bearer(value).ok_or("invalid_request")?),
+            (Some(_), Some(_)) => return Err("invalid_request"),
         };
         let Some(token) = token else {
-            let certificate = remote.certificate.ok_or_else(|| unknown(""))?;
+            let certificate = remote.certificate.ok_or("")?;
             return Ok((None, format!("certificate:{}", hex::encode(&certificate[..8]))));
         };
         let found = self.state.decider.inspect(&token).await;
         let identity = match found.status {
             Ok(identity) if !found.revoked => identity,
-            _ => return Err(unknown("invalid_token")),
+            _ => return Err("invalid_token"),
         };
         // One that is bound to a key is good from its holder alone; of keys, a certificate is the one that is shown here.
         if let Some(confirmation) = &identity.confirmation
             && !remote.certificate.is_some_and(|c| confirmation.is_certificate(&c))
         {
-            return Err(unknown("invalid_token"));
+            return Err("invalid_token");
         }
         let subject = identity.subject.as_deref().unwrap_or("-");
         let name = format!("sub:{subject} iss:{}", identity.issuer);
@@ -200,7 +201,7 @@ fn bearer(value: &HeaderValue) -> Option<Token> {
     good.then(|| Token::new(token.to_owned()))
 }
 
-fn unknown(error: &str) -> Box<Response> {
+fn unknown(error: &str) -> Response {
     let message =
         "show a certificate that this listener's `client_ca` has signed, or a bearer token that is good";
     let mut answer = ApiError(StatusCode::UNAUTHORIZED, "unauthorized", message.to_owned()).into_response();
@@ -211,5 +212,5 @@ fn unknown(error: &str) -> Box<Response> {
     if let Ok(challenge) = HeaderValue::from_str(&challenge) {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
-    Box::new(answer)
+    answer
 }

@@ -1,7 +1,7 @@
 //! Status List Tokens as CWTs (RFC 8392): `COSE_Sign1` of RFC 9052, read strictly and written.
 
+use crate::token::algorithm::Algorithm;
 use ciborium::value::Value;
-use jsonwebtoken::Algorithm;
 
 use super::token::Claims;
 
@@ -81,6 +81,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Cwt> {
     let algorithm = match number(header.get(ALG)?)? {
         -7 => Algorithm::ES256,
         -35 => Algorithm::ES384,
+        -36 => Algorithm::ES512,
         -8 => Algorithm::EdDSA,
         -37 => Algorithm::PS256,
         -38 => Algorithm::PS384,

@@ -203,6 +203,45 @@ fn ec_sign(pair: &EcdsaKeyPair, header: &str) -> Token {
     Token::new(format!("{input}.{}", b64(signature)))
 }
 
+#[test]
+fn es512_is_verified_with_p_521_keys_and_no_others() {
+    use aws_lc_rs::signature::ECDSA_P521_SHA512_FIXED_SIGNING as P521;
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&P521, &SystemRandom::new()).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(&P521, pkcs8.as_ref()).unwrap();
+    let point = pair.public_key().as_ref();
+    let jwk =
+        json!({"kty": "EC", "crv": "P-521", "kid": "k", "x": b64(&point[1..67]), "y": b64(&point[67..])});
+    let verifier = load_jwks(&json!([jwk]), &["ES256", "ES512"]).unwrap();
+    let good = ec_sign(&pair, r#"{"alg":"ES512","kid":"k"}"#);
+    assert!(verifier.verify(&good, NOW).is_ok());
+    assert_eq!(
+        verifier.verify(&ec_sign(&pair, r#"{"alg":"ES256","kid":"k"}"#), NOW).err(),
+        Some(Reason::AlgorithmRefused)
+    );
+    let mut forged = good.as_str().to_owned();
+    let last = forged.pop().unwrap();
+    forged.pop();
+    forged.push_str(if last == 'A' { "BA" } else { "AA" });
+    assert!(verifier.verify(&Token::new(forged), NOW).is_err());
+    // Not listed, not taken; coordinates have their whole length.
+    let short =
+        json!({"kty": "EC", "crv": "P-521", "kid": "s", "x": b64(&point[1..66]), "y": b64(&point[67..])});
+    assert!(load_jwks(&json!([short]), &["ES512"]).is_err());
+    let (_, other) = ec_key("k");
+    let without = load_jwks(&json!([other]), &["ES256"]).unwrap();
+    assert_eq!(without.verify(&good, NOW).err(), Some(Reason::AlgorithmRefused));
+}
+
+#[test]
+fn es512_keys_are_read_in_pem_too() {
+    const PEM: &[u8] = include_bytes!("tests/p521.pem");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.pem");
+    fs::write(&path, PEM).unwrap();
+    let source = KeySource::PemFile { path, kid: None };
+    assert!(Verifier::new(vec![settings(source, &["ES512"])], Duration::ZERO).is_ok());
+}
+
 fn load_jwks(keys: &Value, algorithms: &[&str]) -> Result<Verifier, VerifierError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jwks.json");
@@ -272,8 +311,10 @@ fn weak_and_ambiguous_keys_are_refused_at_load() {
         (json!([off_curve]), &["ES256"], "not a valid public key"),
         (json!([ec, ec]), &["ES256"], "twice"),
         (json!([]), &["ES256"], "no key"),
-        (json!([{"kty": "EC", "crv": "P-521", "x": "", "y": ""}]), &["ES256"], "no key"),
-        (json!([ec]), &["ES512"], "ES512"),
+        (json!([{"kty": "EC", "crv": "secp256k1", "x": "", "y": ""}]), &["ES256"], "no key"),
+        (json!([{"kty": "EC", "crv": "P-521", "x": "", "y": ""}]), &["ES512"], "not 66 bytes"),
+        (json!([ec]), &["ES512"], "no key"),
+        (json!([ec]), &["ES521"], "ES521"),
         (json!([ec]), &["none"], "none"),
         (json!([ec]), &[], "no algorithms"),
         (json!([7]), &["ES256"], "not an object"),
