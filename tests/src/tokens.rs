@@ -56,6 +56,13 @@ impl Mint {
         self.sign(&claims(ISSUER, age, scope)?)
     }
 
+    /// A token whose time is over.
+    pub fn expired(&self, scope: &str) -> Result<String> {
+        let mut claims = claims(ISSUER, 7200, scope)?;
+        claims["exp"] = (claims["iat"].as_u64().context("iat is a number")? + 3600).into();
+        self.sign(&claims)
+    }
+
     /// A fresh token of this subject's.
     pub fn of_subject(&self, sub: &str) -> Result<String> {
         let mut claims = claims(ISSUER, 0, "orders:read")?;

@@ -212,7 +212,7 @@ impl StoreReader {
             return Ok(claims);
         }
         let mut bad = None;
-        self.each(after.0 + 1, APART, |found| {
+        self.each(after.0.saturating_add(1), APART, |found| {
             match found.claim() {
                 Some(claim) if claim.until() > now && keep(&claim) => claims.push(claim),
                 Some(_) => {}
@@ -234,7 +234,7 @@ impl StoreReader {
         let pieces: Vec<_> = {
             let catalog = shared.read();
             let mut log = catalog.pieces.iter().filter(|p| p.first != 0).peekable();
-            if log.peek().is_some_and(|p| p.first > after + 1) {
+            if log.peek().is_some_and(|p| p.first > after.saturating_add(1)) {
                 return Ok(None);
             }
             let seek = |p: &Piece| {

@@ -91,6 +91,8 @@ fn what_was_committed_is_there_after_opening_again() {
     assert_eq!(reader.selector(c.id).unwrap().as_ref(), Some(&c));
     assert_eq!(reader.list(b.id, 1, WallTime(0), |_| true).unwrap(), [AnyClaim::Selector(c)]);
     assert_eq!(reader.list(ClaimId(0), 10, b.until, |_| true).unwrap(), [], "none in force");
+    assert_eq!(reader.list(ClaimId(u64::MAX), 10, WallTime(0), |_| true).unwrap(), [], "behind all");
+    assert_eq!(reader.entries(u64::MAX, 10).unwrap(), Some(Vec::new()));
     let receipt = reader.receipt(b.id).unwrap().unwrap();
     assert_eq!((receipt.accepted, receipt.entry), (1, first));
     assert_eq!((receipt.synced_us, receipt.in_force_us), (Some(70), Some(90)));

@@ -13,8 +13,12 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +32,10 @@ use crate::{hex, token::Token};
 
 /// Connections at once.
 const CONNECTIONS: usize = 256;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 32;
+/// How often a silent HTTP/2 connection is asked whether it is still there.
+const ASK_EVERY: Duration = Duration::from_secs(30);
 /// For a handshake, and for a request's head.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -77,8 +85,9 @@ pub async fn serve_remote_admin(
                 Ok(Ok(stream)) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                     let peer = Peer::at(address.ip(), &[]).with_certificate(shown.map(AsRef::as_ref));
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let remote = Remote { address: address.ip(), certificate: peer.certificate };
-                    connection(TokioIo::new(stream), router, remote, stop).await;
+                    connection(TokioIo::new(stream), is_http2, router, remote, stop).await;
                 }
                 Ok(Err(e)) => tracing::debug!(error = %e, "a TLS handshake failed"),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -93,6 +102,7 @@ pub async fn serve_remote_admin(
 
 async fn connection(
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    is_http2: bool,
     router: Router,
     remote: Remote,
     stop: CancellationToken,
@@ -109,19 +119,34 @@ async fn connection(
             })
         }
     });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT).max_buf_size(64 * 1024);
-    let mut served = pin!(builder.serve_connection(io, service));
-    tokio::select! {
-        ended = served.as_mut() => {
-            if let Err(e) = ended {
-                tracing::debug!(error = %e, "an admin connection ended");
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(ASK_EVERY);
+        let mut served = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = served.as_mut() => log_end(ended),
+            () = stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                log_end(served.await);
             }
         }
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            let _ = served.await;
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT).max_buf_size(64 * 1024);
+        let mut served = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = served.as_mut() => log_end(ended),
+            () = stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                log_end(served.await);
+            }
         }
+    }
+}
+
+fn log_end(ended: Result<(), hyper::Error>) {
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "an admin connection ended");
     }
 }
 
@@ -132,7 +157,10 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
     };
     let (identity, name) = match gate.identify(request.headers(), &remote).await {
         Ok(known) => known,
-        Err(error) => return unknown(error),
+        Err(error) => {
+            drain(request).await;
+            return unknown(error);
+        }
     };
     let caller = Caller(format!("{name}@{}", remote.address));
     let certificate = remote.certificate.map(|c| json!({"sha256": hex::encode(&c)}));
@@ -150,11 +178,19 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
         let note =
             json!({"action": "refused", "of": "admin", "actor": caller.0, "method": method, "path": path});
         gate.state.plane.note_later(&note);
+        drain(request).await;
         let message = "the policy does not allow you this (`admin.decision`)".to_owned();
         return ApiError(StatusCode::FORBIDDEN, "forbidden", message).into_response();
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Takes what a refused client is still sending, if it is not much: some do not read an answer before.
+async fn drain(request: Request) {
+    let body = axum::body::to_bytes(request.into_body(), super::MAX_BODY);
+    // What does not come in time, or is too long, is cut off with its stream.
+    let _ = tokio::time::timeout(Duration::from_secs(1), body).await;
 }
 
 impl Gate {
