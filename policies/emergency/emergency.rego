@@ -34,8 +34,17 @@ region_stopped if {
 
 role_stopped if {
 	count(data.emergency.roles) > 0
-	some role in input.identity.claims.roles
+	some role in held
 	role in data.emergency.roles
+}
+
+# The token's roles: the claim may be one role instead of a list.
+held := roles if {
+	roles := input.identity.claims.roles
+	is_array(roles)
+} else := [role] if {
+	role := input.identity.claims.roles
+	is_string(role)
 }
 
 block := "token" if {

@@ -36,6 +36,8 @@ test_a_client_subject_or_issuer_can_be_stopped if {
 test_a_region_or_role_can_be_stopped if {
 	denial({"regions": ["eu"]}).reason == "this region is stopped"
 	denial({"roles": ["dev"]}).reason == "this role is stopped"
+	one := object.union(asked, {"identity": {"claims": {"roles": "dev"}}})
+	emergency.denial.reason == "this role is stopped" with input as one with data.emergency as object.union(calm, {"roles": ["dev"]})
 	not denial({"regions": ["us"], "roles": ["admin"]})
 }
 

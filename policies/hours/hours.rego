@@ -16,8 +16,17 @@ windows := [window |
 concerns(window) if input.identity.client in window.clients
 
 concerns(window) if {
-	some role in input.identity.claims.roles
+	some role in held
 	role in window.roles
+}
+
+# The token's roles: the claim may be one role instead of a list.
+held := roles if {
+	roles := input.identity.claims.roles
+	is_array(roles)
+} else := [role] if {
+	role := input.identity.claims.roles
+	is_string(role)
 }
 
 now := [round(input.time * 1000) * 1000000, data.hours.timezone]

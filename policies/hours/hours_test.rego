@@ -34,6 +34,7 @@ test_open_hours_by_client if {
 
 test_open_hours_by_role if {
 	denied(asked(monday(21), {"claims": {"roles": ["night"]}}))
+	denied(asked(monday(21), {"claims": {"roles": "night"}}))
 	not denied(asked(monday(23), {"claims": {"roles": ["day", "night"]}}))
 }
 

@@ -37,8 +37,17 @@ by_risk := [limit |
 	limit := object.union(data.limits.high_risk, {"key": concat(":", ["risk", user])})
 ]
 
+# The token's roles: the claim may be one role instead of a list.
+held := roles if {
+	roles := input.identity.claims.roles
+	is_array(roles)
+} else := [role] if {
+	role := input.identity.claims.roles
+	is_string(role)
+}
+
 by_role := [limit |
-	some role in input.identity.claims.roles
+	some role in held
 	limit := object.union(data.limits.roles[role], {"key": concat(":", ["role", role, user])})
 ]
 

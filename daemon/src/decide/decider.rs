@@ -1,8 +1,9 @@
 //! The steps of a decision.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -90,9 +91,14 @@ pub struct Decider {
     pub(super) shape: AtomicU64,
     /// See [`Decider::attributes`].
     attributes: ArcSwap<Attributes>,
+    /// Tokens that are being condemned because a selector matches them.
+    pub(super) following: Following,
     /// Second of the last line about a policy that failed.
     last_log: AtomicI64,
 }
+
+/// Tokens that something is being done about.
+pub(super) type Following = Arc<Mutex<HashSet<DenyFingerprint>>>;
 
 /// How a decision came to be, step by step, for people.
 #[derive(Clone, Debug, Serialize)]
@@ -135,6 +141,7 @@ impl Decider {
             overloaded,
             shape,
             attributes,
+            following: Following::default(),
             last_log,
         }
     }
@@ -253,8 +260,21 @@ impl Decider {
 
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
-        let fingerprint = token.ok().flatten().map(|t| self.parts.key.deny(&t));
-        Refusal::of(if self.is_revoked(fingerprint) { Reason::TokenRevoked } else { reason })
+        let Some(token) = token.ok().flatten() else { return Refusal::of(reason) };
+        if self.is_revoked(Some(self.parts.key.deny(&token))) {
+            return Refusal::of(Reason::TokenRevoked);
+        }
+        let selectors = &self.parts.index.selectors;
+        if selectors.count() == 0 {
+            return Refusal::of(reason);
+        }
+        // What a selector matches is known of tokens that were verified. Of others nobody can tell now.
+        let now = self.parts.clock.wall();
+        Refusal::of(match self.identities.get(&self.parts.key.allow(&token)) {
+            Some(live) if selectors.find(&live.names, now).is_none() => reason,
+            Some(_) => Reason::TokenRevoked,
+            None => Reason::StatusUnavailable,
+        })
     }
 
     /// A verdict's ruling, once its rate limits were asked.

@@ -1,6 +1,8 @@
 //! Selectors as the decision path meets them: which tokens that were seen lately one matches, and what is done when one
 //! matches a token that is presented.
 
+use std::sync::{Arc, PoisonError};
+
 use super::{Decider, known::Known};
 use crate::{
     clock::WallTime,
@@ -25,12 +27,18 @@ impl Decider {
     /// decision path refuses it anyway.
     pub(super) fn follow(&self, claim: ClaimId, known: &Known) {
         let (Some(fingerprint), Ok(identity)) = (known.fingerprint, &known.status) else { return };
-        let matched = vec![(fingerprint, self.ends(identity.expires_at))];
+        let matched = (fingerprint, self.ends(identity.expires_at));
+        if !self.following.lock().unwrap_or_else(PoisonError::into_inner).insert(fingerprint) {
+            return;
+        }
+        let following = Arc::clone(&self.following);
         let plane = self.parts.plane.clone();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            if let Err(e) = plane.follow(claim, matched).await {
-                tracing::warn!(error = %e, "a token that a selector matches is refused by the decision path alone");
+            let followed = plane.follow_presented(claim, matched).await;
+            following.lock().unwrap_or_else(PoisonError::into_inner).remove(&fingerprint);
+            if let Err(e) = followed {
+                tracing::debug!(error = %e, "a token that a selector matches is refused by the decision path alone");
             }
         });
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{
     disk::{Disk, DiskFile},
     entry::{self, Chain, Entry},
-    segment::{self, Bad, Identity, PAGE, Segment},
+    segment::{self, Bad, Identity, NotMade, PAGE, Segment},
 };
 
 /// How large things become, in bytes.
@@ -125,7 +125,8 @@ impl Journal {
                     start.seq
                 )));
             }
-            let active = Segment::create(&*disk, fresh, start, sizes.zeros)?;
+            let made = Segment::create(&*disk, fresh, start, sizes.zeros);
+            let active = made.map_err(|(NotMade::Before(e) | NotMade::Unclear(e))| e)?;
             let sealed = Vec::new();
             return Ok((Self { disk, sizes, sealed, active, failed: false, bytes: Vec::new() }, 0));
         };
@@ -157,10 +158,17 @@ impl Journal {
             sealed.push(Sealed { name, file, before, chain: next, end });
         }
         follows(&active, at)?;
+        if active.is_continued()? {
+            return Err(JournalError::Damaged(format!(
+                "{}: another file goes on after it, and is missing",
+                active.name
+            )));
+        }
         let used = scan(&mut active, &mut take)?;
         if used > 0 {
             active.cut(used)?;
         }
+        active.settle()?;
         Ok((Self { disk, sizes, sealed, active, failed: false, bytes: Vec::new() }, used))
     }
 
@@ -174,7 +182,7 @@ impl Journal {
         }
         let len = (entry::HEAD + body.len()) as u64;
         if self.active.end + len > PAGE + self.sizes.segment && self.active.end > PAGE {
-            self.roll().map_err(|e| self.note(e))?;
+            self.roll()?;
         }
         self.active.reserve(len, self.sizes.zeros).map_err(|e| self.note(e))?;
         let before = self.active.chain;
@@ -190,19 +198,31 @@ impl Journal {
         Ok((chain, position))
     }
 
+    /// What the disk holds is not known from here on.
+    fn lost(&mut self, e: io::Error) -> JournalError {
+        self.failed = true;
+        e.into()
+    }
+
     /// A full disk before an entry was written leaves the log as it was; whatever else does not.
     fn note(&mut self, e: io::Error) -> JournalError {
         if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             return JournalError::NoRoom(e);
         }
-        self.failed = true;
-        e.into()
+        self.lost(e)
     }
 
-    fn roll(&mut self) -> io::Result<()> {
+    fn roll(&mut self) -> Result<(), JournalError> {
+        let made = Segment::create(&*self.disk, self.active.identity, self.active.chain, self.sizes.zeros);
+        let next = match made {
+            Ok(next) => next,
+            Err(NotMade::Before(e)) => return Err(self.note(e)),
+            Err(NotMade::Unclear(e)) => return Err(self.lost(e)),
+        };
         // The last note of what is acknowledged goes to the disk with it.
-        self.active.file.sync()?;
-        let next = Segment::create(&*self.disk, self.active.identity, self.active.chain, self.sizes.zeros)?;
+        if let Err(e) = self.active.continued() {
+            return Err(self.lost(e));
+        }
         let Segment { name, file, before, chain, end, .. } = std::mem::replace(&mut self.active, next);
         self.sealed.push(Sealed { name, file, before, chain, end });
         Ok(())

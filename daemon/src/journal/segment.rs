@@ -15,6 +15,8 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 const MAGIC: [u8; 16] = *b"portcullis log\n1";
 /// Where the two notes of what is acknowledged stand: the one while the other is written.
 const MARKS: [u64; 2] = [1024, 2048];
+/// Where it is noted that another file goes on.
+const CONTINUED: u64 = 3072;
 const MARK: usize = 64;
 const MARK_MAGIC: [u8; 8] = *b"acked 1\n";
 /// Read at once.
@@ -46,10 +48,21 @@ pub struct Segment {
     pub chain: Chain,
     /// Where the next entry goes.
     pub end: u64,
+    /// Where the last entry begins that a scan found.
+    last: u64,
     /// Up to where zeros were written.
     zeroed: u64,
     /// Which of the two notes is written next.
     slot: usize,
+}
+
+/// Why a file was not made.
+#[derive(Debug)]
+pub enum NotMade {
+    /// Nothing has changed: it may be tried again.
+    Before(io::Error),
+    /// It may be there or not.
+    Unclear(io::Error),
 }
 
 /// What a scan makes of a file.
@@ -94,10 +107,10 @@ pub fn is_unfinished(name: &str) -> bool {
 
 impl Segment {
     /// Makes a file that continues a chain; it is durable under its name when this returns.
-    pub fn create(disk: &dyn Disk, identity: Identity, before: Chain, zeros: u64) -> io::Result<Self> {
+    pub fn create(disk: &dyn Disk, identity: Identity, before: Chain, zeros: u64) -> Result<Self, NotMade> {
         let name = name(before.seq + 1);
         let fresh = format!("{name}.new");
-        let file = disk.create(&fresh)?;
+        let file = disk.create(&fresh).map_err(NotMade::Before)?;
         let mut page = [0; 88];
         page[..16].copy_from_slice(&MAGIC);
         page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
@@ -106,12 +119,13 @@ impl Segment {
         page[48..80].copy_from_slice(&before.hash);
         let sum = check(&page[..80]);
         page[80..88].copy_from_slice(&sum);
-        let mut segment = Self { name, file, identity, before, chain: before, end: PAGE, zeroed: 0, slot: 0 };
-        segment.zero_to(PAGE + zeros)?;
-        segment.file.write_at(&page, 0)?;
-        segment.file.sync()?;
-        disk.rename(&fresh, &segment.name)?;
-        disk.sync()?;
+        let mut segment =
+            Self { name, file, identity, before, chain: before, end: PAGE, last: PAGE, zeroed: 0, slot: 0 };
+        segment.zero_to(PAGE + zeros).map_err(NotMade::Before)?;
+        segment.file.write_at(&page, 0).map_err(NotMade::Before)?;
+        segment.file.sync().map_err(NotMade::Unclear)?;
+        disk.rename(&fresh, &segment.name).map_err(NotMade::Unclear)?;
+        disk.sync().map_err(NotMade::Unclear)?;
         Ok(segment)
     }
 
@@ -133,7 +147,17 @@ impl Segment {
         if zeroed < PAGE {
             return Err(Bad::Damaged(format!("{name}: its end is missing")));
         }
-        Ok(Self { name: name.to_owned(), file, identity, before, chain: before, end: PAGE, zeroed, slot: 0 })
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+            identity,
+            before,
+            chain: before,
+            end: PAGE,
+            last: PAGE,
+            zeroed,
+            slot: 0,
+        })
     }
 
     /// Reads every entry, in order, with its offset. An end that was never acknowledged is left out; `Damaged` where an
@@ -146,6 +170,7 @@ impl Segment {
             match window.entry(self.end, self.chain)? {
                 Ok(entry) => {
                     take(&entry, self.end, self.chain);
+                    self.last = self.end;
                     self.end += entry.size() as u64;
                     self.chain = entry.chain;
                 }
@@ -179,6 +204,27 @@ impl Segment {
         Ok(used)
     }
 
+    /// Notes, durably, that another file goes on, so that its absence is noticed.
+    pub fn continued(&self) -> io::Result<()> {
+        self.file.write_at(&mark(self.chain), CONTINUED)?;
+        self.file.sync()
+    }
+
+    /// Whether another file must follow this one.
+    pub fn is_continued(&self) -> io::Result<bool> {
+        Ok(read_mark(&*self.file, CONTINUED)?.is_some())
+    }
+
+    /// Writes the last entry anew, and syncs it: after a failed sync what was read may be in memory alone, and would pass
+    /// for durable with the next one. Nothing follows an entry whose sync failed.
+    pub fn settle(&self) -> io::Result<()> {
+        for (from, to) in [(0, PAGE), (self.last, self.end)] {
+            let bytes = read_all(&*self.file, from, to)?;
+            self.file.write_at(&bytes, from)?;
+        }
+        self.file.sync()
+    }
+
     /// Overwrites an end that a scan left out.
     pub fn cut(&mut self, used: u64) -> io::Result<()> {
         zero(&*self.file, self.end, (self.end + used).min(self.zeroed))?;
@@ -188,6 +234,12 @@ impl Segment {
     /// Makes room for an entry of this many bytes. An error here leaves the log as it was.
     pub fn reserve(&mut self, len: u64, zeros: u64) -> io::Result<()> {
         if self.end + len <= self.zeroed { Ok(()) } else { self.zero_to(self.end + len + zeros) }
+    }
+
+    /// Whether [`Self::reserve`] would write.
+    #[cfg(test)]
+    pub const fn is_short(&self, len: u64) -> bool {
+        self.end + len > self.zeroed
     }
 
     fn zero_to(&mut self, to: u64) -> io::Result<()> {
@@ -204,7 +256,7 @@ impl Segment {
         self.end += bytes.len() as u64;
         self.chain = chain;
         // In the page cache for now, and on the disk with the next sync: a daemon that is killed leaves it whole.
-        self.file.write_at(&mark(chain), MARKS[self.slot])?;
+        self.file.write_at(&mark_at(chain, self.end), MARKS[self.slot])?;
         self.slot ^= 1;
         Ok(())
     }
@@ -213,17 +265,11 @@ impl Segment {
     fn acknowledged(&mut self) -> io::Result<Option<Chain>> {
         let mut best: Option<Chain> = None;
         for (n, at) in MARKS.into_iter().enumerate() {
-            let mut bytes = [0; MARK];
-            if self.file.read_at(&mut bytes, at)? == MARK
-                && bytes[..8] == MARK_MAGIC
-                && bytes[56..] == check(&bytes[..56])
+            if let Some((found, _)) = read_mark(&*self.file, at)?
+                && best.is_none_or(|b| b.seq < found.seq)
             {
-                let found =
-                    Chain { seq: u64::from_le_bytes(array(&bytes[8..16])), hash: array(&bytes[24..56]) };
-                if best.is_none_or(|b| b.seq < found.seq) {
-                    best = Some(found);
-                    self.slot = n ^ 1;
-                }
+                best = Some(found);
+                self.slot = n ^ 1;
             }
         }
         Ok(best)
@@ -241,13 +287,28 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
 }
 
 fn mark(chain: Chain) -> [u8; MARK] {
+    mark_at(chain, 0)
+}
+
+fn mark_at(chain: Chain, end: u64) -> [u8; MARK] {
     let mut bytes = [0; MARK];
     bytes[..8].copy_from_slice(&MARK_MAGIC);
     bytes[8..16].copy_from_slice(&chain.seq.to_le_bytes());
+    bytes[16..24].copy_from_slice(&end.to_le_bytes());
     bytes[24..56].copy_from_slice(&chain.hash);
     let sum = check(&bytes[..56]);
     bytes[56..].copy_from_slice(&sum);
     bytes
+}
+
+/// A note of the first page: the chain, and where it ends.
+fn read_mark(file: &dyn DiskFile, at: u64) -> io::Result<Option<(Chain, u64)>> {
+    let mut bytes = [0; MARK];
+    let whole = file.read_at(&mut bytes, at)? == MARK
+        && bytes[..8] == MARK_MAGIC
+        && bytes[56..] == check(&bytes[..56]);
+    let chain = Chain { seq: u64::from_le_bytes(array(&bytes[8..16])), hash: array(&bytes[24..56]) };
+    Ok(whole.then(|| (chain, u64::from_le_bytes(array(&bytes[16..24])))))
 }
 
 /// Reads entries of a file from an offset on, up to another, so many bytes at once; for those that know where the chain

@@ -202,7 +202,9 @@ impl PlaneHandle {
 
     /// The same, without waiting: it is on the disk within seconds, unless the machine stops before.
     pub fn note_later(&self, what: &serde_json::Value) {
-        if self.commands.try_send(Command::Note(what.to_string().into_bytes(), None)).is_err() {
+        let room = self.commands.capacity() >= self.commands.max_capacity() / 2;
+        let note = || Command::Note(what.to_string().into_bytes(), None);
+        if !room || self.commands.try_send(note()).is_err() {
             tracing::warn!("a line of the audit log was dropped: too many orders wait, or the daemon stops");
         }
     }
@@ -236,6 +238,15 @@ impl PlaneHandle {
             .await
             .map_err(|_| RevokeError::Stopping)?
             .map_err(|e| RevokeError::Read(Arc::new(e)))
+    }
+
+    /// The same for a token that was presented, where nobody waits: it gives way to orders where many wait. The decision
+    /// path refuses the token anyway, and the next request asks again.
+    pub async fn follow_presented(&self, parent: ClaimId, token: Matched) -> Result<usize, RevokeError> {
+        if self.commands.capacity() < self.commands.max_capacity() / 2 {
+            return Err(RevokeError::Busy);
+        }
+        self.follow(parent, vec![token]).await
     }
 
     /// Condemns tokens that a selector's claim matches; tells how many were new. In the kernel when this returns.

@@ -56,6 +56,10 @@ pub struct Plane {
     head: watch::Sender<u64>,
     refused: u64,
     pub(super) behind: bool,
+    /// Tokens of writes to the kernel that failed.
+    pub(super) unwritten: Vec<DenyFingerprint>,
+    /// What the kernel had allowed was not forgotten when it should have been.
+    pub(super) unforgotten: bool,
     pub(super) failed: Option<Arc<StoreError>>,
     pub(super) upkeep: Upkeep,
 }
@@ -93,6 +97,8 @@ impl Plane {
             head: watch::Sender::default(),
             refused: 0,
             behind: false,
+            unwritten: Vec::new(),
+            unforgotten: false,
             failed: None,
             upkeep,
         };
@@ -295,7 +301,7 @@ impl Plane {
     }
 
     /// What an order that was given before comes to; `None` for one that was not.
-    fn repeated(&self, once: Option<Once>, batch: &[Ordered]) -> Option<Result<Vec<Claim>, RevokeError>> {
+    fn repeated(&mut self, once: Option<Once>, batch: &[Ordered]) -> Option<Result<Vec<Claim>, RevokeError>> {
         let once = once?;
         if batch.iter().any(|(_, other, _)| other.is_some_and(|o| o.key == once.key)) {
             return Some(Err(RevokeError::Busy));
@@ -309,7 +315,13 @@ impl Plane {
             Ok(claim) => claim.ok_or(RevokeError::Unknown(id)),
             Err(e) => Err(RevokeError::Read(Arc::new(e))),
         };
-        Some(claims.into_iter().map(read).collect())
+        let claims = claims.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+        Some(claims.and_then(|claims| {
+            // The first time the kernel may not have taken it: it is not acknowledged before it has.
+            let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
+            self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
+            Ok(claims)
+        }))
     }
 
     /// The claims of an order that was given before.
@@ -448,8 +460,17 @@ impl Plane {
         Ok(generation)
     }
 
-    /// Puts into the kernel what the ledger says of these tokens.
+    /// Puts into the kernel what the ledger says of these tokens. Those of a write that failed are written again by the
+    /// sweep: it is they alone whose removal nobody else would see to.
     pub(super) fn write(&mut self, tokens: &[DenyFingerprint]) -> Result<(), KernelError> {
+        let written = self.try_write(tokens);
+        if written.is_err() {
+            self.unwritten.extend(tokens);
+        }
+        written
+    }
+
+    fn try_write(&mut self, tokens: &[DenyFingerprint]) -> Result<(), KernelError> {
         let Some(kernel) = &mut self.kernel else { return Ok(()) };
         let now = Moment::now(&*self.clock);
         let (mut put, mut remove) = (Vec::new(), Vec::new());
@@ -459,8 +480,9 @@ impl Plane {
                 None => remove.push(*f),
             }
         }
-        kernel.deny.put_all(&put)?;
-        kernel.deny.remove_all(&remove)
+        let added = kernel.deny.put_all(&put);
+        kernel.deny.remove_all(&remove)?;
+        added
     }
 
     pub(super) fn publish(&self) {

@@ -30,7 +30,12 @@ impl Plane {
         let Some(known) = once.and_then(|once| self.answered(once)) else { return self.select(o, once) };
         let id = known?.first().copied().ok_or(RevokeError::KeyReused)?;
         let found = self.store.reader().selector(id).map_err(|e| RevokeError::Read(Arc::new(e)))?;
-        found.ok_or(RevokeError::Unknown(id))
+        let found = found.ok_or(RevokeError::Unknown(id))?;
+        if self.unforgotten {
+            self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
+            self.unforgotten = false;
+        }
+        Ok(found)
     }
 
     /// Takes a selector. In force for the decision path, for tokens seen or not, when this returns.
@@ -51,9 +56,14 @@ impl Plane {
         let seq = self.commit(&changes).map_err(RevokeError::Store)?;
         let synced = self.since(taken);
         self.select_in_force(&claim);
-        self.store.done(seq, taken.wall, synced, Some(self.since(taken)));
         // The kernel's own allows know no selectors; tokens that this one does not match are asked about once more.
-        self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        let forgotten = self.forget_verdicts();
+        let in_force = forgotten.is_ok().then(|| self.since(taken));
+        self.store.done(seq, taken.wall, synced, in_force);
+        forgotten.map_err(|e| {
+            self.unforgotten = true;
+            RevokeError::Kernel(Arc::new(self.noted(e)))
+        })?;
         Ok(claim)
     }
 

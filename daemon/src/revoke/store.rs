@@ -37,6 +37,8 @@ use crate::{
 
 /// Orders that may be repeated are remembered for so long, in ms.
 const REMEMBERED: i64 = 24 * 3600 * 1000;
+/// Bytes that may wait for the next entry; beyond them one is written for their sake.
+const WAITING: usize = 1 << 20;
 /// Read at once where all is read.
 const READ: u64 = 1 << 20;
 
@@ -244,6 +246,7 @@ impl Catalog {
                 Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
             }
         }
+        self.head = entry.chain.seq;
         let end = p.at + entry.size() as u64;
         if self.pieces.last().is_none_or(|last| last.first != p.segment) {
             let file = Arc::clone(&p.file);
@@ -294,7 +297,8 @@ impl Store {
             start = head.chain;
             replay.next = head.trailer.next;
             replay.policy.clone_from(&head.trailer.policy);
-            replay.catalog.answered = head.trailer.answered();
+            replay.catalog.answered.clone_from(&head.answered);
+            replay.catalog.head = head.chain.seq;
             replay.catalog.pieces.push(piece.clone());
         } else {
             aws_lc_rs::rand::fill(&mut log).map_err(|_| StoreError::Open {
@@ -396,7 +400,7 @@ impl Store {
 
     /// Writes a batch and returns when it is on the disk, with the entry's number. After an error nothing of it counts.
     pub fn commit(&mut self, changes: &Changes<'_>, now: WallTime) -> Result<u64, StoreError> {
-        if changes.lazy {
+        if changes.lazy && self.waiting.0.len() < WAITING {
             self.waiting.over(changes.over.iter().map(|id| id.0));
             for note in &changes.notes {
                 self.waiting.note(note);
@@ -443,7 +447,9 @@ impl Store {
     fn append(&mut self, body: &[u8], now: WallTime) -> Result<u64, StoreError> {
         let sealed = self.journal.sealed().len();
         let (chain, position) = self.journal.append(now.0, body).map_err(|e| match e {
-            JournalError::NoRoom(e) => StoreError::NoRoom { path: self.path.clone(), message: e.to_string() },
+            e @ (JournalError::NoRoom(_) | JournalError::TooLong(_)) => {
+                StoreError::NoRoom { path: self.path.clone(), message: e.to_string() }
+            }
             e => self.write_failed(&e),
         })?;
         self.waiting.0.clear();
@@ -468,6 +474,12 @@ impl Store {
         let done = Done { seq, time: taken.0, synced: us(synced), in_force: in_force.map_or(0, us) };
         self.waiting.done(done);
         self.shared.write().done.insert(seq, done);
+    }
+
+    /// Whether an entry of so many bytes would have zeros written before it.
+    #[cfg(test)]
+    fn is_short_of_zeros(&self, bytes: u64) -> bool {
+        self.journal.active().is_short(bytes)
     }
 
     /// Where the audit chain stands: number and hash of the last entry.
@@ -525,6 +537,7 @@ impl Store {
             catalog.pieces.insert(0, made.piece);
             catalog.gone.retain(|id| !made.gone.contains(id));
             catalog.done = catalog.done.split_off(&(upto + 1));
+            catalog.swaps += 1;
         }
         if let Some(old) = self.snapshot.replace(made.head)
             && let Err(e) = self.journal.disk().remove(&old.name())
@@ -566,6 +579,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let now = WallTime(i64::try_from(now.as_millis()).unwrap_or(0));
+        self.pressing |= !self.waiting.0.is_empty();
         if let Err(e) = self.flush(now).and_then(|()| self.journal.close().map_err(|e| self.write_failed(&e)))
         {
             tracing::warn!(error = %e, "the revocation store was closed, but not as it should be; it is read again at start");

@@ -131,8 +131,19 @@ impl Plane {
             );
             self.upkeep.offset = now;
         }
+        if self.unforgotten {
+            match self.forget_verdicts() {
+                Ok(()) => self.unforgotten = false,
+                Err(e) => drop(self.noted(e)),
+            }
+        }
         if stepped || self.behind {
-            self.behind = false;
+            self.behind = self.unforgotten;
+            // A removal that failed is in no part of the ledger.
+            let tokens = std::mem::take(&mut self.unwritten);
+            if let Err(e) = self.write(&tokens) {
+                self.noted(e);
+            }
             self.upkeep.next = Some(0);
         }
         let claims = self.sweep_claims();

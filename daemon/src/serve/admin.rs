@@ -121,7 +121,10 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 
 /// Who orders, as it is noted.
 #[derive(Clone, Debug)]
-struct Caller(String);
+struct Caller(String, Option<String>);
+
+/// Longest name of a caller, in bytes: what a token says of its subject may be any text.
+const MAX_CALLER: usize = 300;
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
@@ -131,11 +134,25 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             return Ok(known.clone());
         }
         let peer = parts.extensions.get::<ConnectInfo<Peer>>();
-        Ok(Self(peer.and_then(|p| p.0.0).map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}"))))
+        let uid = peer.and_then(|p| p.0.0);
+        Ok(Self(uid.map_or_else(|| "unknown".to_owned(), |u| format!("uid:{u}")), None))
     }
 }
 
 impl Caller {
+    /// Somebody at an address. The name is cut to what a line can hold and a terminal can show.
+    fn remote(name: &str, address: std::net::IpAddr) -> Self {
+        let plain: String = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let end = (0..=plain.len().min(MAX_CALLER)).rev().find(|i| plain.is_char_boundary(*i)).unwrap_or(0);
+        let name = plain[..end].to_owned();
+        Self(format!("{name}@{address}"), Some(name))
+    }
+
+    /// Who it is, wherever from.
+    fn name(&self) -> &str {
+        self.1.as_deref().unwrap_or(&self.0)
+    }
+
     /// With the name that was given, if one was.
     fn named(&self, given: Option<&str>) -> Result<String, ApiError> {
         match given {

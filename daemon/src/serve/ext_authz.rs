@@ -40,9 +40,11 @@ const INVALID_ARGUMENT: &str = "3";
 const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
 
-/// Whether a request is gRPC's.
+/// Whether a request is one of the calls that are answered here. By its path, first of all: a gRPC error is an HTTP 200,
+/// which another door's gateway would take for an allow, and the content type is the client's to choose there.
 pub(super) fn is_grpc(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_2
+    [CHECK, HEALTH].contains(&request.uri().path())
+        && request.version() == Version::HTTP_2
         && request
             .headers()
             .get(header::CONTENT_TYPE)

@@ -54,12 +54,17 @@ pub(super) async fn answer(
         let rest = rest.to_owned();
         return Ok(match *request.method() {
             Method::POST | Method::GET => data(doors, request, peer, Version::V1, &rest).await,
+            // What gateways alone may ask, they alone may change.
+            _ if !peer.is_trusted && writes(request.method()) => plain(StatusCode::FORBIDDEN),
             Method::PUT | Method::PATCH | Method::DELETE => documents::data(doors, request, &rest).await,
             _ => plain(StatusCode::METHOD_NOT_ALLOWED),
         });
     }
     if let Some(rest) = below(path, "/v1/policies") {
         let rest = rest.to_owned();
+        if !peer.is_trusted && writes(request.method()) {
+            return Ok(plain(StatusCode::FORBIDDEN));
+        }
         return Ok(documents::policies(doors, request, &rest).await);
     }
     if let Some(rest) = below(path, "/v0/data") {
@@ -161,6 +166,9 @@ async fn decide(
     } else {
         path.split('/').collect()
     };
+    if segments.len() > DEEPEST {
+        return Err(Fault::parameter("the path has more parts than are read"));
+    }
     let query = DataQuery {
         path: &segments,
         form,
@@ -176,6 +184,13 @@ async fn decide(
 }
 
 /// A path's segments. One that holds an escaped slash is one key.
+fn writes(method: &Method) -> bool {
+    [Method::PUT, Method::PATCH, Method::DELETE].contains(method)
+}
+
+/// Parts of a path at most: the engine goes down one call for each.
+const DEEPEST: usize = 64;
+
 fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/').map(options::unescaped).collect()
 }

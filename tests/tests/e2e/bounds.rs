@@ -178,3 +178,40 @@ fn deep_and_aliased_documents_are_refused_clearly_and_cost_no_memory() -> Result
     assert_eq!(w.daemon.auth("GET", "/v1/orders", &w.mint.hs256()?)?.status, 200);
     Ok(())
 }
+
+#[test]
+fn a_path_of_thousands_of_parts_is_refused_and_the_daemon_goes_on() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::make()?;
+    let deep = "/a".repeat(7000);
+    for path in [format!("/v1/data{deep}"), format!("/v0/data{deep}")] {
+        let answer = http(&w.net.server, DOORS.parse()?, &format!("POST {path} HTTP/1.1\r\nHost: x"), b"{}")?;
+        assert_eq!(answer.status, 400, "{}", answer.head);
+    }
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &w.mint.hs256()?)?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn no_door_takes_a_content_type_for_its_word() -> Result<()> {
+    if !is_root() || !portcullis_tests::has("curl") {
+        return Ok(());
+    }
+    let w = World::make()?;
+    // A gRPC error is an HTTP 200, which a gateway of another door would take for an allow.
+    for path in
+        ["/auth", "/forward-auth", "/ext_authz/x", "/v1/data", "/access/v1/evaluation", "/grpc.Other/Call"]
+    {
+        for method in ["GET", "POST"] {
+            let mut command = std::process::Command::new("curl");
+            command.args(["-q", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "30"]);
+            command.args(["--http2-prior-knowledge", "-X", method, "-H", "content-type: application/grpc"]);
+            command.arg(format!("http://{DOORS}{path}"));
+            let asked = portcullis_tests::process::run(&w.net.server, &mut command, b"")?;
+            assert!(asked.stdout.starts_with('4'), "{method} {path}: {asked:?}");
+        }
+    }
+    Ok(())
+}

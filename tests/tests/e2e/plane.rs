@@ -80,7 +80,7 @@ fn many_are_revoked_exported_and_taken_back() -> Result<()> {
     })?;
     let tokens: Vec<String> = (0..3).map(|_| w.mint.hs256()).collect::<Result<_>>()?;
     let mut lines: Vec<String> =
-        (0..9000).map(|n| json!({"fingerprint": format!("{n:032x}")}).to_string()).collect();
+        (1..=9000).map(|n| json!({"fingerprint": format!("{n:032x}")}).to_string()).collect();
     lines[17].clone_from(&tokens[0]);
     lines[5000] = json!({"token": tokens[1], "ttl": "2h", "reason": "of its own"}).to_string();
     lines[6000] = String::new();

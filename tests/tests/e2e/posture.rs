@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use portcullis::{
     clock::{BootTime, Clock, SystemClock, WallTime},
     decide::FailOpen,
@@ -148,7 +148,7 @@ fn doors_that_fail_open_let_pass_what_the_page_says_and_no_revoked_token() -> Re
     Ok(())
 }
 
-/// A file system of its own that can be full; unmounted on drop.
+/// A file system of its own that can be full, and can fail; unmounted on drop.
 struct Small(std::path::PathBuf);
 
 impl Drop for Small {
@@ -157,22 +157,24 @@ impl Drop for Small {
     }
 }
 
-/// The rows of a store whose disk is full, so that writes to it fail.
+/// The rows of a store whose disk fails, after it was full: which refuses orders and is no failure.
 fn with_a_failed_store(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
     let mut small = None;
     let w = World::with(|config, dir| {
         fs::create_dir(dir.path("own"))?;
         fs::create_dir(dir.path("small"))?;
         dir.write("own/p.rego", rules)?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=8m", "small"])
-            .arg(dir.path("small"))
-            .status()?;
-        ensure!(mounted.success(), "no tmpfs");
+        let image = dir.path("small.img");
+        fs::File::create(&image)?.set_len(16 << 20)?;
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status()?;
+        let mounted =
+            Command::new("mount").args(["-o", "loop"]).arg(&image).arg(dir.path("small")).status()?;
+        ensure!(made.success() && mounted.success(), "no file system in a file");
         small = Some(Small(dir.path("small")));
         config.policies = dir.path("own");
         config.policy = format!("decision = \"{DECISION}\"");
-        config.store = "small/revocations.redb";
+        config.store = "small/revocations";
+        config.max_entries = 1 << 17;
         Ok(())
     })?;
     // Unmounted before the directory goes.
@@ -183,17 +185,20 @@ fn with_a_failed_store(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
     };
     let (good, revoked) = (w.mint.hs256()?, w.mint.hs256()?);
     w.daemon.revoke(&revoked)?;
-    ensure!(fs::write(w.dir.path("small/fill"), vec![0; 16 << 20]).is_err(), "the file system is not full");
-    let why = "x".repeat(200);
-    let mut refused = None;
-    for _ in 0..500 {
-        let order = w.daemon.ask(&["revoke", "--reason", &why], &w.mint.hs256()?)?;
-        if order.code != 0 {
-            refused = Some(order);
-            break;
-        }
-    }
-    let refused = refused.context("the store took everything")?;
+    // Full: the order is refused, and one after it is taken when there is room again. As many as the zeros hold that were
+    // written ahead are taken before.
+    let fill = w.dir.path("small/fill");
+    ensure!(fs::write(&fill, vec![0; 32 << 20]).is_err(), "the file system is not full");
+    let lines: Vec<String> = (1..60_000).map(|n| format!("{{\"fingerprint\":\"{n:032x}\"}}\n")).collect();
+    let full = w.daemon.ask(&["revoke", "--many", "-"], &lines.concat())?;
+    assert!(full.stderr.contains("no room on the disk"), "{full:?}");
+    assert_eq!(w.daemon.status()?["revocations"]["store_failed"], false);
+    fs::remove_file(&fill)?;
+    w.daemon.revoke(&w.mint.hs256()?)?;
+    // Failed: the file system ends itself, as after an error of its disk.
+    let ended = Command::new("mount").args(["-o", "remount,abort"]).arg(w.dir.path("small")).status()?;
+    ensure!(ended.success(), "the file system cannot be made to fail");
+    let refused = w.daemon.ask(&["revoke"], &w.mint.hs256()?)?;
     assert!(refused.code == 4 && refused.stderr.contains("did not take the write"), "{refused:?}");
     assert_eq!(w.daemon.status()?["revocations"]["store_failed"], true);
     let mut seen = BTreeMap::new();

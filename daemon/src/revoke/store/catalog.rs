@@ -69,6 +69,10 @@ pub struct Catalog {
     pub gone: HashSet<u64>,
     pub done: BTreeMap<u64, Done>,
     pub answered: HashMap<[u8; 16], Answered>,
+    /// How often a snapshot took the place of files.
+    pub swaps: u64,
+    /// The log's last entry.
+    pub head: u64,
 }
 
 /// What an entry of the log changes.
@@ -234,7 +238,9 @@ impl StoreReader {
         let pieces: Vec<_> = {
             let catalog = shared.read();
             let mut log = catalog.pieces.iter().filter(|p| p.first != 0).peekable();
-            if log.peek().is_some_and(|p| p.first > after.saturating_add(1)) {
+            let gap = log.peek().is_some_and(|p| p.first > after.saturating_add(1));
+            // Of another log, or of this one before it was restored.
+            if gap || after > catalog.head {
                 return Ok(None);
             }
             let seek = |p: &Piece| {
@@ -283,9 +289,24 @@ impl StoreReader {
 
     /// Hands out claims from an id on, in order, until `take` says that it is enough.
     fn each(&self, from: u64, read: u64, mut take: impl FnMut(&Found<'_>) -> bool) -> Result<(), StoreError> {
+        let mut next = Some(from);
+        while let Some(from) = next {
+            next = self.some(from, read, &mut take)?;
+        }
+        Ok(())
+    }
+
+    /// The same until a snapshot takes the place of the files that are read: gives where to go on then. What was taken out
+    /// of them before is not in it, and no longer known to be gone.
+    fn some(
+        &self,
+        from: u64,
+        read: u64,
+        take: &mut impl FnMut(&Found<'_>) -> bool,
+    ) -> Result<Option<u64>, StoreError> {
         let shared = self.shared.upgrade().ok_or_else(|| damaged(&self.path, "the daemon is stopping"))?;
         // Files are read without the lock: what stands in them before their end does not change.
-        let (start, pieces) = {
+        let (swaps, pieces) = {
             let catalog = shared.read();
             let start = catalog.pieces.iter().rposition(|p| p.places.first().is_some_and(|f| f.id <= from));
             let pieces: Vec<_> = catalog.pieces[start.unwrap_or(0)..]
@@ -296,15 +317,23 @@ impl StoreReader {
                     (Arc::clone(&p.file), p.first, p.places[n], p.end)
                 })
                 .collect();
-            (from, pieces)
+            (catalog.swaps, pieces)
         };
-        let mut more = true;
+        let (mut more, mut again, mut next) = (true, false, from);
         for (file, first, place, end) in pieces {
             let mut bad = false;
             verify(&*file, place.at, end, place.before, read, |entry, _| {
                 let catalog = shared.read();
+                if catalog.swaps != swaps {
+                    again = true;
+                    return false;
+                }
                 more = visit(entry, first, &catalog, |found| {
-                    found.id < start || catalog.gone.contains(&found.id) || take(found)
+                    if found.id < next || catalog.gone.contains(&found.id) {
+                        return true;
+                    }
+                    next = found.id + 1;
+                    take(found)
                 })
                 .unwrap_or_else(|_| {
                     bad = true;
@@ -316,11 +345,14 @@ impl StoreReader {
             if bad {
                 return Err(damaged(&self.path, "an entry holds what this version does not know"));
             }
+            if again {
+                return Ok(Some(next));
+            }
             if !more {
                 break;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn not_a_claim(&self, id: u64) -> StoreError {

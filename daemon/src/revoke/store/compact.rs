@@ -31,6 +31,8 @@ pub struct Work {
     pub snapshot_bytes: u64,
     next: u64,
     policy: Option<(String, u64)>,
+    /// What became of the last entry: the file after it says.
+    last: Option<Done>,
     now: WallTime,
 }
 
@@ -60,9 +62,10 @@ impl Work {
             bytes: files.iter().map(|f| f.end).sum(),
             snapshot_bytes: store.snapshot.as_ref().map_or(0, |s| s.bytes),
             snapshot: store.snapshot.clone().zip(piece),
-            files,
             next: store.next,
             policy: store.policy.clone(),
+            last: files.last().and_then(|f| store.shared.read().done.get(&f.chain.seq).copied()),
+            files,
             now,
         }
     }
@@ -77,9 +80,10 @@ impl Work {
             .last()
             .map(|f| f.chain)
             .ok_or_else(|| io::Error::other("there is nothing to make it of"))?;
-        let (mut gone, mut done) = (HashSet::new(), HashMap::new());
+        let mut gone = HashSet::new();
+        let mut done: HashMap<u64, Done> = self.last.iter().map(|d| (d.seq, *d)).collect();
         let mut answered: HashMap<[u8; 16], Answered> =
-            self.snapshot.as_ref().map(|(head, _)| head.trailer.answered()).unwrap_or_default();
+            self.snapshot.as_ref().map(|(head, _)| head.answered.clone()).unwrap_or_default();
         self.entries(|entry, record| {
             match record {
                 Record::Lift(ids, _) | Record::Over(ids) => gone.extend(ids.iter()),

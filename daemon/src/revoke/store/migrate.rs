@@ -52,7 +52,10 @@ pub fn take_over(path: &Path, key_id: u32) -> Result<(), StoreError> {
     let old = beside(path, ".redb");
     if is_redb(&old) {
         convert(&old, &new, key_id)?;
-        fs::rename(&new, path).and_then(|()| sync_parent(path)).map_err(|e| failed(&e))?;
+        fs::rename(&new, path)
+            .and_then(|()| fs::rename(&old, &kept))
+            .and_then(|()| sync_parent(path))
+            .map_err(|e| failed(&e))?;
         tracing::info!(from = %old.display(), store = %path.display(), "the revocation store was taken over into the new format");
     }
     Ok(())
@@ -106,7 +109,9 @@ fn convert(old: &Path, new: &Path, key_id: u32) -> Result<(), StoreError> {
             return Err(StoreError::KeyMismatch { path: old.to_owned(), found, expected: key_id });
         }
     }
-    let mut store = Store::open_on(&(Arc::new(host(new)?) as _), new, key_id, Tuning::default())?;
+    // A snapshot would be made by a thread that keeps the directory after this.
+    let tuning = Tuning { snapshot_after: u64::MAX, ..Tuning::default() };
+    let mut store = Store::open_on(&(Arc::new(host(new)?) as _), new, key_id, tuning)?;
     // Formats 1 and 2 had no selectors, 1 no texts.
     let selectors = txn.open_table(SELECTORS).ok();
     let mut selectors = selectors.as_ref().map(redb::ReadableTable::iter).transpose().map_err(|e| bad(&e))?;

@@ -12,7 +12,9 @@ use super::{
     catalog::{Answered, Piece, Place},
     record::{Body, Done, Record, records, snapshot_chain},
 };
-use crate::journal::{Chain, Disk, DiskFile, Entry, Identity, PAGE, array, check, verify, write_entry};
+use crate::journal::{
+    Chain, Disk, DiskFile, Entry, Identity, MAX_BODY, PAGE, array, check, verify, write_entry,
+};
 
 const MAGIC: [u8; 16] = *b"portcullis snap1";
 const FOOT_MAGIC: [u8; 8] = *b"snapend\n";
@@ -27,6 +29,8 @@ pub struct Head {
     /// The log's chain up to which it goes.
     pub chain: Chain,
     pub trailer: Trailer,
+    /// Orders that may be repeated.
+    pub answered: HashMap<[u8; 16], Answered>,
     /// Its length in bytes.
     pub bytes: u64,
 }
@@ -41,21 +45,8 @@ pub struct Trailer {
     pub rows: u64,
     /// Where claims stand: id, offset, and the chain before.
     places: Vec<(u64, u64, u64, [u8; 32])>,
-    /// Orders that may be repeated.
-    answered: Vec<Answer>,
-}
-
-/// Key, digest of what was asked, claims, time.
-type Answer = ([u8; 16], [u8; 16], Vec<u64>, i64);
-
-impl Trailer {
-    pub fn answered(&self) -> HashMap<[u8; 16], Answered> {
-        let one = |(key, request, ids, time): &Answer| {
-            let claims = ids.iter().copied().map(ClaimId).collect();
-            (*key, Answered { request: *request, claims, time: *time })
-        };
-        self.answered.iter().map(one).collect()
-    }
+    /// Where orders that may be repeated stand: offset, and the chain before.
+    answers: (u64, u64, [u8; 32]),
 }
 
 impl Head {
@@ -110,6 +101,18 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     })
     .map_err(|e| bad(&e.to_string()))?;
     let trailer = trailer.ok_or_else(|| bad("it has no trailer"))?;
+    let (from, seq, hash) = trailer.answers;
+    let mut answered = HashMap::new();
+    verify(&*file, from, end, Chain { seq, hash }, FULL as u64, |entry, _| {
+        for record in records(entry.body) {
+            if let Ok(Record::Answered(key, request, ids)) = record {
+                let claims = ids.iter().map(ClaimId).collect();
+                answered.insert(key, Answered { request, claims, time: entry.time });
+            }
+        }
+        true
+    })
+    .map_err(|e| bad(&e.to_string()))?;
     let place = |(id, at, seq, hash): &(u64, u64, u64, [u8; 32])| Place {
         id: *id,
         at: *at,
@@ -117,7 +120,7 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     };
     let places = trailer.places.iter().map(place).collect();
     Ok((
-        Head { identity, chain, trailer, bytes },
+        Head { identity, chain, trailer, answered, bytes },
         Piece { file, first: 0, before: snapshot_chain(chain), places, end },
     ))
 }
@@ -165,6 +168,9 @@ impl<'a> Writer<'a> {
     }
 
     fn entry(&mut self) -> io::Result<()> {
+        if self.body.0.len() > MAX_BODY {
+            return Err(io::Error::other("an entry of it would be too long"));
+        }
         let before = self.chain;
         self.bytes.clear();
         self.chain = write_entry(&mut self.bytes, before, self.time, &self.body.0);
@@ -187,17 +193,30 @@ impl<'a> Writer<'a> {
         if !self.body.0.is_empty() {
             self.entry()?;
         }
+        let answers = (self.at, self.chain.seq, self.chain.hash);
+        let mut all: Vec<_> = answered.iter().collect();
+        all.sort_unstable_by_key(|(_, a)| a.time);
+        for (key, a) in all {
+            // An entry has one time: that of its oldest.
+            if self.body.0.is_empty() {
+                self.time = a.time;
+            }
+            self.body.answered(*key, a.request, a.claims.iter().map(|id| id.0));
+            if self.body.0.len() >= FULL {
+                self.entry()?;
+            }
+        }
+        if !self.body.0.is_empty() {
+            self.entry()?;
+        }
         self.piece.end = self.at;
         let place = |p: &Place| (p.id, p.at, p.before.seq, p.before.hash);
-        let answer = |(key, a): (&[u8; 16], &Answered)| {
-            (*key, a.request, a.claims.iter().map(|id| id.0).collect(), a.time)
-        };
         let trailer = Trailer {
             next,
             policy,
             rows: self.rows,
             places: self.piece.places.iter().map(place).collect(),
-            answered: answered.iter().map(answer).collect(),
+            answers,
         };
         let (at, before) = (self.at, self.chain);
         self.body.trailer(&serde_json::to_vec(&trailer)?);
@@ -211,9 +230,12 @@ impl<'a> Writer<'a> {
         foot[56..].copy_from_slice(&sum);
         self.file.write_at(&foot, self.at)?;
         self.file.sync()?;
-        self.disk.rename(&format!("{}.new", self.name), &self.name)?;
+        // Read before it has its name: what has it must be whole.
+        let fresh = format!("{}.new", self.name);
+        let made = open(self.disk, &fresh)?;
+        self.disk.rename(&fresh, &self.name)?;
         self.disk.sync()?;
-        open(self.disk, &self.name)
+        Ok(made)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     order::{IdempotencyKey, Ordered, RevokeRequest},
     parse, revocations,
 };
-use crate::revoke::{AnyClaim, ClaimId, Order, RevokeError};
+use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError};
 
 /// Lines that are revoked together.
 const CHUNK: usize = 4096;
@@ -71,7 +71,8 @@ struct Part {
     orders: Vec<(u64, Order)>,
     selector: Option<(u64, Box<crate::revoke::SelectorOrder>)>,
     refused: Vec<(u64, ApiError)>,
-    once: Option<crate::revoke::Once>,
+    once: Option<Once>,
+    selector_once: Option<Once>,
     /// What ended the reading before its time.
     broken: Option<String>,
 }
@@ -132,7 +133,9 @@ impl Reader {
     }
 
     async fn send(&self, mut part: Part, raw: &mut Vec<u8>) -> Result<(), mpsc::error::SendError<Part>> {
-        part.once = self.key.as_ref().map(|key| key.once(part.number, raw));
+        // A part's tokens and its selector are two orders.
+        part.once = self.key.as_ref().map(|key| key.once(2 * part.number, raw));
+        part.selector_once = self.key.as_ref().map(|key| key.once(2 * part.number + 1, raw));
         raw.clear();
         self.parts.send(part).await
     }
@@ -218,7 +221,7 @@ impl Run {
             }
         }
         if let Some((line, order)) = part.selector {
-            match revocations::by_selector(&self.s, *order, part.once).await {
+            match revocations::by_selector(&self.s, *order, part.selector_once).await {
                 Ok(told) => {
                     self.s.metrics.revocation("admin", start.elapsed());
                     self.accept(&mut text, line, ClaimId(told["id"].as_u64().unwrap_or(0)));

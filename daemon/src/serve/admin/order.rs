@@ -64,7 +64,13 @@ impl RevokeRequest {
         let key = s.decider.key();
         let fingerprint = match (&self.token, &self.fingerprint, &self.selector) {
             (Some(token), None, None) => Some(key.deny(&read_token(token)?)),
-            (None, Some(f), None) => Some(f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?),
+            (None, Some(f), None) => {
+                let f = f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?;
+                if f.0 == [0, 0] {
+                    return Err(bad("the fingerprint is all zeros, which no token has"));
+                }
+                Some(f)
+            }
             (None, None, Some(selector)) => {
                 selector.check().map_err(|e| bad(e.to_string()))?;
                 None
@@ -89,7 +95,15 @@ impl RevokeRequest {
             (Some(_), Some(_)) => return Err(bad("give one of `ttl` and `until`")),
         };
         let reason = check_reason(self.reason)?;
-        let actor = by.named(self.actor.as_deref())?;
+        let actor = match (self.source, self.actor) {
+            // As it stood in the other store, where it was checked.
+            (Source::Import, Some(a))
+                if !a.is_empty() && a.len() <= MAX_REASON && !a.chars().any(char::is_control) =>
+            {
+                a
+            }
+            (_, actor) => by.named(actor.as_deref())?,
+        };
         let source = match self.source {
             Source::Admin => "admin",
             Source::Lockdown => "lockdown",
@@ -130,7 +144,7 @@ impl IdempotencyKey {
                 "`Idempotency-Key` must be printable ASCII without blanks, of at most {MAX_KEY} bytes"
             )));
         }
-        Ok(Some(Self([by.0.as_bytes(), b"\0", text, b"\0"].concat())))
+        Ok(Some(Self([by.name().as_bytes(), b"\0", text, b"\0"].concat())))
     }
 
     /// The mark of one part of what is ordered under this key.

@@ -1,11 +1,13 @@
 //! Bodies as clients send them: gzip, and YAML for JSON.
 
-use std::io::Read as _;
+use std::{cell::Cell, io::Read as _};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, header};
 use portcullis_common::reason::Reason;
+use serde::de::{self, DeserializeSeed, Visitor};
+use serde_json::Value;
 
 use super::{answer::Fault, is_yaml};
 
@@ -26,10 +28,96 @@ pub(super) fn plain(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Byt
     }
     let malformed =
         || Fault::parameter("body contains malformed input document: it is not YAML of JSON's kind");
-    let value: serde_json::Value = yaml_serde::from_slice(&body).map_err(|_| malformed())?;
+    // Aliases can make little YAML into much JSON: parts are counted as they are made.
+    let left = Cell::new(most);
+    let document = yaml_serde::Deserializer::from_slice(&body);
+    let value = Bounded(&left)
+        .deserialize(document)
+        .map_err(|_| if left.get() == 0 { Fault::of(Reason::RequestTooLarge) } else { malformed() })?;
     let text = value.to_string();
-    // Aliases can make little YAML into much JSON.
     if text.len() > most { Err(Fault::of(Reason::RequestTooLarge)) } else { Ok(text.into()) }
+}
+
+/// A value of at most so many parts and bytes of text, counted down.
+#[derive(Clone, Copy)]
+struct Bounded<'a>(&'a Cell<usize>);
+
+impl Bounded<'_> {
+    fn count<E: de::Error>(self, cost: usize) -> Result<(), E> {
+        let left = self.0.get().saturating_sub(cost);
+        self.0.set(left);
+        if left == 0 { Err(E::custom("it is too large")) } else { Ok(()) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a document of JSON's kind")
+    }
+
+    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
+        self.count(1).map(|()| v.into())
+    }
+
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
+        self.count(1).map(|()| v.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
+        self.count(1).map(|()| v.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
+        self.count(1)?;
+        serde_json::Number::from_f64(v)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number that JSON has not"))
+    }
+
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        self.count(1 + v.len()).map(|()| v.into())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.count(1).map(|()| Value::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
+    }
+
+    fn visit_some<D: de::Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
+        self.count(1)?;
+        let mut list = Vec::new();
+        while let Some(one) = all.next_element_seed(self)? {
+            list.push(one);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
+        self.count(1)?;
+        let mut map = serde_json::Map::new();
+        while let Some(name) = all.next_key::<String>()? {
+            self.count(name.len())?;
+            map.insert(name, all.next_value_seed(self)?);
+        }
+        Ok(map.into())
+    }
 }
 
 fn gunzip(body: &[u8], most: usize) -> Result<Bytes, Fault> {
@@ -89,6 +177,12 @@ mod tests {
             laughs.extend([l.to_string(), format!(": &{l} [{list}]\n")]);
         }
         assert!(plain(&yaml, laughs.into(), 1 << 20).is_err());
+        // One list said many times, which nests no deeper: 120 KiB that would be some thousand million parts.
+        let wide =
+            format!("x: &a [{}]\ny: [{}]\n", vec!["1"; 30_000].join(","), vec!["*a"; 20_000].join(","));
+        let before = std::time::Instant::now();
+        assert_eq!(plain(&yaml, wide.into(), 1 << 20).unwrap_err().reason, Reason::RequestTooLarge);
+        assert!(before.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]

@@ -118,6 +118,9 @@ async fn change_data(doors: &Doors, request: Request<Incoming>, path: &str) -> R
     let documents = open(doors)?;
     let path = if path.is_empty() { Some(Vec::new()) } else { segments(path) };
     let path = path.ok_or_else(|| Fault::parameter("the path is not UTF-8 behind its escapes"))?;
+    if path.len() > super::DEEPEST {
+        return Err(Fault::parameter("the path has more parts than are read"));
+    }
     let (parts, body) = request.into_parts();
     let body = text(doors, &parts.headers, body).await?;
     let malformed = |e: serde_json::Error| Fault::parameter(format!("body contains malformed document: {e}"));
