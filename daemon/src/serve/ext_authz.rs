@@ -30,6 +30,8 @@ use super::{
 };
 use crate::{decide::Ruling, telemetry::Door};
 
+/// The services' paths; no other door is below them.
+const SERVICES: [&str; 2] = ["/envoy.service.auth.v3.Authorization/", "/grpc.health.v1.Health/"];
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -40,10 +42,10 @@ const INVALID_ARGUMENT: &str = "3";
 const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
 
-/// Whether a request is one of the calls that are answered here. By its path, first of all: a gRPC error is an HTTP 200,
-/// which another door's gateway would take for an allow, and the content type is the client's to choose there.
+/// Whether a request is to one of the services here. By its path, first of all: a gRPC error is an HTTP 200, which another
+/// door's gateway would take for an allow, and the content type is the client's to choose there.
 pub(super) fn is_grpc(request: &Request<Incoming>) -> bool {
-    [CHECK, HEALTH].contains(&request.uri().path())
+    SERVICES.iter().any(|service| request.uri().path().starts_with(service))
         && request.version() == Version::HTTP_2
         && request
             .headers()

@@ -150,6 +150,8 @@ impl<F: Front> Connections<F> {
             }
         } else {
             let connection = http1::Builder::new()
+                // A client may say that nothing more comes from it, and wait for its answer.
+                .half_close(true)
                 .timer(TokioTimer::new())
                 .header_read_timeout(READ_TIMEOUT)
                 .max_buf_size(64 * 1024)

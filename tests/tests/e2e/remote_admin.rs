@@ -178,7 +178,14 @@ fn the_api_is_what_its_openapi_document_says() -> Result<()> {
         .args(["--request-timeout", "20", "--generation-database", "none"])
         .arg(file)
         .current_dir(w.dir.path(""));
-    let finished = run(&w.net.server, &mut command, b"")?;
+    let mut finished = run(&w.net.server, &mut command, b"")?;
+    // A connection that the server had just given up, after a head that was none, is no fault of the API's.
+    if finished.code != 0
+        && finished.stdout.contains("Network Error")
+        && !finished.stdout.contains("Failures:")
+    {
+        finished = run(&w.net.server, &mut command, b"")?;
+    }
     assert_eq!(finished.code, 0, "{}\n{}", finished.stdout, finished.stderr);
     assert_eq!(w.daemon.status()?["ready"], true);
     Ok(())
