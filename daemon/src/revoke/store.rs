@@ -145,7 +145,7 @@ impl Changes<'_> {
     }
 }
 
-/// Sizes and times, other than the usual in tests alone.
+/// Sizes and times.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// Of the log's files.
@@ -269,7 +269,7 @@ impl Store {
         Self::open_with(path, key_id, Tuning::default())
     }
 
-    /// The same, with other sizes and times.
+    /// With other sizes and times.
     pub fn open_with(path: &Path, key_id: u32, tuning: Tuning) -> Result<Self, StoreError> {
         migrate::take_over(path, key_id)?;
         let disk = host(path)?;
@@ -455,7 +455,6 @@ impl Store {
         self.waiting.0.clear();
         self.pressing = false;
         let entry = Entry { chain, time: now.0, body };
-        // What was written by this version is read by it.
         let told = self.shared.write().take(&entry, &position).ok();
         self.policy = told.and_then(|t| t.policy).or(self.policy.take());
         if self.journal.sealed().len() != sealed {
@@ -507,7 +506,6 @@ impl Store {
         }
         let (tell, told) = mpsc::channel();
         let run = move || {
-            // Nobody hears it: the store is closed, and its files stay as they are.
             let _ = tell.send(work.run());
         };
         if self.tuning.background {

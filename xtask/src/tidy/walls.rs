@@ -17,7 +17,8 @@ const FENCES: &[Fence] = &[
     Fence { crates: &["axum", "tonic", "prost"],     only_in: &["daemon/src/serve"] },
     Fence { crates: &["async_nats"],        only_in: &["daemon/src/revoke/feed"] },
     Fence { crates: &["tar"],               only_in: &["daemon/src/bundle"] },
-    Fence { crates: &["rustls_native_certs", "tower_service"], only_in: &["daemon/src/fetch"] },
+    Fence { crates: &["rustls_native_certs"], only_in: &["daemon/src/fetch"] },
+    Fence { crates: &["tower_service"],     only_in: &["daemon/src/fetch", "daemon/src/serve/admin"] },
     Fence { crates: &["aya_ebpf"],          only_in: &["ebpf"] },
 ];
 
