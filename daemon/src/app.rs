@@ -17,6 +17,7 @@ mod tasks;
 mod traces;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, PoisonError, atomic::AtomicU64},
 };
@@ -32,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{candidate::Candidate, promoted::Copies};
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
-    config::{Config, Endpoint, KernelMode, UnknownMode},
+    config::{Config, Endpoint, KernelMode, ServeTls, UnknownMode},
     decide::{Decider, DeciderParts, watch_pressure},
     kernel::{
         self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
@@ -244,7 +245,7 @@ fn outside(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Outside
 struct Sockets {
     doors: Vec<(Endpoint, Listener)>,
     standards: Vec<(Endpoint, Listener)>,
-    remote_admin: Vec<(TcpListener, Arc<Tls>)>,
+    remote_admin: Vec<(SocketAddr, TcpListener, Arc<Tls>)>,
     admin: AdminSocket,
     observe: TcpListener,
 }
@@ -255,25 +256,30 @@ impl Sockets {
         for endpoint in &config.serve.listen {
             doors.push((endpoint.clone(), door(endpoint, config, "serve.listen").await?));
         }
-        for table in &config.serve.tls {
-            let tls = Arc::new(Tls::load(settings::tls(table))?);
-            for address in &table.listen {
-                let listener = Listener::Tls(bind(*address, "serve.tls.listen").await?, Arc::clone(&tls));
-                doors.push((Endpoint::Tcp(*address), listener));
-            }
+        for (address, listener, tls) in tls_listeners(&config.serve.tls, "serve.tls.listen").await? {
+            doors.push((Endpoint::Tcp(address), Listener::Tls(listener, tls)));
         }
         let standards = standards::bind(config).await?;
-        let mut remote_admin = Vec::new();
-        for table in &config.admin.tls {
-            let tls = Arc::new(Tls::load(settings::tls(table))?);
-            for address in &table.listen {
-                remote_admin.push((bind(*address, "admin.tls.listen").await?, Arc::clone(&tls)));
-            }
-        }
+        let remote_admin = tls_listeners(&config.admin.tls, "admin.tls.listen").await?;
         let observe = bind(config.observe.listen, "observe.listen").await?;
         let admin = AdminSocket::bind(&config.admin.socket)?;
         Ok(Self { doors, standards, remote_admin, admin, observe })
     }
+}
+
+/// Binds every address of tables of listeners with TLS.
+async fn tls_listeners(
+    tables: &[ServeTls],
+    key: &'static str,
+) -> Result<Vec<(SocketAddr, TcpListener, Arc<Tls>)>, ServeError> {
+    let mut all = Vec::new();
+    for table in tables {
+        let tls = Arc::new(Tls::load(settings::tls(table))?);
+        for address in &table.listen {
+            all.push((*address, bind(*address, key).await?, Arc::clone(&tls)));
+        }
+    }
+    Ok(all)
 }
 
 /// Binds one listener of the front doors.
@@ -299,7 +305,7 @@ fn give_up(adopted: bool, settings: &kernel::Settings) {
 /// Serves the admin API over TLS, where that is configured.
 fn serve_remote(
     shared: &Shared,
-    listeners: Vec<(TcpListener, Arc<Tls>)>,
+    listeners: Vec<(SocketAddr, TcpListener, Arc<Tls>)>,
     admin: &AdminState,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -310,7 +316,7 @@ fn serve_remote(
     if !listeners.is_empty() && !shared.decider.may_hold(&parts) {
         return Err(anyhow!("`admin.decision` names `{decision}`, which no rule of the policy set gives"));
     }
-    for (listener, tls) in listeners {
+    for (_, listener, tls) in listeners {
         tasks.spawn(serve_remote_admin(listener, tls, admin.clone(), rule.clone(), stop.clone()));
     }
     Ok(())

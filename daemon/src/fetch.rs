@@ -22,7 +22,7 @@ pub use answer::Answer;
 pub use client::{Client, Settings};
 pub use error::{FetchError, Stage};
 pub use public::is_public;
-pub use request::{Bounds, Request, Secret, SecretError};
+pub use request::{Bounds, Request, Secret, SecretError, one_line};
 pub use url::Url;
 
 #[cfg(test)]

@@ -15,7 +15,13 @@ mod stream;
 mod subject;
 mod transmitter;
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use serde::Serialize;
@@ -28,7 +34,11 @@ pub use self::{
     state::{Status, Told},
     transmitter::Transmitter,
 };
-use crate::{fetch::Url, revoke::SelectorOrder, token::KeySource};
+use crate::{
+    fetch::{SecretError, Url, one_line},
+    revoke::SelectorOrder,
+    token::KeySource,
+};
 
 /// Takes orders; done when they are durable and in force.
 pub trait Orders: Send + Sync {
@@ -44,6 +54,11 @@ impl PushSecret {
     /// Takes a text for one.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
+    }
+
+    /// Reads it from a file of one line that others may not read, as it stands there.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        one_line(path, |text| text.trim_end_matches(['\r', '\n'])).map(Self)
     }
 
     /// Whether a text is the same, in a time that does not tell.

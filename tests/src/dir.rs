@@ -85,7 +85,8 @@ fn remove(dir: &Path) {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
         let entry = entry?;

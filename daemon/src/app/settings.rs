@@ -287,28 +287,6 @@ pub(super) fn secret(path: &std::path::Path) -> Result<Secret> {
     Ok(Secret::read(path)?)
 }
 
-/// The same as it stands there.
-pub(super) fn secret_text(path: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let shown = path.display();
-    let meta =
-        std::fs::metadata(path).map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
-    let mode = meta.permissions().mode();
-    if mode & 0o007 != 0 {
-        return Err(anyhow!(
-            "everybody on this host may use the secret file `{shown}`: run `chmod o=` on it"
-        ));
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| anyhow!("the secret file `{shown}` cannot be read: {e}"))?;
-    let text = zeroize::Zeroizing::new(text);
-    let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.is_empty() || secret.contains(char::is_control) {
-        return Err(anyhow!("the secret file `{shown}` does not hold one line of text"));
-    }
-    Ok(zeroize::Zeroizing::new(secret.to_owned()))
-}
-
 /// How proofs of whose a token is are judged.
 pub fn binding(c: &Config) -> BindingSettings {
     let b = &c.token.binding;

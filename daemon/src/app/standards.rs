@@ -5,14 +5,14 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Shared, door, settings};
+use super::{Shared, door, settings, tls_listeners};
 use crate::{
     clock::SharedClock,
     config::{ClientRevokes, Config, Endpoint, SsfAction, SsfDelivery, SsfTransmitter, StandardsClient},
     decide::Decider,
     hex,
     revoke::SelectorOrder,
-    serve::{self, ClientSettings, Clients, Lately, Listener, Revokes, ServeError, Standards, Tls},
+    serve::{ClientSettings, Clients, Lately, Listener, Revokes, ServeError, Standards},
     ssf::{Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
     token::{KeySource, Publisher, RemoteKeys},
 };
@@ -26,12 +26,8 @@ pub async fn bind(config: &Config) -> Result<Vec<(Endpoint, Listener)>, ServeErr
     for endpoint in &config.standards.listen {
         all.push((endpoint.clone(), door(endpoint, config, "standards.listen").await?));
     }
-    for table in &config.standards.tls {
-        let tls = Arc::new(Tls::load(settings::tls(table))?);
-        for address in &table.listen {
-            let listener = serve::bind(*address, "standards.tls.listen").await?;
-            all.push((Endpoint::Tcp(*address), Listener::Tls(listener, Arc::clone(&tls))));
-        }
+    for (address, listener, tls) in tls_listeners(&config.standards.tls, "standards.tls.listen").await? {
+        all.push((Endpoint::Tcp(address), Listener::Tls(listener, tls)));
     }
     Ok(all)
 }
@@ -108,10 +104,9 @@ pub fn transmitters(shared: &Arc<Shared>) -> Result<Receiver> {
 
 fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSettings> {
     let delivery = match (t.delivery, &t.push_secret_file) {
-        (SsfDelivery::Push, Some(file)) => Delivery::Push {
-            url: t.push_url.clone(),
-            secret: PushSecret::new(settings::secret_text(file)?.to_string()),
-        },
+        (SsfDelivery::Push, Some(file)) => {
+            Delivery::Push { url: t.push_url.clone(), secret: PushSecret::read(file)? }
+        }
         _ => Delivery::Poll {
             url: t.poll_url.as_ref().map(|url| url.parse()).transpose()?,
             hold: t.poll_hold.0,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use self::kernel::{check_kernel, check_shed};
-use super::tables::{Config, Introspection, Issuer, LogSink};
+use super::tables::{Config, Introspection, Issuer, LogSink, ServeTls};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,15 +243,20 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     standards::check_lists(c, f);
 }
 
-/// The `[admin]` tables.
-fn check_admin(c: &Config, f: &mut Faults<'_>) {
-    for (i, tls) in c.admin.tls.iter().enumerate() {
-        let key = |k: &str| format!("admin.tls[{i}].{k}");
+/// Tables of listeners with TLS.
+fn check_tls(tables: &[ServeTls], name: &str, f: &mut Faults<'_>) {
+    for (i, tls) in tables.iter().enumerate() {
+        let key = |k: &str| format!("{name}[{i}].{k}");
         f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
         let given = |p: &PathBuf| !p.as_os_str().is_empty();
         f.unless(given(&tls.certificate), &key("certificate"), "must be given: a file in PEM");
         f.unless(given(&tls.key), &key("key"), "must be given: a file in PEM");
     }
+}
+
+/// The `[admin]` tables.
+fn check_admin(c: &Config, f: &mut Faults<'_>) {
+    check_tls(&c.admin.tls, "admin.tls", f);
     f.unless(
         c.admin.tls.is_empty()
             || c.admin.decision.split('/').all(|p| is_name(&p.replace('_', "-"), 100)),
@@ -366,16 +371,7 @@ pub fn host_port(text: &str) -> Option<(String, Option<u16>)> {
 /// The `[serve]` table.
 fn check_serve(c: &Config, f: &mut Faults<'_>) {
     f.unless(!(c.serve.listen.is_empty() && c.serve.tls.is_empty()), "serve.listen", "names no address");
-    for (i, tls) in c.serve.tls.iter().enumerate() {
-        let key = |k: &str| format!("serve.tls[{i}].{k}");
-        f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
-        f.unless(
-            !tls.certificate.as_os_str().is_empty(),
-            &key("certificate"),
-            "must be given: a file in PEM",
-        );
-        f.unless(!tls.key.as_os_str().is_empty(), &key("key"), "must be given: a file in PEM");
-    }
+    check_tls(&c.serve.tls, "serve.tls", f);
     f.unless(
         c.serve
             .token_path

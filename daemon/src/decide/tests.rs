@@ -109,17 +109,7 @@ impl World {
     }
 
     pub async fn auth_of(&self, token: &str, path: &str) -> Ruling {
-        let path = Path::new(path).unwrap();
-        let request = Request {
-            method: "GET",
-            path,
-            query: "",
-            host: "",
-            headers: Vec::new(),
-            source: "",
-            foreign: None,
-            evidence: Evidence::default(),
-        };
+        let request = bare(path);
         self.decider.request(BY, &request, Ok(Some(Presented::new(token)))).await
     }
 
@@ -211,20 +201,24 @@ async fn a_verdict_of_another_generation_is_not_used() {
     assert_eq!(world.auth(&t).await.reason(), Reason::PolicyDenied);
 }
 
-#[tokio::test]
-async fn what_is_no_token_has_verdicts_of_its_own() {
-    let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
-    let path = Path::new("/").unwrap();
-    let request = Request {
+/// A request that says nothing but its path.
+fn bare(path: &str) -> Request<'_> {
+    Request {
         method: "GET",
-        path,
+        path: Path::new(path).unwrap(),
         query: "",
         host: "",
         headers: Vec::new(),
         source: "",
         foreign: None,
         evidence: Evidence::default(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_token_has_verdicts_of_its_own() {
+    let world = World::new("decision := {\"allow\": input.token_status == \"token_missing\", \"ttl\": 60}");
+    let request = bare("/");
     let ask = |credential| world.decider.request(BY, &request, credential);
     assert!(matches!(ask(Ok(None)).await, Ruling::Allow(_)));
     for other in [Ok(Some(Presented::new("none"))), Ok(Some(Presented::new(""))), Err(Reason::TokenTooLong)] {
@@ -291,17 +285,7 @@ async fn limits_run_on_every_hit_and_hold_for_their_key() {
 #[tokio::test]
 async fn a_requests_future_is_small() {
     let world = World::new(OBJECTS);
-    let path = Path::new("/").unwrap();
-    let request = Request {
-        method: "GET",
-        path,
-        query: "",
-        host: "",
-        headers: Vec::new(),
-        source: "",
-        foreign: None,
-        evidence: Evidence::default(),
-    };
+    let request = bare("/");
     let size = size_of_val(&world.decider.request(BY, &request, Ok(None)));
     assert!(size <= 4096, "{size} bytes");
     let query = DataQuery { path: &[], form: Form::Bare, body: b"", token_path: &[], strict: false, by: BY };

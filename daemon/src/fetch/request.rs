@@ -30,22 +30,27 @@ impl Secret {
 
     /// Reads one from a file of one line that others may not read.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
-        let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(SecretError::Open { path: path.to_owned() });
-        }
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-        let secret = text.trim();
-        if secret.is_empty() || secret.contains(char::is_control) {
-            return Err(SecretError::NotOneLine { path: path.to_owned() });
-        }
-        Ok(Self::new(secret.to_owned()))
+        one_line(path, str::trim).map(|text| Self::new(text.to_string()))
     }
 
     fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// The text of a file of one line that others may not read; `trim` takes off what does not belong to it.
+pub fn one_line(path: &Path, trim: impl Fn(&str) -> &str) -> Result<Zeroizing<String>, SecretError> {
+    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        return Err(SecretError::Open { path: path.to_owned() });
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
+    let secret = trim(&text);
+    if secret.is_empty() || secret.contains(char::is_control) {
+        return Err(SecretError::NotOneLine { path: path.to_owned() });
+    }
+    Ok(Zeroizing::new(secret.to_owned()))
 }
 
 /// Why a secret's file is not used.

@@ -12,6 +12,8 @@ use super::{
 /// Bytes before the first entry.
 pub const PAGE: u64 = 4096;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Bytes that a file begins with.
+const TITLE: usize = 88;
 const MAGIC: [u8; 16] = *b"portcullis log\n1";
 /// Where the two notes of what is acknowledged stand: the one while the other is written.
 const MARKS: [u64; 2] = [1024, 2048];
@@ -111,18 +113,10 @@ impl Segment {
         let name = name(before.seq + 1);
         let fresh = format!("{name}.new");
         let file = disk.create(&fresh).map_err(NotMade::Before)?;
-        let mut page = [0; 88];
-        page[..16].copy_from_slice(&MAGIC);
-        page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
-        page[24..40].copy_from_slice(&identity.log);
-        page[40..48].copy_from_slice(&before.seq.to_le_bytes());
-        page[48..80].copy_from_slice(&before.hash);
-        let sum = check(&page[..80]);
-        page[80..88].copy_from_slice(&sum);
         let mut segment =
             Self { name, file, identity, before, chain: before, end: PAGE, last: PAGE, zeroed: 0, slot: 0 };
         segment.zero_to(PAGE + zeros).map_err(NotMade::Before)?;
-        segment.file.write_at(&page, 0).map_err(NotMade::Before)?;
+        segment.file.write_at(&title(&MAGIC, identity, before), 0).map_err(NotMade::Before)?;
         segment.file.sync().map_err(NotMade::Unclear)?;
         disk.rename(&fresh, &segment.name).map_err(NotMade::Unclear)?;
         disk.sync().map_err(NotMade::Unclear)?;
@@ -132,14 +126,9 @@ impl Segment {
     /// Reads the first page.
     pub fn open(disk: &dyn Disk, name: &str) -> Result<Self, Bad> {
         let file = disk.open(name)?;
-        let mut page = [0; 88];
-        let n = file.read_at(&mut page, 0)?;
-        if n < page.len() || page[..16] != MAGIC || page[80..] != check(&page[..80]) {
+        let Some((identity, before)) = read_title(&*file, &MAGIC)? else {
             return Err(Bad::Damaged(format!("{name}: its first page is not a log's")));
-        }
-        let identity =
-            Identity { key_id: u32::from_le_bytes(array(&page[16..20])), log: array(&page[24..40]) };
-        let before = Chain { seq: u64::from_le_bytes(array(&page[40..48])), hash: array(&page[48..80]) };
+        };
         if is_segment(name) != Some(before.seq + 1) {
             return Err(Bad::Damaged(format!("{name}: it is another file of the log, under a wrong name")));
         }
@@ -274,6 +263,31 @@ impl Segment {
         }
         Ok(best)
     }
+}
+
+/// What a file begins with: what it is, whose, and where in the chain.
+pub fn title(magic: &[u8; 16], identity: Identity, chain: Chain) -> [u8; TITLE] {
+    let mut page = [0; TITLE];
+    page[..16].copy_from_slice(magic);
+    page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
+    page[24..40].copy_from_slice(&identity.log);
+    page[40..48].copy_from_slice(&chain.seq.to_le_bytes());
+    page[48..80].copy_from_slice(&chain.hash);
+    let sum = check(&page[..80]);
+    page[80..].copy_from_slice(&sum);
+    page
+}
+
+/// Reads it; `None` where a file begins with something else.
+pub fn read_title(file: &dyn DiskFile, magic: &[u8; 16]) -> io::Result<Option<(Identity, Chain)>> {
+    let mut page = [0; TITLE];
+    let n = file.read_at(&mut page, 0)?;
+    if n < TITLE || page[..16] != *magic || page[80..] != check(&page[..80]) {
+        return Ok(None);
+    }
+    let identity = Identity { key_id: u32::from_le_bytes(array(&page[16..20])), log: array(&page[24..40]) };
+    let chain = Chain { seq: u64::from_le_bytes(array(&page[40..48])), hash: array(&page[48..80]) };
+    Ok(Some((identity, chain)))
 }
 
 fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {

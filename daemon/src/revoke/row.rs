@@ -88,13 +88,15 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
     })
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+/// Takes bytes off the front.
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (bytes, after) = rest.split_first_chunk::<N>()?;
     *rest = after;
     Some(*bytes)
 }
 
-fn word(rest: &mut &[u8]) -> Option<u64> {
+/// Takes a number off the front.
+pub(super) fn word(rest: &mut &[u8]) -> Option<u64> {
     take(rest).map(u64::from_le_bytes)
 }
 

@@ -284,11 +284,11 @@ impl Store {
         tuning: Tuning,
     ) -> Result<Self, StoreError> {
         let damaged = |what: String| damaged(path, &what);
-        let snapshot = snapshot::newest(&**disk).map_err(|e| damaged(e.to_string()))?;
+        let mut snapshot = snapshot::newest(&**disk).map_err(|e| damaged(e.to_string()))?;
         let mut replay = Replay { next: 1, ..Replay::default() };
         let mut start = Chain { seq: 0, hash: [0; 32] };
         let mut log = [0; 16];
-        if let Some((head, piece)) = &snapshot {
+        if let Some((head, piece)) = &mut snapshot {
             if head.identity.key_id != key_id {
                 let found = head.identity.key_id;
                 return Err(StoreError::KeyMismatch { path: path.to_owned(), found, expected: key_id });
@@ -297,7 +297,7 @@ impl Store {
             start = head.chain;
             replay.next = head.trailer.next;
             replay.policy.clone_from(&head.trailer.policy);
-            replay.catalog.answered.clone_from(&head.answered);
+            replay.catalog.answered = std::mem::take(&mut head.answered);
             replay.catalog.head = head.chain.seq;
             replay.catalog.pieces.push(piece.clone());
         } else {
@@ -500,10 +500,11 @@ impl Store {
             }
         }
         self.drop_old(now);
-        let work = compact::Work::of(self, now);
-        if work.bytes < self.tuning.snapshot_after.max(work.snapshot_bytes) {
+        let last = self.snapshot.as_ref().map_or(0, |s| s.bytes);
+        if compact::files(self).map(|f| f.end).sum::<u64>() < self.tuning.snapshot_after.max(last) {
             return;
         }
+        let work = compact::Work::of(self, now);
         let (tell, told) = mpsc::channel();
         let run = move || {
             let _ = tell.send(work.run());
@@ -547,9 +548,7 @@ impl Store {
     fn forget_answers(&self, now: WallTime) {
         let mut catalog = self.shared.write();
         let old = now.0 - REMEMBERED;
-        if catalog.answered.values().any(|a| a.time < old) {
-            catalog.answered.retain(|_, a| a.time >= old);
-        }
+        catalog.answered.retain(|_, a| a.time >= old);
     }
 
     /// Removes files of the log that are kept for the audit alone, and have been for long enough.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Result, ensure};
 use portcullis_tests::{
     PATIENCE, World, has, is_root,
+    pki::Pki,
     process::Process,
     until,
     web::{Reply, Web},
@@ -170,23 +171,10 @@ fn a_recorded_log_tells_what_another_set_would_decide() -> Result<()> {
 /// A certificate for 127.0.0.1 by the authority `good`, another authority, and nginx that takes TLS for the server
 /// behind it.
 fn tls(w: &World) -> Result<Process> {
-    let openssl = |args: &str| -> Result<()> {
-        let made = std::process::Command::new("openssl")
-            .args(args.split(' '))
-            .current_dir(w.dir.path(""))
-            .output()?;
-        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Ok(())
-    };
-    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for name in ["good", "other"] {
-        openssl(&format!("req -x509 {new} -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem"))?;
-    }
-    w.dir.write("san", "subjectAltName=IP:127.0.0.1")?;
-    openssl(&format!("req {new} -subj /CN=server -keyout server.key -out server.csr"))?;
-    openssl(
-        "x509 -req -days 2 -in server.csr -CA good.pem -CAkey good.key -CAcreateserial -extfile san -out server.pem",
-    )?;
+    let pki = Pki(&w.dir);
+    pki.authority("good")?;
+    pki.authority("other")?;
+    pki.certificate("server", "good")?;
     let root = w.dir.path("").display().to_string();
     let root = root.trim_end_matches('/');
     let config = format!(

@@ -5,6 +5,7 @@ use std::{fs, sync::Mutex};
 use anyhow::Result;
 use portcullis_tests::{
     World, has, is_root,
+    pki::Pki,
     tokens::Signer,
     until,
     web::{Reply, Web},
@@ -107,23 +108,10 @@ fn keys_by_tls_are_believed_from_the_configured_authority_alone() -> Result<()> 
     };
     let signer = Signer::new("k")?;
     let mut w = world("")?;
-    let openssl = |args: &str| -> Result<()> {
-        let made = std::process::Command::new("openssl")
-            .args(args.split(' '))
-            .current_dir(w.dir.path(""))
-            .output()?;
-        anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Ok(())
-    };
-    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for name in ["good", "other"] {
-        openssl(&format!("req -x509 {new} -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem"))?;
-    }
-    w.dir.write("san", "subjectAltName=IP:127.0.0.1")?;
-    openssl(&format!("req {new} -subj /CN=server -keyout server.key -out server.csr"))?;
-    openssl(
-        "x509 -req -days 2 -in server.csr -CA good.pem -CAkey good.key -CAcreateserial -extfile san -out server.pem",
-    )?;
+    let pki = Pki(&w.dir);
+    pki.authority("good")?;
+    pki.authority("other")?;
+    pki.certificate("server", "good")?;
     w.dir.write("jwks.json", &signer.jwks())?;
     let root = w.dir.path("").display().to_string();
     let root = root.trim_end_matches('/');

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use portcullis_tests::{
     World,
     config::ISSUER,
-    dir::repository,
+    dir::{copy, repository},
     gateway, has, is_root,
     pki::Pki,
     process::{Finished, run},
@@ -65,20 +65,6 @@ fn world() -> Result<World> {
         config.admin = format!("decision = \"admin/allow\"\n{}{mutual}", tables(8445, ""));
         Ok(())
     })
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let at = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &at)?;
-        } else {
-            fs::copy(entry.path(), at)?;
-        }
-    }
-    Ok(())
 }
 
 /// curl's answer: the body, and the status in its last line.

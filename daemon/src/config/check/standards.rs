@@ -4,19 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     super::tables::{ClientRevokes, Config, SsfDelivery, StandardsClient},
-    Faults, is_address, is_name,
+    Faults, check_tls, is_address, is_name,
 };
 
 /// The `[standards]` tables.
 pub fn check_standards(c: &Config, f: &mut Faults<'_>) {
     let s = &c.standards;
-    for (i, tls) in s.tls.iter().enumerate() {
-        let key = |k: &str| format!("standards.tls[{i}].{k}");
-        f.unless(!tls.listen.is_empty(), &key("listen"), "names no address");
-        let given = |p: &PathBuf| !p.as_os_str().is_empty();
-        f.unless(given(&tls.certificate), &key("certificate"), "must be given: a file in PEM");
-        f.unless(given(&tls.key), &key("key"), "must be given: a file in PEM");
-    }
+    check_tls(&s.tls, "standards.tls", f);
     for (i, client) in s.client.iter().enumerate() {
         check_client(c, client, i, f);
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    REMEMBERED, Store,
+    Store,
     catalog::{Answered, Piece},
     record::{Done, Record, records},
     snapshot::{self, Head, Writer},
@@ -16,8 +16,13 @@ use super::{
 use crate::{
     clock::WallTime,
     journal::{Disk, Entry, Identity, Journal, PAGE, Sealed, verify},
-    revoke::ClaimId,
 };
+
+/// The log's complete files after the last snapshot.
+pub fn files(store: &Store) -> impl Iterator<Item = &Sealed> {
+    let after = store.snapshot.as_ref().map_or(0, |s| s.chain.seq);
+    store.journal.sealed().iter().filter(move |s| s.before.seq >= after)
+}
 
 /// What a snapshot is made of.
 pub struct Work {
@@ -25,12 +30,10 @@ pub struct Work {
     identity: Identity,
     snapshot: Option<(Head, Piece)>,
     files: Vec<Sealed>,
-    /// Bytes of `files`.
-    pub bytes: u64,
-    /// Bytes of the last snapshot.
-    pub snapshot_bytes: u64,
     next: u64,
     policy: Option<(String, u64)>,
+    /// Orders that may be repeated, those of later entries among them: they are told once more.
+    answered: HashMap<[u8; 16], Answered>,
     /// What became of the last entry: the file after it says.
     last: Option<Done>,
     now: WallTime,
@@ -52,18 +55,15 @@ impl std::fmt::Debug for Compacted {
 
 impl Work {
     pub fn of(store: &Store, now: WallTime) -> Self {
-        let after = store.snapshot.as_ref().map_or(0, |s| s.chain.seq);
-        let files: Vec<_> =
-            store.journal.sealed().iter().filter(|s| s.before.seq >= after).cloned().collect();
+        let files: Vec<_> = files(store).cloned().collect();
         let piece = store.shared.read().pieces.first().filter(|p| p.first == 0).cloned();
         Self {
             disk: Arc::clone(store.journal.disk()),
             identity: store.journal.identity(),
-            bytes: files.iter().map(|f| f.end).sum(),
-            snapshot_bytes: store.snapshot.as_ref().map_or(0, |s| s.bytes),
             snapshot: store.snapshot.clone().zip(piece),
             next: store.next,
             policy: store.policy.clone(),
+            answered: store.shared.read().answered.clone(),
             last: files.last().and_then(|f| store.shared.read().done.get(&f.chain.seq).copied()),
             files,
             now,
@@ -82,21 +82,14 @@ impl Work {
             .ok_or_else(|| io::Error::other("there is nothing to make it of"))?;
         let mut gone = HashSet::new();
         let mut done: HashMap<u64, Done> = self.last.iter().map(|d| (d.seq, *d)).collect();
-        let mut answered: HashMap<[u8; 16], Answered> =
-            self.snapshot.as_ref().map(|(head, _)| head.answered.clone()).unwrap_or_default();
-        self.entries(|entry, record| {
+        self.entries(|_, record| {
             match record {
                 Record::Lift(ids, _) | Record::Over(ids) => gone.extend(ids.iter()),
                 Record::Done(d) => drop(done.insert(d.seq, d)),
-                Record::Answered(key, request, ids) => {
-                    let claims = ids.iter().map(ClaimId).collect();
-                    answered.insert(key, Answered { request, claims, time: entry.time });
-                }
                 _ => {}
             }
             Ok(())
         })?;
-        answered.retain(|_, a| a.time >= self.now.0 - REMEMBERED);
         let mut writer = Writer::new(&*self.disk, self.identity, chain, self.now.0)?;
         if let Some((head, piece)) = &self.snapshot {
             snapshot::each(head, piece, |id, row, by_selector, d| {
@@ -113,7 +106,7 @@ impl Work {
             let d = done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() });
             if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
         })?;
-        let (head, piece) = writer.finish(self.next, self.policy, &answered)?;
+        let (head, piece) = writer.finish(self.next, self.policy, &self.answered)?;
         Ok(Compacted { head, piece, gone })
     }
 

@@ -1,5 +1,6 @@
 //! What stands in an entry of the log: records of a kind, a length and their bytes.
 
+use super::super::row::{take, word};
 use crate::journal::Chain;
 
 /// A record, as it is read.
@@ -213,16 +214,6 @@ fn done(b: &mut &[u8]) -> Option<Done> {
     let (seq, time) = (word(b)?, word(b)?.cast_signed());
     let (synced, in_force) = (u32::from_le_bytes(take(b)?), u32::from_le_bytes(take(b)?));
     Some(Done { seq, time, synced, in_force })
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (bytes, after) = rest.split_first_chunk::<N>()?;
-    *rest = after;
-    Some(*bytes)
-}
-
-fn word(rest: &mut &[u8]) -> Option<u64> {
-    take(rest).map(u64::from_le_bytes)
 }
 
 /// The chain that a snapshot's own entries hang on: its log's, at the entry up to which it goes.

@@ -13,7 +13,8 @@ use super::{
     record::{Body, Done, Record, records, snapshot_chain},
 };
 use crate::journal::{
-    Chain, Disk, DiskFile, Entry, Identity, MAX_BODY, PAGE, array, check, verify, write_entry,
+    Chain, Disk, DiskFile, Entry, Identity, MAX_BODY, PAGE, array, check, read_title, title, verify,
+    write_entry,
 };
 
 const MAGIC: [u8; 16] = *b"portcullis snap1";
@@ -77,13 +78,8 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {what}"));
     let file = disk.open(name)?;
     let bytes = file.size()?;
-    let mut page = [0; 88];
-    let n = file.read_at(&mut page, 0)?;
-    if n < page.len() || page[..16] != MAGIC || page[80..] != check(&page[..80]) {
-        return Err(bad("its first page is not a snapshot's"));
-    }
-    let identity = Identity { key_id: u32::from_le_bytes(array(&page[16..20])), log: array(&page[24..40]) };
-    let chain = Chain { seq: u64::from_le_bytes(array(&page[40..48])), hash: array(&page[48..80]) };
+    let (identity, chain) =
+        read_title(&*file, &MAGIC)?.ok_or_else(|| bad("its first page is not a snapshot's"))?;
     let mut foot = [0; FOOT];
     let at = bytes.checked_sub(FOOT as u64).ok_or_else(|| bad("it is too short"))?;
     file.read_at(&mut foot, at)?;
@@ -145,13 +141,8 @@ impl<'a> Writer<'a> {
         let name = name(chain.seq);
         let file = disk.create(&format!("{name}.new"))?;
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or(4096)];
-        page[..16].copy_from_slice(&MAGIC);
-        page[16..20].copy_from_slice(&identity.key_id.to_le_bytes());
-        page[24..40].copy_from_slice(&identity.log);
-        page[40..48].copy_from_slice(&chain.seq.to_le_bytes());
-        page[48..80].copy_from_slice(&chain.hash);
-        let sum = check(&page[..80]);
-        page[80..88].copy_from_slice(&sum);
+        let title = title(&MAGIC, identity, chain);
+        page[..title.len()].copy_from_slice(&title);
         file.write_at(&page, 0)?;
         let chain = snapshot_chain(chain);
         let piece = Piece { file: Arc::clone(&file), first: 0, before: chain, places: Vec::new(), end: PAGE };
