@@ -13,6 +13,6 @@ mod segment;
 pub(crate) mod sim;
 
 pub use disk::{Disk, DiskFile, HostDisk};
-pub use entry::{Chain, Entry, HEAD as ENTRY_HEAD, MAX_BODY, array, check, write as write_entry};
+pub use entry::{Chain, Entry, MAX_BODY, array, check, write as write_entry};
 pub use log::{Journal, JournalError, Position, Sealed, Sizes};
 pub use segment::{Identity, PAGE, Segment, is_segment, read_title, title, verify};

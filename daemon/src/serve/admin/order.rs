@@ -15,7 +15,7 @@ const MAX_REASON: usize = 1000;
 const MAX_KEY: usize = 255;
 
 /// What is asked.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeRequest {
     token: Option<String>,
