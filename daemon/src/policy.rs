@@ -11,6 +11,7 @@ mod active;
 mod builtins;
 mod compare;
 mod decision;
+mod depth;
 mod files;
 mod hazards;
 mod http;
@@ -23,7 +24,9 @@ mod replay;
 mod reply;
 mod rewrite;
 mod set;
+mod shape;
 mod snapshot;
+mod stack;
 mod suite;
 mod watch;
 
@@ -45,6 +48,7 @@ pub use reads::{Extent, InputPath, Reads, Shown, Step};
 pub use reply::{Headers, Reply};
 pub use set::{Cause, EngineKind, PolicySet, Tested};
 pub use snapshot::{copies, revision, snapshot};
+pub use stack::STACK;
 pub use suite::{Coverage, Outcome, TestCase, TestReport, run_tests};
 pub use watch::{WatchError, Watcher, watch};
 

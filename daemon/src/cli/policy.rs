@@ -13,6 +13,7 @@ mod test;
 use clap::{Args as ClapArgs, Subcommand};
 
 use super::Outcome;
+use crate::policy;
 
 /// Test, check and examine a policy set; promote a running daemon's candidate
 ///
@@ -39,6 +40,12 @@ enum Command {
 
 impl Args {
     pub fn run(self) -> Outcome {
+        // On a stack as large as the daemon's own.
+        let thread = std::thread::Builder::new().stack_size(policy::STACK).spawn(|| self.here())?;
+        thread.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    }
+
+    fn here(self) -> Outcome {
         match self.command {
             Command::Test(a) => a.run(),
             Command::Check(a) => a.run(),

@@ -10,7 +10,7 @@ use super::{OK, Outcome};
 use crate::{
     app,
     config::{self, LogFormat},
-    telemetry,
+    policy, telemetry,
 };
 
 /// Run the daemon in the foreground
@@ -36,7 +36,10 @@ impl Args {
         telemetry::init_logs(&config.log.level, json).map_err(|m| super::Failure::new(super::FAILED, m))?;
         no_core_files();
         contain_panics();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(policy::STACK)
+            .build()?;
         runtime.block_on(async {
             let stop = CancellationToken::new();
             let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -11,7 +11,7 @@ use std::{
 
 use aws_lc_rs::digest;
 
-use super::{LoadError, LoadOptions};
+use super::{LoadError, LoadOptions, shape::Shape};
 
 /// A set's files.
 #[derive(Default)]
@@ -36,12 +36,16 @@ pub(super) struct File {
 }
 
 impl Files {
-    /// Reads all files of the set.
+    /// Reads all files of the set, and sees that regorus can read its modules.
     pub fn collect(dirs: &[PathBuf], options: &LoadOptions) -> Result<Self, LoadError> {
         let mut files = Self::default();
         for dir in dirs {
             let root = fs::canonicalize(dir).map_err(unreadable(dir))?;
             files.walk(dir, Path::new(""), &root, options)?;
+        }
+        let mut shape = Shape::default();
+        for file in files.modules.iter().chain(&files.tests) {
+            shape.see(&file.path.to_string_lossy(), &file.text)?;
         }
         Ok(files)
     }

@@ -14,13 +14,13 @@ use regorus::{
 };
 
 use super::{
-    EngineKind, LoadError, PolicySet, builtins,
+    EngineKind, LoadError, PolicySet, builtins, depth,
     files::{self, File, Files},
     hazards, machine,
     reads::{self, Reads},
     replay, rewrite,
     set::{Cause, Limits, Tested},
-    suite,
+    stack, suite,
 };
 
 /// What a module may measure: certificates in a policy make long lines. The set as a whole has limits of its own.
@@ -76,6 +76,10 @@ impl Default for LoadOptions {
 /// Modules are `*.rego` files at any depth; `data.json` and `data.yaml` stand in `data` under their
 /// directory's path, as in OPA; `*_test.rego` files are the set's own tests.
 pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<PolicySet, LoadError> {
+    stack::roomy(|| load_here(dirs, decision, options))
+}
+
+fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<PolicySet, LoadError> {
     let path = entrypoint(decision)?;
     let files = Files::collect(dirs, options)?;
     let hash = files.hash(decision);
@@ -88,6 +92,7 @@ pub fn load(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<P
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     let data = engine.get_data();
     let compiled = compile(&mut engine, &path, decision)?;
+    depth::check(&compiled)?;
     let mut asks = false;
     for module in compiled.get_modules() {
         let file = module.package.span.source.get_path();

@@ -8,6 +8,8 @@ use super::{
     LoadError, LoadOptions,
     files::Files,
     load::{engine, located},
+    shape::Shape,
+    stack,
 };
 
 /// Packages and documents of policy directories.
@@ -21,6 +23,10 @@ pub struct Owned {
 
 /// Reads the directories. They parse: they are in force, or would have been refused.
 pub fn owned(dirs: &[PathBuf], options: &LoadOptions) -> Result<Owned, LoadError> {
+    stack::roomy(|| owned_here(dirs, options))
+}
+
+fn owned_here(dirs: &[PathBuf], options: &LoadOptions) -> Result<Owned, LoadError> {
     let files = Files::collect(dirs, options)?;
     // The host's own documents are no file's.
     let engine = engine(&files, &LoadOptions { documents: None, ..options.clone() }, false)?;
@@ -36,13 +42,14 @@ pub fn owned(dirs: &[PathBuf], options: &LoadOptions) -> Result<Owned, LoadError
 
 /// The package of a module, as `data.portcullis.scopes`.
 pub fn package_of(id: &str, text: &str) -> Result<String, LoadError> {
+    Shape::default().see(id, text)?;
     let of = |v0| {
         let mut engine = Engine::new();
         engine.set_rego_v0(v0);
         engine.add_policy(id.to_owned(), text.to_owned())
     };
     // A package is named in the same way in both versions; whether it may be v0 is asked when it is loaded.
-    of(false).or_else(|e| of(true).map_err(|_| located(&e.to_string())))
+    stack::roomy(|| of(false).or_else(|e| of(true).map_err(|_| located(&e.to_string()))))
 }
 
 impl Owned {
@@ -104,5 +111,25 @@ mod tests {
         }
         assert_eq!(package_of("x", "package test.deep\n").unwrap(), "data.test.deep");
         assert!(matches!(package_of("x", "package test\nallow if {"), Err(LoadError::Rego { .. })));
+    }
+
+    #[test]
+    fn what_would_hold_up_the_parser_or_end_it_is_refused_unread() {
+        let nested = |open: &str, n| format!("package p\nx := {}", open.repeat(n));
+        for text in [
+            nested("[", 60),
+            nested("{", 5000),
+            nested("(", 100_000),
+            nested("{\"a\": [", 40),
+            nested("-", 100_000),
+            nested("1 + ", 100_000),
+            nested("a.", 100_000),
+            nested("a[", 100_000),
+            format!("package p{}", ".a".repeat(50_000)),
+            format!("package p\nx if {{\n{}}}", "y := 1\n".repeat(100_000)),
+        ] {
+            let refused = package_of("p.rego", &text).unwrap_err();
+            assert!(matches!(refused, LoadError::Rego { .. }), "{refused}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use regorus::{
     utils::limits::ExecutionTimerConfig,
 };
 
-use super::{LoadError, LoadOptions, builtins, files::Files, load, replay};
+use super::{LoadError, LoadOptions, builtins, files::Files, load, replay, stack};
 
 /// Longest time for one test.
 pub(super) const TEST_TIME: Duration = Duration::from_secs(30);
@@ -85,10 +85,12 @@ pub fn run_tests(
     dirs: &[PathBuf],
     options: &LoadOptions,
     cover: bool,
-    wanted: impl Fn(&str) -> bool,
+    wanted: impl Fn(&str) -> bool + Send,
 ) -> Result<(TestReport, Vec<Coverage>), LoadError> {
-    let run = run(&Files::collect(dirs, options)?, options, cover, wanted)?;
-    Ok((run.report, run.coverage))
+    stack::roomy(|| {
+        let run = run(&Files::collect(dirs, options)?, options, cover, wanted)?;
+        Ok((run.report, run.coverage))
+    })
 }
 
 /// Which lines of a file were evaluated.

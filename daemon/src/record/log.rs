@@ -65,8 +65,9 @@ impl Log {
     pub fn start(parts: LogParts) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let mut writer = Writer::new(parts);
-        let thread =
-            std::thread::Builder::new().name("decision-log".into()).spawn(move || writer.run(&stopped))?;
+        let builder =
+            std::thread::Builder::new().name("decision-log".into()).stack_size(crate::policy::STACK);
+        let thread = builder.spawn(move || writer.run(&stopped))?;
         Ok(Self { stop, thread })
     }
 

@@ -161,7 +161,8 @@ impl Shadow {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("shadow".into()).spawn(run)?;
+        let thread =
+            std::thread::Builder::new().name("shadow".into()).stack_size(crate::policy::STACK).spawn(run)?;
         Ok(Self { stop, thread })
     }
 
