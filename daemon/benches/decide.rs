@@ -82,6 +82,7 @@ impl Bench {
             limit_entries: 1000,
             cache_entries: 400_000,
             default_ttl: Duration::ZERO,
+            deny_ttl: Duration::ZERO,
             max_ttl: Duration::from_hours(1),
             leeway: Duration::from_secs(30),
         };

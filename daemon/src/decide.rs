@@ -10,6 +10,7 @@ mod cache;
 mod data;
 mod decider;
 mod document;
+mod flights;
 mod id;
 mod input;
 mod inspect;

@@ -35,7 +35,7 @@ decision := {"allow": "yes"} if {
 } else := {
 	"allowed": true,
 	"headers": {"x-user": input.identity.sub, "x-groups": ["red", "blue"]},
-	"response_headers_to_add": {"x-decided": "yes"},
+	"response_headers_to_add": {"x-decided": "yes", "x-source": input.request.source},
 	"request_headers_to_remove": ["x-secret"],
 	"dynamic_metadata": {"plan": "gold"},
 } if {

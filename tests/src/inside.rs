@@ -139,6 +139,7 @@ impl Inside {
             cache_entries: 100_000,
             limit_entries: 1000,
             default_ttl: Duration::ZERO,
+            deny_ttl: Duration::ZERO,
             max_ttl: Duration::from_mins(5),
             leeway: Duration::from_secs(30),
         };

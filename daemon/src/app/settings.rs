@@ -352,6 +352,7 @@ pub fn decide(c: &Config) -> decide::Settings {
         cache_entries: c.decide.cache_entries,
         limit_entries: c.decide.limit_entries,
         default_ttl: c.decide.default_ttl.0,
+        deny_ttl: c.decide.deny_ttl.unwrap_or(c.decide.default_ttl).0,
         max_ttl: c.decide.max_ttl.0,
         // What is condemned stays so for as long as any issuer's tokens may be accepted past their `exp`.
         leeway: c

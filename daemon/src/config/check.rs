@@ -223,7 +223,10 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "policy.decision",
         "is not a rule's path such as \"portcullis/decision\"",
     );
-    f.unless(c.decide.default_ttl <= c.decide.max_ttl, "decide.default_ttl", "is longer than decide.max_ttl");
+    for (name, ttl) in [("default_ttl", Some(c.decide.default_ttl)), ("deny_ttl", c.decide.deny_ttl)] {
+        let fits = ttl.is_none_or(|ttl| ttl <= c.decide.max_ttl);
+        f.unless(fits, &format!("decide.{name}"), "is longer than decide.max_ttl");
+    }
     for h in &c.decide.headers {
         f.unless(
             is_name(h, 100) && !h.bytes().any(|b| b.is_ascii_uppercase()),

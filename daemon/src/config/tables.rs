@@ -341,6 +341,8 @@ section! {
         cache_entries: u64 = 100_000,
         /// How long a verdict is kept whose policy gives no `ttl`; 0 s keeps none.
         default_ttl: Span = Span::seconds(0),
+        /// The same of a verdict that denies; without it, as long as one that allows.
+        deny_ttl: Option<Span> = None,
         /// Longest time a verdict is kept, whatever the policy says.
         max_ttl: Span = Span::seconds(300),
         /// Keys of rate limits kept at once, about 40 bytes each. A request of another key is denied while none of

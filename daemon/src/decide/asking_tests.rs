@@ -95,3 +95,29 @@ async fn a_token_that_is_revoked_while_a_server_is_asked_is_denied() {
     assert_eq!(asked.await.unwrap(), Reason::TokenRevoked);
     assert!(!world.decider.has_verdicts());
 }
+
+#[tokio::test]
+async fn who_asks_the_same_meanwhile_waits_for_the_answer_and_asks_no_server_itself() {
+    let ask = "http.send({\"method\": \"get\", \"url\": \"AT/role\"}).status_code == 200";
+    for (decision, asked) in [("{\"allow\": ok, \"ttl\": 60}", 2), ("{\"allow\": ok}", 4)] {
+        let (world, server) = world(&format!("decision := {decision}\nok := {ask}")).await;
+        let (world, t) = (Arc::new(world), token("1"));
+        let all: Vec<_> = (0..4)
+            .map(|n| {
+                let (world, t) = (Arc::clone(&world), t.clone());
+                tokio::spawn(async move {
+                    if n % 2 == 0 {
+                        return json!(world.auth(&t).await.reason().code());
+                    }
+                    world.data(&["p", "decision", "allow"], &t).await
+                })
+            })
+            .collect();
+        for (n, one) in all.into_iter().enumerate() {
+            let expected = if n % 2 == 0 { json!("allowed") } else { json!({"result": true}) };
+            assert_eq!(one.await.unwrap(), expected);
+        }
+        // Each door asks once; what is not kept is decided for each request.
+        assert_eq!(server.count(), asked);
+    }
+}

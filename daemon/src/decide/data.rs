@@ -204,6 +204,14 @@ impl Decider {
         if self.is_overloaded() {
             return Ok(overloaded());
         }
+        let flight = if is_decision && !query.strict { self.flights.join(key).await } else { None };
+        if flight.is_none()
+            && let Some(hit) = self.hit(key).filter(|_| is_decision && !query.strict)
+        {
+            self.parts.metrics.cache(true);
+            *note = Note { about: hit.about(), cached: true };
+            return Ok(self.hit_answer(&hit, path));
+        }
         let Parsed { input, token, proof, warn } = parsed;
         let known = self.know(token, &proof.evidence(), &proof.target()).await;
         let complete = |mut input: Value, now: WallTime| {
@@ -232,7 +240,9 @@ impl Decider {
         verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
         let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
         let keys = if verdict.confirmation.is_some() { Vec::new() } else { keys };
-        Ok(self.charged_answer(&self.keep(&keys, loaded.generation, verdict), path))
+        let kept = self.keep(&keys, loaded.generation, verdict);
+        drop(flight);
+        Ok(self.charged_answer(&kept, path))
     }
 
     /// A verdict's answer, once its rate limits were asked.

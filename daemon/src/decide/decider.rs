@@ -19,6 +19,7 @@ use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
     cache::{Found, Hit, Identities, Verdict, Verdicts, bounded},
+    flights::Flights,
     input::{request_input, status_code},
     known::Known,
     limits::{Asked, Limiter, Rate},
@@ -44,6 +45,8 @@ pub struct Settings {
     pub cache_entries: u64,
     /// Lifetime of a verdict whose policy gives none.
     pub default_ttl: Duration,
+    /// The same of one that denies.
+    pub deny_ttl: Duration,
     /// Longest lifetime.
     pub max_ttl: Duration,
     /// Keys of rate limits kept.
@@ -84,6 +87,7 @@ pub struct Decider {
     pub(super) settings: Settings,
     verdicts: Verdicts,
     pub(super) identities: Identities,
+    pub(super) flights: Flights,
     limiter: Limiter,
     ready: AtomicBool,
     overloaded: AtomicBool,
@@ -136,6 +140,7 @@ impl Decider {
             settings,
             verdicts,
             identities,
+            flights: Flights::default(),
             limiter,
             ready,
             overloaded,
@@ -222,8 +227,16 @@ impl Decider {
         let key = self.request_key(&attributes, false, request, credential);
         // A denial that the kernel was told of for one target is not to be met by the others: it is to be told of each.
         let by_target = || self.request_key(&attributes, true, request, credential);
-        let hit =
-            self.hit(key).or_else(|| if attributes.names_target() { None } else { self.hit(by_target()) });
+        let look =
+            || self.hit(key).or_else(|| if attributes.names_target() { None } else { self.hit(by_target()) });
+        let mut hit = look();
+        let mut flight = None;
+        if hit.is_none() && !self.is_overloaded() {
+            flight = self.flights.join(key).await;
+            if flight.is_none() {
+                hit = look();
+            }
+        }
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked(v)) => {
@@ -250,7 +263,9 @@ impl Decider {
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
-        Found::verdict(self.keep(&[key], attributes.generation, verdict), false)
+        let kept = self.keep(&[key], attributes.generation, verdict);
+        drop(flight);
+        Found::verdict(kept, false)
     }
 
     /// A denial for a decision that panicked; may itself panic of the same cause.
@@ -443,7 +458,11 @@ impl Decider {
     ) -> Verdict {
         // What changes by itself is kept only where the policy says for how long.
         let volatile = self.attributes().volatile || loaded.generation != self.attributes().generation;
-        let default = if volatile { Duration::ZERO } else { self.settings.default_ttl };
+        let default = match decision.allow {
+            _ if volatile => Duration::ZERO,
+            true => self.settings.default_ttl,
+            false => self.settings.deny_ttl,
+        };
         let ttl = decision.ttl.unwrap_or(default).min(self.settings.max_ttl);
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));

@@ -48,7 +48,14 @@ impl Decider {
             return Ok(Ruling::Deny(self.without_decision(token, Reason::NotReady)));
         }
         let key = self.parts.key.digest_all(DOCUMENT_DOMAIN, [text]);
-        let hit = self.hit(key);
+        let mut hit = self.hit(key);
+        let mut flight = None;
+        if hit.is_none() && !self.is_overloaded() {
+            flight = self.flights.join(key).await;
+            if flight.is_none() {
+                hit = self.hit(key);
+            }
+        }
         self.parts.metrics.cache(hit.is_some());
         match hit {
             Some(Hit::Revoked(verdict)) => {
@@ -77,6 +84,8 @@ impl Decider {
         // The whole text is the key, under whatever policy set.
         let generation = verdict.generation;
         let keys: &[_] = if verdict.confirmation.is_some() { &[] } else { &[key] };
-        Ok(self.charged(&self.keep(keys, generation, verdict)))
+        let kept = self.keep(keys, generation, verdict);
+        drop(flight);
+        Ok(self.charged(&kept))
     }
 }

@@ -12,6 +12,13 @@ pub(super) fn status_code(known: &Known) -> &'static str {
 
 /// The input of policies for a request; see `policies/README.md`.
 pub(super) fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
+    let mut input = request_members(r);
+    add_token(&mut input, known, now);
+    input
+}
+
+/// What is said of the request itself, in our schema and in the gateway's own.
+pub(super) fn request_members(r: &Request<'_>) -> Value {
     let mut input = request_member(r);
     if let (Some(Value::Object(foreign)), Value::Object(members)) = (r.foreign, &mut input) {
         for (name, value) in foreign {
@@ -19,12 +26,10 @@ pub(super) fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Va
             members.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
-    add_token(&mut input, known, now);
     input
 }
 
-/// What is said of the request itself.
-pub(super) fn request_member(r: &Request<'_>) -> Value {
+fn request_member(r: &Request<'_>) -> Value {
     let headers: serde_json::Map<String, Value> =
         r.headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
     json!({

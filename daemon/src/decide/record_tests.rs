@@ -129,6 +129,22 @@ async fn evaluated_and_cached_decisions_are_lines_in_opas_format() {
 }
 
 #[tokio::test]
+async fn members_of_a_gateways_own_schema_are_logged_and_the_token_in_them_is_not() {
+    let rules = "default decision := {\"allow\": false}\ndecision := {\"allow\": true} if input.attributes.request.http.path == \"/v1?x=1\"";
+    let (logged, t) = (Logged::new(rules, 1), token("1"));
+    let foreign = json!({"parsed_path": ["v1"], "attributes": {"request": {"http": {
+        "path": "/v1?x=1", "headers": {"authorization": format!("Bearer {t}")}}}}});
+    let request = Request { foreign: Some(&foreign), ..super::tests::bare("/v1") };
+    let ruling = logged.world.decider.request(BY, &request, Ok(Some(Presented::new(&t)))).await;
+    assert!(matches!(ruling, Ruling::Allow(_)));
+    let lines = logged.lines();
+    let input = &lines[0]["input"];
+    assert_eq!(input["attributes"], json!({"request": {"http": {"path": "/v1?x=1", "headers": {}}}}));
+    assert_eq!((&input["parsed_path"], &input["request"]["path"]), (&json!(["v1"]), &json!("/v1")));
+    assert!(!lines[0].to_string().contains(&t[..40]));
+}
+
+#[tokio::test]
 async fn the_data_api_and_documents_are_logged_without_their_tokens() {
     let (logged, t) = (Logged::new(OBJECTS, 1), token("1"));
     for _ in 0..2 {

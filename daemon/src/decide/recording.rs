@@ -8,13 +8,14 @@ use serde_json::Value;
 use super::{
     Decider, DecisionId, FailOpen, Request, Ruling,
     data::take_token,
-    input::{complete, request_member, seconds, status_code},
+    input::{complete, request_members, seconds, status_code},
     known::Known,
+    proof::Proof,
     request::Path,
 };
 use crate::{
     policy::Loaded,
-    record::{Asked, Asker, Decided, Event, Recorder, Texts},
+    record::{Asked, Asker, Decided, Event, Recorder, Secret, Texts},
     telemetry::Door,
 };
 
@@ -108,36 +109,38 @@ impl Decider {
 /// A request's texts, taken down.
 pub(super) fn asked_about(by: Asker<'_>, r: &Request<'_>) -> Asked {
     // Taken apart, so that an attribute that is added later is not forgotten here.
-    // What a gateway's own schema adds says the same in other words, the token among them.
-    let Request { method, path, query, host, headers, source, foreign: _, evidence: _ } = r;
+    let Request { method, path, query, host, headers, source, foreign, evidence: _ } = r;
     let fixed = [by.peer, *method, path.as_str(), *query, *host, *source];
     let headers = headers.iter().flat_map(|(name, value)| [*name, *value]);
-    Asked::Request(Texts::pack(fixed.into_iter().chain(headers)))
+    let foreign = foreign.and_then(|members| serde_json::to_vec(members).ok()).map(Secret::from);
+    Asked::Request { texts: Texts::pack(fixed.into_iter().chain(headers)), foreign }
 }
 
 /// The input that a decision was asked about, made again as the policy saw it. The paths say where tokens stand in
 /// inputs of the data API and of AuthZEN.
 pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[String]) -> Option<Value> {
     let mut input = match &event.asked {
-        Asked::Request(texts) => {
+        Asked::Request { texts, foreign } => {
             let texts = texts.unpack();
             let (&[_, method, path, query, host, source], headers) = texts.split_first_chunk::<6>()?;
             let headers = headers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
             let path = Path::new(path).ok()?;
-            request_member(&Request {
+            let foreign = foreign.as_ref().and_then(|json| serde_json::from_slice(json.bytes()).ok());
+            request_members(&Request {
                 method,
                 path,
                 query,
                 host,
                 headers,
                 source,
-                foreign: None,
+                foreign: foreign.as_ref(),
                 evidence: crate::token::Evidence::default(),
             })
         }
         Asked::Data { body, read, .. } => read(body.bytes(), data_token)?,
         Asked::Document { text, read, .. } => {
             let mut input = read(text.bytes())?;
+            drop(Proof::take(&mut input, document_token));
             let _ = take_token(&mut input, document_token);
             input
         }

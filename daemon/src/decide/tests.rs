@@ -91,6 +91,7 @@ impl World {
             cache_entries: 10_000,
             limit_entries: 1000,
             default_ttl: minute,
+            deny_ttl: minute,
             max_ttl: minute,
             leeway: Duration::ZERO,
         };
@@ -202,7 +203,7 @@ async fn a_verdict_of_another_generation_is_not_used() {
 }
 
 /// A request that says nothing but its path.
-fn bare(path: &str) -> Request<'_> {
+pub(super) fn bare(path: &str) -> Request<'_> {
     Request {
         method: "GET",
         path: Path::new(path).unwrap(),

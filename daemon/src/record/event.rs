@@ -57,7 +57,12 @@ pub struct Event {
 /// What was asked.
 pub enum Asked {
     /// About a request.
-    Request(Texts),
+    Request {
+        /// What stands in our own schema.
+        texts: Texts,
+        /// Members in a gateway's own schema, as JSON: the token is among them.
+        foreign: Option<Secret>,
+    },
     /// OPA's data API.
     Data {
         /// The path below `data`.
@@ -86,7 +91,7 @@ impl Event {
     /// Memory that it takes, roughly.
     pub fn size(&self) -> usize {
         let asked = match &self.asked {
-            Asked::Request(texts) => texts.0.len(),
+            Asked::Request { texts, foreign } => texts.0.len() + foreign.as_ref().map_or(0, |f| f.0.len()),
             Asked::Data { body, answer, .. } => body.0.len() + answer.len(),
             Asked::Document { text, .. } => text.0.len(),
         };
@@ -101,6 +106,11 @@ impl Secret {
     /// A copy.
     pub fn copy(bytes: &[u8]) -> Self {
         Self(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// Takes them.
+    pub fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
     }
 
     /// They.

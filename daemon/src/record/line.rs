@@ -29,7 +29,7 @@ pub struct Frame<'a> {
 /// The line of a decision, as it is before it is redacted.
 pub fn decision(event: &Event, input: Option<Value>, frame: &Frame<'_>) -> Value {
     let (path, peer) = match &event.asked {
-        Asked::Request(texts) => {
+        Asked::Request { texts, .. } => {
             (frame.decision, texts.unpack().first().copied().unwrap_or_default().to_owned())
         }
         Asked::Data { path, peer, .. } => (path.as_str(), peer.clone()),

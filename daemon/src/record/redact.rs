@@ -29,6 +29,10 @@ const SECRETS: [&str; 17] = [
 /// Objects whose members are headers.
 const HEADERS: [&str; 2] = ["headers", "response_headers_to_add"];
 
+/// Where the members that Envoy's schema adds have the request, and what of it goes: a body is anything at all.
+const ENVOYS_REQUEST: &str = "/input/attributes/request/http";
+const BODIES: [&str; 2] = ["body", "rawBody"];
+
 /// In place of a value that cannot be taken out.
 const GONE: &str = "***";
 
@@ -61,6 +65,7 @@ impl Redaction {
     fn walk(&self, value: &mut Value, place: &mut String, in_headers: bool, changed: &mut Changed) {
         match value {
             Value::Object(members) => {
+                let has_bodies = place == ENVOYS_REQUEST;
                 let is_identity = place == "/input/identity" || place == "/input/identity/claims";
                 let goes = |name: &str, value: &Value| {
                     let lower = name.to_ascii_lowercase();
@@ -68,7 +73,8 @@ impl Redaction {
                         || self.secrets.contains(&lower)
                         || (in_headers && !self.headers.contains(&lower))
                         || (is_identity && self.claims.iter().any(|claim| claim == name))
-                        || matches!(value, Value::String(text) if is_credential(text) && !(name == "query" && self.can_clean(text)))
+                        || (has_bodies && BODIES.contains(&name))
+                        || matches!(value, Value::String(text) if is_credential(text) && self.cleaned(name, text).is_none_or(|clean| is_credential(&clean)))
                 };
                 let gone: Vec<String> = members
                     .iter()
@@ -89,11 +95,10 @@ impl Redaction {
                     let before = place.len();
                     place.push('/');
                     place.push_str(&escaped(name));
-                    if name == "query"
-                        && let Value::String(query) = value
-                        && let Some(clean) = self.query(query)
+                    if let Value::String(text) = value
+                        && let Some(clean) = self.cleaned(name, text)
                     {
-                        *query = clean;
+                        *text = clean;
                         changed.masked.push(place.clone());
                     }
                     self.walk(value, place, HEADERS.contains(&name.as_str()), changed);
@@ -122,9 +127,16 @@ impl Redaction {
         }
     }
 
-    /// Whether a query without its credentials is none itself.
-    fn can_clean(&self, query: &str) -> bool {
-        self.query(query).is_some_and(|clean| !is_credential(&clean))
+    /// A query, or a path with one, without the credentials in the query; none where there are none.
+    fn cleaned(&self, name: &str, text: &str) -> Option<String> {
+        match name {
+            "query" => self.query(text),
+            "path" => {
+                let (path, query) = text.split_once('?')?;
+                self.query(query).map(|clean| format!("{path}?{clean}"))
+            }
+            _ => None,
+        }
     }
 
     /// A query without the values of parameters that are credentials, if it has any.
@@ -213,6 +225,34 @@ mod tests {
             changed.erased,
             ["/input/identity/email", "/input/identity/claims/email", "/input/request/headers/x-user"]
         );
+    }
+
+    #[test]
+    fn what_envoys_schema_repeats_goes_too() {
+        let (input, changed) = redacted(json!({
+            "attributes": {"request": {"http": {
+                "headers": {"authorization": "Bearer x", "x-tenant": "acme", "x-user": "bob"},
+                "path": format!("/a?b=c&access_token=x&d={JWS}"),
+                "body": "pin=1234",
+                "rawBody": "cGluPTEyMzQ=",
+                "method": "GET",
+            }}},
+            "parsed_path": ["a"],
+            "parsed_query": {"b": ["c"], "access_token": ["x"], "d": [JWS]},
+            "parsed_body": {"password": "x", "n": 1},
+        }));
+        assert_eq!(
+            input,
+            json!({
+                "attributes": {"request": {"http": {
+                    "headers": {"x-tenant": "acme"}, "path": "/a?b=c&access_token=***&d=***", "method": "GET",
+                }}},
+                "parsed_path": ["a"],
+                "parsed_query": {"b": ["c"], "d": ["***"]},
+                "parsed_body": {"n": 1},
+            })
+        );
+        assert!(changed.erased.contains(&"/input/attributes/request/http/rawBody".to_owned()), "{changed:?}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) async fn answer(
 
 /// Answers Envoy: `path` is the request's own, behind the prefix.
 pub(super) async fn envoy(doors: &Doors, request: &Request<Incoming>, path: &str, peer: &Peer) -> Answer {
-    let original = its_own(request, path, &doors.settings, &peer.address);
+    let original = its_own(request, path, &doors.settings);
     ruled(doors, Door::ExtAuthzHttp, Dialect::EnvoyHttp, request.headers(), peer, original).await
 }
 
@@ -79,11 +79,10 @@ pub(super) fn is_method(text: &str) -> bool {
 }
 
 /// The request itself, as Envoy sends it on.
-fn its_own<'a>(
-    request: &'a Request<Incoming>,
+fn its_own<'a, B>(
+    request: &'a Request<B>,
     path: &'a str,
     settings: &'a DoorSettings,
-    peer: &'a str,
 ) -> Result<decide::Request<'a>, Malformed> {
     let headers = request.headers();
     let method = request.method().as_str();
@@ -94,7 +93,8 @@ fn its_own<'a>(
         Some(authority) => authority.as_str(),
         None => one_of(headers, ["host"])?.unwrap_or_default(),
     };
-    let source = last_hop(one_of(headers, ["x-forwarded-for"])?, peer);
+    // Not from X-Forwarded-For: what Envoy appends there is its own address, for it is the client here.
+    let source = one_of(headers, ["x-real-ip"])?.unwrap_or_default();
     let query = request.uri().query().unwrap_or_default();
     let path = Path::new(path).map_err(|_| Malformed)?;
     let evidence = evidence(headers, settings);
@@ -195,9 +195,13 @@ fn leave(permit: &Permit, dialect: Dialect) -> Answer {
         for (name, value) in &reply.response_headers {
             add(headers, name, value);
         }
-        if dialect == Dialect::EnvoyHttp && !reply.removed.is_empty() {
-            add(headers, REMOVED, &reply.removed.join(","));
-        }
+    }
+    if dialect == Dialect::EnvoyHttp {
+        // What this answer does not set, a client's own words must not stand for.
+        let unset = [SUBJECT, REASON].into_iter().filter(|name| !headers.contains_key(*name));
+        let removed = permit.reply().into_iter().flat_map(|reply| &reply.removed).map(String::as_str);
+        let removed = removed.chain(unset).collect::<Vec<_>>().join(",");
+        add(headers, REMOVED, &removed);
     }
     for (name, value) in permit.allowance().iter().flat_map(|a| a.headers()) {
         // The policy's own word on it goes first.
@@ -253,6 +257,21 @@ mod tests {
             ("POST", "/v1/orders/7", "a=b", "192.0.2.7")
         );
         assert_eq!(r.headers, [("x-tenant", "acme")]);
+    }
+
+    #[test]
+    fn envoys_own_address_is_nobodys_source() {
+        let settings = DoorSettings::default();
+        let source = |list: &[(&'static str, &'static str)]| {
+            let mut request = Request::new(());
+            *request.headers_mut() = headers(list);
+            its_own(&request, "/", &settings).map(|r| r.source.to_owned()).ok()
+        };
+        // What Envoy appends is the address that it asks from.
+        assert_eq!(source(&[("x-forwarded-for", "10.0.0.9, 192.0.2.1")]).as_deref(), Some(""));
+        let told = [("x-forwarded-for", "10.0.0.9"), ("x-real-ip", "192.0.2.7")];
+        assert_eq!(source(&told).as_deref(), Some("192.0.2.7"));
+        assert_eq!(source(&[("x-real-ip", "192.0.2.7"), ("x-real-ip", "192.0.2.8")]), None);
     }
 
     #[test]

@@ -42,10 +42,12 @@ fn by_http(open: bool) -> String {
                       http_service:
                         server_uri: {{uri: 'http://127.0.0.1:8181', cluster: portcullis_http, timeout: 0.25s}}
                         path_prefix: /ext_authz
+                        authorization_request:
+                          headers_to_add: [{{key: x-real-ip, value: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}]
                         authorization_response:
                           allowed_upstream_headers: {{patterns: [{{prefix: x-}}]}}
                           allowed_client_headers: {{patterns: [{{prefix: x-}}, {{exact: www-authenticate}}, {{exact: retry-after}}, {{exact: content-type}}]}}
-                          allowed_client_headers_on_success: {{patterns: [{{exact: x-decided}}]}}"
+                          allowed_client_headers_on_success: {{patterns: [{{exact: x-decided}}, {{exact: x-source}}]}}"
     )
 }
 
@@ -199,14 +201,25 @@ fn headers_bodies_and_metadata_of_a_decision_reach_whom_they_are_for() -> Result
     let Some(s) = Scene::make("")? else { return Ok(()) };
     let good = s.w.mint.hs256()?;
     for port in [GRPC, HTTP] {
-        let client = [bearer(&good), "X-Secret: s3cret".into(), "X-User: forged".into()];
+        let client = [
+            bearer(&good),
+            "X-Secret: s3cret".into(),
+            "X-User: forged".into(),
+            "X-Real-IP: 192.0.2.66".into(),
+            "X-Forwarded-For: 192.0.2.66".into(),
+        ];
         let client: Vec<&str> = client.iter().map(String::as_str).collect();
         let rich = s.ask(port, "/rich", &client)?;
         assert_eq!((rich.status, rich.header("x-decided")), (200, Some("yes")), "{port}: {rich:?}");
+        assert_eq!(rich.header("x-source"), Some("10.77.0.2"), "{port}: {rich:?}");
         let head = s.served();
         assert!(head.contains("x-user: sub-"), "{port}: {head}");
         assert!(!head.contains("forged") && !head.contains("s3cret"), "{port}: {head}");
         assert!(head.contains("red") && head.contains("blue"), "{port}: {head}");
+        // Where the daemon names nobody, nobody else does.
+        let forged = ["X-Portcullis-Subject: forged", "X-Portcullis-Reason: forged"];
+        assert!(is_the_services(&s.ask(port, "/nobody", &forged)?), "{port}");
+        assert!(!s.served().contains("forged"), "{port}: {}", s.served());
         let limited = s.ask(port, "/limited", &[&bearer(&good)])?;
         assert_eq!((limited.status, limited.body.as_str()), (429, "slow down"), "{port}: {limited:?}");
         assert_eq!(
