@@ -77,6 +77,7 @@ impl Bench {
             recorder,
             outside: None,
             usage: None,
+            geo: None,
         };
         let settings = Settings {
             limit_entries: 1000,

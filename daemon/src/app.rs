@@ -188,9 +188,9 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         recorder: records.recorder.clone(),
         outside: outside(&config, &metrics)?,
         usage: usage.as_ref().map(|keeper| Arc::clone(keeper.book())),
+        geo: settings::geo(&config)?.map(Arc::new),
     };
-    let recorder = records.recorder.clone();
-    let candidate = Candidate::default();
+    let (recorder, candidate) = (records.recorder.clone(), Candidate::default());
     let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
@@ -378,6 +378,9 @@ async fn serve(
         tasks.spawn(Arc::clone(&doors).serve(listener, stop.clone()));
     }
     tasks.spawn(tasks::keys(Arc::clone(&shared), stop.clone()));
+    if let Some(geo) = shared.decider.geo() {
+        tasks.spawn(tasks::places(Arc::clone(geo), stop.clone()));
+    }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
     tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;

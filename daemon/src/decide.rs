@@ -10,6 +10,7 @@ mod cache;
 mod data;
 mod decider;
 mod document;
+mod explain;
 mod flights;
 mod id;
 mod input;
@@ -28,7 +29,8 @@ mod select;
 mod using;
 
 pub use data::{DataAnswer, DataFault, DataQuery, Form};
-pub use decider::{Decider, DeciderParts, Explanation, Settings};
+pub use decider::{Decider, DeciderParts, Settings};
+pub use explain::Explanation;
 pub use id::DecisionId;
 pub use inspect::Inspected;
 pub use limits::Allowance;

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod fetch;
+pub mod geo;
 mod hex;
 pub mod journal;
 pub mod kernel;

@@ -55,6 +55,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it is the log.
+    pub const fn is_log(self) -> bool {
+        self.log.is_some()
+    }
+
     /// The line stands for so many.
     pub fn sampled(self) -> u32 {
         self.log.unwrap_or(1)

@@ -134,6 +134,7 @@ impl Inside {
             recorder: None,
             outside: None,
             usage: None,
+            geo: None,
         };
         let settings = Settings {
             cache_entries: 100_000,

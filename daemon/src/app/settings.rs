@@ -10,6 +10,7 @@ use crate::{
     },
     decide,
     fetch::Secret,
+    geo::Geo,
     kernel::{
         self, Answer, Answers, Attach, Enforcement, Gate, GuardedPort, Interfaces, Older, Opaque, Prefix,
         Reaction, ShedBy, ShedHook, ShedSettings, Unknown,
@@ -344,6 +345,12 @@ pub fn outside(c: &Config) -> Option<outside::Settings> {
 pub fn usage(c: &Config) -> Option<usage::Settings> {
     let file = c.usage.file.clone()?;
     Some(usage::Settings { file, max_entries: c.usage.max_entries, keep: c.usage.keep.0 })
+}
+
+/// The databases that say where addresses are, if there are any. Blocks.
+pub fn geo(c: &Config) -> Result<Option<Geo>> {
+    let files = c.host.geo_databases.clone();
+    if files.is_empty() { Ok(None) } else { Ok(Some(Geo::open(files)?)) }
 }
 
 /// How decisions are kept.

@@ -94,6 +94,9 @@ fn read(s: &Shared) -> Value {
                 "observed_since": u64::from(book.observed()) * 3600,
             })
         }),
+        "geo": s.decider.geo().map(|geo| {
+            geo.built().into_iter().map(|(file, built)| json!({"file": file, "built": built})).collect::<Vec<_>>()
+        }),
         "limited_keys": s.decider.limited_keys(),
         "verdict_cache": {"entries": s.decider.cached(), "capacity": config.decide.cache_entries},
         "kernel": kernel,
@@ -190,6 +193,9 @@ fn refresh(s: &Shared) {
     if let Some(book) = &s.usage {
         let (entries, missed) = book.counts();
         s.metrics.usage(entries, missed, u64::from(book.observed()) * 3600);
+    }
+    for (file, built) in s.decider.geo().into_iter().flat_map(|geo| geo.built()) {
+        s.metrics.geo(&file.display().to_string(), built);
     }
     s.metrics.ready(is_ready(s));
     s.metrics.bundles(&s.bundles.gauges());

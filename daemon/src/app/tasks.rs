@@ -23,6 +23,7 @@ use crate::{
     clock::{Clock, SharedClock, WallTime},
     config::{self, Config, KernelMode},
     decide::DecisionId,
+    geo::Geo,
     kernel::{EventSource, Kernel, LinkWatch},
     policy::{PolicySet, Watcher, watch},
     serve::EventRecord,
@@ -63,11 +64,41 @@ const RELOADABLE: &[&str] = &[
 /// How often lapsed entries are taken out. The kernel itself does not count them meanwhile.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// How often databases of places are looked at.
+const PLACES: Duration = Duration::from_secs(10);
+
 /// Keeps issuers' keys up to date, until `stop`.
 pub async fn keys(shared: Arc<Shared>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = Arc::clone(&shared.verifier).keep() => {}
+    }
+}
+
+/// Reads databases of places anew when they are replaced, until `stop`.
+pub async fn places(geo: Arc<Geo>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(PLACES);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = String::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let reader = Arc::clone(&geo);
+        match tokio::task::spawn_blocking(move || reader.refresh()).await {
+            Ok(Ok(changed)) => {
+                failed.clear();
+                if changed {
+                    tracing::info!("geo databases were read anew");
+                }
+            }
+            Ok(Err(e)) if e.to_string() != failed => {
+                failed = e.to_string();
+                tracing::warn!(error = %e, "the geo databases stay as they were");
+            }
+            _ => {}
+        }
     }
 }
 

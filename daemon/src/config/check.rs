@@ -411,9 +411,10 @@ fn check_serve(c: &Config, f: &mut Faults<'_>) {
         "is not a path such as \"/ext_authz\"",
     );
     f.unless(
-        !["/auth", "/forward-auth", "/health", "/v0", "/v1", "/access"].contains(&prefix),
+        !["auth", "forward-auth", "health", "v0", "v1", "access"]
+            .contains(&prefix.trim_start_matches('/').split('/').next().unwrap_or_default()),
         "serve.ext_authz_prefix",
-        "is another front door's path",
+        "is, or lies below, another front door's path",
     );
 }
 

@@ -378,6 +378,9 @@ section! {
         name: Option<String> = None,
         /// Where it stands, such as `"eu-west"`; policies find nothing where none is given.
         region: Option<String> = None,
+        /// MaxMind DB files (`GeoLite2-Country.mmdb`, `…-City`, `…-ASN` and others of the format) that say where
+        /// clients' addresses are, for policies (`input.request.geo`). A replaced file is read by itself.
+        geo_databases: Vec<PathBuf> = Vec::new(),
         /// Labels of the operator's own, such as `{ rack = "7" }`.
         labels: BTreeMap<String, String> = BTreeMap::new(),
     }

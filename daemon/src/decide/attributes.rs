@@ -20,6 +20,8 @@ pub struct Attributes {
     pub query: bool,
     pub host: bool,
     pub source: bool,
+    /// What is known of the source's address.
+    pub geo: bool,
     pub headers: Headers,
     /// Whether the decision also depends on what changes by itself.
     pub volatile: bool,
@@ -46,7 +48,9 @@ impl Attributes {
             path: request("path") || request("segments"),
             query: request("query"),
             host: request("host"),
-            source: request("source"),
+            // Where an address is follows from it, and from the databases.
+            source: request("source") || request("geo"),
+            geo: request("geo"),
             headers: headers(reads),
             volatile: !reads.volatile.is_empty() || reads.touches(&["time"]) || reads.touches(&["usage"]),
         }

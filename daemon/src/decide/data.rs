@@ -107,6 +107,15 @@ impl DataAnswer {
         }
     }
 
+    /// With the id of its line in the decision log, as OPA gives it.
+    fn logged(self, id: DecisionId) -> Self {
+        // An object, as `new` wrote it.
+        let rest = self.body.strip_prefix(b"{").unwrap_or_default();
+        let comma: &[u8] = if rest == b"}" { b"" } else { b"," };
+        let body = [format!("{{\"decision_id\":\"{id}\"").as_bytes(), comma, rest].concat();
+        Self { body: body.into(), ..self }
+    }
+
     /// The value alone; none where it is undefined.
     pub fn value(&self) -> Option<Bytes> {
         // What `new` wrote, without a warning: bare inputs have none.
@@ -131,10 +140,12 @@ impl Decider {
     pub async fn data(&self, query: &DataQuery<'_>) -> Result<DataAnswer, DataFault> {
         let mut note = Note::default();
         let answer = self.answered(query, &mut note).await;
-        if let Some(recorder) = &self.parts.recorder {
-            self.record_data(recorder, query, &answer, note);
-        }
-        answer
+        let Some(recorder) = &self.parts.recorder else { return answer };
+        let id = self.record_data(recorder, query, &answer, note).filter(|_| query.form == Form::Envelope);
+        answer.map(|answer| match id {
+            Some(id) => answer.logged(id),
+            None => answer,
+        })
     }
 
     fn record_data(
@@ -143,12 +154,12 @@ impl Decider {
         query: &DataQuery<'_>,
         answer: &Result<DataAnswer, DataFault>,
         note: Note,
-    ) {
+    ) -> Option<DecisionId> {
         let (reason, body) = match answer {
             Ok(answer) => (answer.reason, answer.body.clone()),
             Err(DataFault::Failed(reason, _)) => (*reason, Bytes::new()),
             // Nothing was decided.
-            Err(DataFault::Malformed(_)) => return,
+            Err(DataFault::Malformed(_)) => return None,
         };
         let ruled =
             Ruled { allow: reason == Reason::Allowed, reason, status: reason.status(), failed_open: false };
@@ -162,7 +173,7 @@ impl Decider {
             },
             answer: body,
         };
-        self.record(recorder, query.by.door, asked, ruled, note.about, note.cached);
+        self.record(recorder, query.by.door, asked, ruled, note.about, note.cached)
     }
 
     async fn answered(&self, query: &DataQuery<'_>, note: &mut Note) -> Result<DataAnswer, DataFault> {

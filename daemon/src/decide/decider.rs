@@ -12,20 +12,20 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
     cache::{Found, Hit, Identities, Verdict, Verdicts, bounded},
     flights::Flights,
-    input::{request_input, status_code},
+    input::request_input,
     known::Known,
     limits::{Asked, Limiter, Rate},
 };
 use crate::{
     clock::{SharedClock, WallTime},
+    geo::Geo,
     outside::Outside,
     policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError, asking},
     record::{Asker, Decided, Recorder},
@@ -79,6 +79,8 @@ pub struct DeciderParts {
     pub outside: Option<Arc<Outside>>,
     /// Where uses of tokens are noted, if they are.
     pub usage: Option<Arc<Book>>,
+    /// Knows where addresses are, if anybody does.
+    pub geo: Option<Arc<Geo>>,
 }
 
 /// Decides requests; shared by all front doors.
@@ -103,29 +105,6 @@ pub struct Decider {
 
 /// Tokens that something is being done about.
 pub(super) type Following = Arc<Mutex<HashSet<DenyFingerprint>>>;
-
-/// How a decision came to be, step by step, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    /// The token's deny fingerprint.
-    pub fingerprint: Option<String>,
-    /// `valid`, or the reason why the token is not.
-    pub token_status: String,
-    /// What the token says of itself, if it is valid.
-    pub identity: Option<Value>,
-    /// Whether it is revoked.
-    pub revoked: bool,
-    /// What the policy was asked about.
-    pub input: Value,
-    /// What it said, or why it said nothing.
-    pub policy: Value,
-    /// What the request gets.
-    pub allow: bool,
-    /// Why.
-    pub reason: &'static str,
-    /// With which status.
-    pub status: u16,
-}
 
 impl Decider {
     /// A decider that is not ready: it denies until [`Self::set_ready`].
@@ -211,10 +190,9 @@ impl Decider {
             Ok(verdict) => self.charged(verdict),
             Err(refusal) => Ruling::Deny(refusal.clone()),
         };
-        if let Some(recorder) = &self.parts.recorder {
-            self.record_request(recorder, by, request, &ruling, found.about, found.cached);
-        }
-        ruling
+        let Some(recorder) = &self.parts.recorder else { return ruling };
+        let id = self.record_request(recorder, by, request, &ruling, found.about, found.cached);
+        ruling.logged(id)
     }
 
     /// The verdict on a request, from the cache where it holds one that counts.
@@ -259,7 +237,8 @@ impl Decider {
             }
             None => {}
         }
-        let known = self.know(owned(credential), &request.evidence, &request.target()).await;
+        let mut known = self.know(owned(credential), &request.evidence, &request.target()).await;
+        known.place = self.place(&attributes, request);
         let input = |time| request_input(request, &known, time);
         let (verdict, _) = self.evaluate(&known, Some(request), input).await;
         let key = if verdict.by_target && !attributes.names_target() { by_target() } else { key };
@@ -333,6 +312,17 @@ impl Decider {
         }
         self.attributes.store(Arc::new(Attributes::of(&self.parts.policy.current())));
         self.attributes.load()
+    }
+
+    /// The databases that say where addresses are.
+    pub const fn geo(&self) -> Option<&Arc<Geo>> {
+        self.parts.geo.as_ref()
+    }
+
+    /// Where a request comes from, for a policy that asks that.
+    pub(super) fn place(&self, attributes: &Attributes, request: &Request<'_>) -> Option<Value> {
+        let geo = self.parts.geo.as_ref().filter(|_| attributes.geo)?;
+        Some(geo.find(request.source))
     }
 
     /// A verdict of the cache that still counts: its time has not come, its policy set is the active one, and
@@ -486,6 +476,7 @@ impl Decider {
                 status,
                 reply: decision.reply,
                 allowance: None,
+                id: None,
             })
         };
         let said = match &ruling {
@@ -542,49 +533,6 @@ impl Decider {
     fn limit_key(&self, known: &Known, limit: &Limit) -> [u64; 2] {
         let token = known.fingerprint.filter(|_| limit.token).map(|f| f.to_string()).unwrap_or_default();
         self.parts.key.digest_all(LIMIT_DOMAIN, [limit.key.as_bytes(), token.as_bytes()])
-    }
-
-    /// Decides a request anew and tells each step. Nothing is cached and nothing is condemned.
-    pub async fn explain(
-        &self,
-        request: &Request<'_>,
-        credential: Result<Option<Token>, Reason>,
-    ) -> Explanation {
-        let known = self.know(credential, &request.evidence, &request.target()).await;
-        let revoked = self.refuses(&known);
-        let input = request_input(request, &known, self.parts.clock.wall());
-        let (loaded, asked) = (self.parts.policy.current(), Input::from(input.clone()));
-        let answer = self.asked(&loaded, || loaded.set.eval_decision_value(&asked)).await;
-        let (policy, ruling) = match answer {
-            Ok((d, value)) if d.allow && !revoked => {
-                (value, Ruling::Allow(Permit::new(d.status.unwrap_or(200), None, d.reply)))
-            }
-            Ok((d, value)) => {
-                let reason = match (&known.status, revoked) {
-                    (_, true) => Reason::TokenRevoked,
-                    (Err(reason), _) => *reason,
-                    (Ok(_), _) => Reason::PolicyDenied,
-                };
-                let status = if revoked { reason.status() } else { d.status.unwrap_or(reason.status()) };
-                let detail = d.reason.map(Arc::from);
-                (value, Ruling::Deny(Refusal { reason, detail, status, reply: d.reply, allowance: None }))
-            }
-            Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
-        };
-        Explanation {
-            fingerprint: known.fingerprint.map(|f| f.to_string()),
-            token_status: status_code(&known).to_owned(),
-            identity: known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()),
-            revoked,
-            input,
-            policy,
-            allow: matches!(ruling, Ruling::Allow(_)),
-            reason: ruling.reason().code(),
-            status: match &ruling {
-                Ruling::Allow(p) => p.status(),
-                Ruling::Deny(r) => r.status,
-            },
-        }
     }
 }
 

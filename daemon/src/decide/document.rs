@@ -27,12 +27,11 @@ impl Decider {
     ) -> Result<Ruling, E> {
         let (mut about, mut cached) = (None, false);
         let ruling = self.ruled(text, token_path, read, &mut about, &mut cached).await?;
-        if let Some(recorder) = &self.parts.recorder {
-            let peer = by.peer.to_owned();
-            let asked = || Asked::Document { peer, text: Secret::copy(text), read: again };
-            self.record_ruling(recorder, by.door, asked, &ruling, about, cached);
-        }
-        Ok(ruling)
+        let Some(recorder) = &self.parts.recorder else { return Ok(ruling) };
+        let peer = by.peer.to_owned();
+        let asked = || Asked::Document { peer, text: Secret::copy(text), read: again };
+        let id = self.record_ruling(recorder, by.door, asked, &ruling, about, cached);
+        Ok(ruling.logged(id))
     }
 
     async fn ruled<E>(

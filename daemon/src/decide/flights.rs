@@ -31,13 +31,12 @@ impl Flights {
     pub async fn join(&self, key: [u64; 2]) -> Option<Flight<'_>> {
         let mut other = {
             let mut under = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match under.get(&key) {
-                Some(other) => other.clone(),
-                None => {
-                    let (end, other) = watch::channel(());
-                    under.insert(key, other);
-                    return Some(Flight { flights: self, key, _end: end });
-                }
+            if let Some(other) = under.get(&key) {
+                other.clone()
+            } else {
+                let (end, other) = watch::channel(());
+                under.insert(key, other);
+                return Some(Flight { flights: self, key, _end: end });
             }
         };
         // Nothing is ever sent: it ends.

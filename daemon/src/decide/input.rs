@@ -14,7 +14,15 @@ pub(super) fn status_code(known: &Known) -> &'static str {
 pub(super) fn request_input(r: &Request<'_>, known: &Known, now: WallTime) -> Value {
     let mut input = request_members(r);
     add_token(&mut input, known, now);
+    add_place(&mut input, known.place.as_ref());
     input
+}
+
+/// Puts in where the request comes from.
+pub(super) fn add_place(input: &mut Value, place: Option<&Value>) {
+    if let (Some(place), Some(request)) = (place, input.get_mut("request").and_then(Value::as_object_mut)) {
+        request.insert("geo".to_owned(), place.clone());
+    }
 }
 
 /// What is said of the request itself, in our schema and in the gateway's own.
@@ -134,6 +142,8 @@ mod tests {
             evidence: crate::token::Evidence::default(),
         });
         complete(&mut input, "token_missing", None, None, WallTime(1));
+        let place = json!({"continent": "EU", "country": "DE", "subdivision": "BE", "asn": 64500, "organization": "E"});
+        add_place(&mut input, Some(&place));
         check(&schema, &input, "input");
         let usage = json!({"observed_since": 0, "first_used": 1, "last_used": 2, "subject": {"first_used": 1, "last_used": 2}});
         complete(&mut input, "valid", Some(&Identity::whole()), Some(&usage), WallTime(1));

@@ -70,6 +70,30 @@ impl World {
 }
 
 #[tokio::test]
+async fn where_an_address_is_goes_by_the_address_and_the_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.mmdb");
+    let country =
+        |code: &str| crate::geo::tests::database(&[("192.0.2.0/24", json!({"country": {"iso_code": code}}))]);
+    std::fs::write(&path, country("DE")).unwrap();
+    let rules = "decision := {\"allow\": false, \"ttl\": 60, \"reason\": sprintf(\"%v\", [object.get(input.request.geo, \"country\", \"unknown\")])}";
+    let (mut world, t) = (World::new(rules), token("1"));
+    let geo = std::sync::Arc::new(crate::geo::Geo::open(vec![path.clone()]).unwrap());
+    world.place_by(std::sync::Arc::clone(&geo));
+    let at = |source| Request { source, ..request("/a", "", "h", &[]) };
+    for (source, says) in [("192.0.2.1", "DE"), ("198.51.100.1", "unknown"), ("192.0.2.1", "DE")] {
+        assert_eq!(world.made(&at(source), &t).await, says);
+    }
+    std::fs::write(dir.path().join("n"), [&country("FR")[..], b""].concat()).unwrap();
+    std::fs::rename(dir.path().join("n"), &path).unwrap();
+    while !geo.refresh().unwrap() {
+        // The same size, and perhaps the same tick of the clock.
+        std::fs::write(&path, country("FR")).unwrap();
+    }
+    assert_eq!(world.made(&at("192.0.2.1"), &t).await, "FR");
+}
+
+#[tokio::test]
 async fn attributes_that_are_read_miss_and_others_hit() {
     let (t, other) = (token("1"), token("2"));
     let plain = request("/a", "", "h", &[]);

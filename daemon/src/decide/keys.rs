@@ -45,7 +45,8 @@ impl Decider {
         });
         let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
         let generation = a.generation.to_le_bytes();
-        let fixed = [&generation[..], kind, credential, &foreign];
+        let geo = self.parts.geo.as_ref().filter(|_| a.geo).map_or(0, |geo| geo.version()).to_le_bytes();
+        let fixed = [&generation[..], kind, credential, &foreign, &geo];
         let domain = if by_target { TARGET_DOMAIN } else { REQUEST_DOMAIN };
         self.parts.key.digest_all(domain, attributes.chain(fixed).chain(headers))
     }

@@ -26,12 +26,22 @@ pub(super) struct Known {
     pub uses: Option<Arc<Uses>>,
     /// What is known of its use.
     pub usage: Option<Value>,
+    /// Where the request comes from, where the policy asks that.
+    pub place: Option<Value>,
 }
 
 impl Known {
     /// Of a request without a token that could be read.
     pub const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), fingerprint: None, names: None, vouched: None, uses: None, usage: None }
+        Self {
+            status: Err(reason),
+            fingerprint: None,
+            names: None,
+            vouched: None,
+            uses: None,
+            usage: None,
+            place: None,
+        }
     }
 
     /// What a valid token's sender must prove.
@@ -78,7 +88,8 @@ impl Decider {
         {
             let usage = self.told_usage(live.uses.as_deref());
             let (status, names) = (Ok(live.identity), Some(live.names));
-            return Known { status, fingerprint, names, vouched: live.vouched, uses: live.uses, usage };
+            let (vouched, uses) = (live.vouched, live.uses);
+            return Known { status, fingerprint, names, vouched, uses, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
         // Boxed: it may ask servers, and each connection would hold room for that.
@@ -93,7 +104,7 @@ impl Decider {
             self.identities.insert(name, Live { identity, fingerprint, names: made, vouched, uses });
         }
         let usage = self.told_usage(uses.as_deref());
-        Known { status, fingerprint, names, vouched, uses, usage }
+        Known { status, fingerprint, names, vouched, uses, usage, place: None }
     }
 }
 

@@ -129,6 +129,34 @@ async fn evaluated_and_cached_decisions_are_lines_in_opas_format() {
 }
 
 #[tokio::test]
+async fn who_asks_is_told_the_id_of_the_line() {
+    let (logged, t) = (Logged::new(OBJECTS, 1), token("1"));
+    let mut told = Vec::new();
+    for path in ["/v1", "/v1", "/no"] {
+        let id = match logged.get(path, &[], &t).await {
+            Ruling::Allow(permit) => permit.id(),
+            Ruling::Deny(refusal) => refusal.id,
+        };
+        told.push(json!(id.unwrap().to_string()));
+    }
+    for path in [&["p", "decision"][..], &["p", "nothing"]] {
+        told.push(logged.world.data(path, &t).await["decision_id"].clone());
+    }
+    let read = || Ok::<_, ()>(json!({}));
+    let by = Asker { door: Door::Authzen, peer: "" };
+    let Ok(Ruling::Deny(denied)) = logged.world.decider.document(by, b"{}", &[], read, |_| None).await else {
+        panic!("allowed");
+    };
+    told.push(json!(denied.id.unwrap().to_string()));
+    let lines: Vec<_> = logged.lines().iter().map(|line| line["decision_id"].clone()).collect();
+    assert_eq!(lines, told);
+    // Without a log there is nothing to name.
+    let world = World::new(OBJECTS);
+    assert!(world.data(&["p", "decision"], &t).await.get("decision_id").is_none());
+    assert!(matches!(world.auth(&t).await, Ruling::Allow(permit) if permit.id().is_none()));
+}
+
+#[tokio::test]
 async fn members_of_a_gateways_own_schema_are_logged_and_the_token_in_them_is_not() {
     let rules = "default decision := {\"allow\": false}\ndecision := {\"allow\": true} if input.attributes.request.http.path == \"/v1?x=1\"";
     let (logged, t) = (Logged::new(rules, 1), token("1"));

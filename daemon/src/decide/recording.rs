@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Decider, DecisionId, FailOpen, Request, Ruling,
     data::take_token,
-    input::{complete, request_members, seconds, status_code},
+    input::{add_place, complete, request_members, seconds, status_code},
     known::Known,
     proof::Proof,
     request::Path,
@@ -49,6 +49,7 @@ impl Decider {
             generation: loaded.generation,
             evaluated: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
             usage: known.usage.clone(),
+            place: known.place.clone(),
         }))
     }
 
@@ -60,8 +61,8 @@ impl Decider {
         ruling: &Ruling,
         about: Option<Arc<Decided>>,
         cached: bool,
-    ) {
-        self.record_ruling(recorder, by.door, || asked_about(by, request), ruling, about, cached);
+    ) -> Option<DecisionId> {
+        self.record_ruling(recorder, by.door, || asked_about(by, request), ruling, about, cached)
     }
 
     pub(super) fn record_ruling(
@@ -72,7 +73,7 @@ impl Decider {
         ruling: &Ruling,
         about: Option<Arc<Decided>>,
         cached: bool,
-    ) {
+    ) -> Option<DecisionId> {
         let ruled = match ruling {
             Ruling::Allow(permit) => {
                 Ruled { allow: true, reason: Reason::Allowed, status: permit.status(), failed_open: false }
@@ -84,10 +85,10 @@ impl Decider {
                 failed_open: recorder.fail_open.contains(&door) && refusal.fail_open(FailOpen).is_some(),
             },
         };
-        self.record(recorder, door, asked, ruled, about, cached);
+        self.record(recorder, door, asked, ruled, about, cached)
     }
 
-    /// Copies what is asked only where it is recorded.
+    /// Copies what is asked only where it is recorded. The id of its line, where it has one.
     pub(super) fn record(
         &self,
         recorder: &Recorder,
@@ -96,13 +97,28 @@ impl Decider {
         ruled: Ruled,
         about: Option<Arc<Decided>>,
         cached: bool,
-    ) {
+    ) -> Option<DecisionId> {
         let time = self.parts.clock.wall();
-        let Some(wanted) = recorder.wanted(ruled.allow, time) else { return };
+        let wanted = recorder.wanted(ruled.allow, time)?;
+        // What was evaluated for it has its id already: condemnations and kernel events carry it.
+        let id = about.as_ref().filter(|_| !cached).map_or_else(DecisionId::make, |d| DecisionId(d.id));
         let Ruled { allow, reason, status, failed_open } = ruled;
         let (asked, decided, sampled) = (asked(), about, wanted.sampled());
-        let event = Event { time, door, asked, allow, reason, status, decided, cached, failed_open, sampled };
+        let event = Event {
+            id: id.0,
+            time,
+            door,
+            asked,
+            allow,
+            reason,
+            status,
+            decided,
+            cached,
+            failed_open,
+            sampled,
+        };
         recorder.note(event, wanted);
+        wanted.is_log().then_some(id)
     }
 }
 
@@ -148,6 +164,7 @@ pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[St
     if let Some(decided) = &event.decided {
         let (identity, usage) = (decided.identity.as_deref(), decided.usage.as_ref());
         complete(&mut input, decided.token_status, identity, usage, event.time);
+        add_place(&mut input, decided.place.as_ref());
     } else if let Some(members) = input.as_object_mut() {
         // Nothing was looked at: these are the caller's words, if they are there.
         for name in super::attributes::OWN {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portcullis_common::reason::Reason;
 
-use super::Allowance;
+use super::{Allowance, DecisionId};
 use crate::policy::Reply;
 
 /// Leave to pass. Only the decision path makes one.
@@ -15,11 +15,12 @@ pub struct Permit {
     reply: Option<Arc<Reply>>,
     failure: Option<Reason>,
     allowance: Option<Allowance>,
+    id: Option<DecisionId>,
 }
 
 impl Permit {
     pub(super) const fn new(status: u16, subject: Option<Arc<str>>, reply: Option<Arc<Reply>>) -> Self {
-        Self { status, subject, reply, failure: None, allowance: None }
+        Self { status, subject, reply, failure: None, allowance: None, id: None }
     }
 
     pub(super) fn limited(self, allowance: Option<Allowance>) -> Self {
@@ -29,6 +30,11 @@ impl Permit {
     /// What is left of its tightest rate limit, for the `RateLimit` headers.
     pub const fn allowance(&self) -> Option<&Allowance> {
         self.allowance.as_ref()
+    }
+
+    /// The id of its line in the decision log, where it has one.
+    pub const fn id(&self) -> Option<DecisionId> {
+        self.id
     }
 
     /// The HTTP status, 2xx.
@@ -69,12 +75,14 @@ pub struct Refusal {
     pub reply: Option<Arc<Reply>>,
     /// The rate limit that it ran into, for the `RateLimit` headers.
     pub allowance: Option<Allowance>,
+    /// The id of its line in the decision log, where it has one.
+    pub id: Option<DecisionId>,
 }
 
 impl Refusal {
     /// A denial for a reason, with its usual status.
     pub const fn of(reason: Reason) -> Self {
-        Self { reason, detail: None, status: reason.status(), reply: None, allowance: None }
+        Self { reason, detail: None, status: reason.status(), reply: None, allowance: None, id: None }
     }
 
     /// Leave to pass at a door that fails open, if this is no decision but the lack of one.
@@ -87,6 +95,7 @@ impl Refusal {
             | Reason::InternalError => {
                 let mut permit = Permit::new(200, None, None);
                 permit.failure = Some(self.reason);
+                permit.id = self.id;
                 Some(permit)
             }
             _ => None,
@@ -107,6 +116,15 @@ impl Ruling {
     /// A denial for a reason.
     pub const fn deny(reason: Reason) -> Self {
         Self::Deny(Refusal::of(reason))
+    }
+
+    /// Gives it the id of its line in the decision log.
+    pub(super) fn logged(mut self, id: Option<DecisionId>) -> Self {
+        match &mut self {
+            Self::Allow(permit) => permit.id = id,
+            Self::Deny(refusal) => refusal.id = id,
+        }
+        self
     }
 
     /// The reason, for metrics and logs.

@@ -85,6 +85,7 @@ impl World {
             recorder,
             outside: None,
             usage,
+            geo: None,
         };
         let minute = Duration::from_mins(1);
         let settings = Settings {
@@ -103,6 +104,11 @@ impl World {
     /// Lets policies ask servers.
     pub fn ask_through(&mut self, outside: Outside) {
         self.decider.parts.outside = Some(Arc::new(outside));
+    }
+
+    /// Tells policies where addresses are.
+    pub fn place_by(&mut self, geo: Arc<crate::geo::Geo>) {
+        self.decider.parts.geo = Some(geo);
     }
 
     pub async fn auth(&self, token: &str) -> Ruling {

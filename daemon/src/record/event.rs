@@ -28,10 +28,14 @@ pub struct Decided {
     pub evaluated: u64,
     /// What the policy was told of the token's use.
     pub usage: Option<Value>,
+    /// Where the request comes from, where the policy asks that.
+    pub place: Option<Value>,
 }
 
 /// One decision.
 pub struct Event {
+    /// Its own id, in its line and in what the caller was told.
+    pub id: u64,
     /// When.
     pub time: WallTime,
     /// By which door.

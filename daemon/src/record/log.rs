@@ -182,7 +182,7 @@ impl Writer {
             labels: &self.parts.labels,
             decision: &loaded.set.decision()["data.".len()..].replace('.', "/"),
             revision: decided.and_then(|d| self.revisions.get(&d.generation)).map(String::as_str),
-            id: decided.filter(|_| !event.cached).map_or_else(fresh, |d| d.id),
+            id: event.id,
         };
         let mut line = line::decision(&event, (self.parts.input)(&event), &frame);
         let mut changed = Changed::default();

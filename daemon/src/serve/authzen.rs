@@ -245,7 +245,7 @@ fn limit(a: &Allowance) -> Value {
 
 /// A ruling in this protocol's words.
 fn said(ruling: &Ruling) -> Value {
-    match ruling {
+    let (allowed, id, mut context) = match ruling {
         Ruling::Allow(permit) => {
             let reason = permit.failure().map_or("allowed", Reason::code);
             let mut context = json!({"reason": reason});
@@ -258,7 +258,7 @@ fn said(ruling: &Ruling) -> Value {
             if let Some(a) = permit.allowance() {
                 context["rate_limit"] = limit(a);
             }
-            json!({"decision": true, "context": context})
+            (true, permit.id(), context)
         }
         Ruling::Deny(refusal) => {
             let mut context = json!({"reason": refusal.reason.code(), "status": refusal.status});
@@ -271,9 +271,13 @@ fn said(ruling: &Ruling) -> Value {
             if let Some(metadata) = refusal.reply.as_ref().and_then(|r| r.metadata.as_ref()) {
                 context["metadata"] = metadata.clone().into();
             }
-            json!({"decision": false, "context": context})
+            (false, refusal.id, context)
         }
+    };
+    if let Some(id) = id {
+        context["decision_id"] = id.to_string().into();
     }
+    json!({"decision": allowed, "context": context})
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use crate::decide::{Allowance, Refusal};
 pub(super) const REASON: &str = "x-portcullis-reason";
 /// The status that was meant, where the gateway would take it for something else.
 pub(super) const STATUS: &str = "x-portcullis-status";
+/// The id of its line in the decision log.
+pub(super) const DECISION: &str = "x-portcullis-decision-id";
 /// `sub` of the verified token.
 pub(super) const SUBJECT: &str = "x-portcullis-subject";
 /// When to come again, where the policy names no time.
@@ -64,6 +66,7 @@ impl<'a> Denial<'a> {
         let given: &[(String, String)] = reply.map_or(&[], |r| &r.headers);
         let names = |name: &str| given.iter().any(|(n, _)| n == name);
         let mut headers = vec![(REASON, Cow::Borrowed(reason.code()))];
+        headers.extend(refusal.id.map(|id| (DECISION, id.to_string().into())));
         if refusal.status != status {
             headers.push((STATUS, refusal.status.to_string().into()));
         }

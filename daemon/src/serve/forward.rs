@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use portcullis_common::reason::Reason;
 
 use super::{
-    denial::{Denial, Dialect, REASON, SUBJECT},
+    denial::{DECISION, Denial, Dialect, REASON, SUBJECT},
     doors::{Answer, DoorSettings, Doors, plain},
     peer::Peer,
 };
@@ -183,6 +183,9 @@ fn leave(permit: &Permit, dialect: Dialect) -> Answer {
     if let Some(subject) = permit.subject().and_then(|s| HeaderValue::from_str(s).ok()) {
         headers.insert(SUBJECT, subject);
     }
+    if let Some(id) = permit.id() {
+        add(headers, DECISION, &id.to_string());
+    }
     if let Some(failure) = permit.failure() {
         headers.insert(REASON, HeaderValue::from_static(failure.code()));
     }
@@ -198,7 +201,7 @@ fn leave(permit: &Permit, dialect: Dialect) -> Answer {
     }
     if dialect == Dialect::EnvoyHttp {
         // What this answer does not set, a client's own words must not stand for.
-        let unset = [SUBJECT, REASON].into_iter().filter(|name| !headers.contains_key(*name));
+        let unset = [SUBJECT, REASON, DECISION].into_iter().filter(|name| !headers.contains_key(*name));
         let removed = permit.reply().into_iter().flat_map(|reply| &reply.removed).map(String::as_str);
         let removed = removed.chain(unset).collect::<Vec<_>>().join(",");
         add(headers, REMOVED, &removed);

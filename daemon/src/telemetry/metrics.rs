@@ -102,6 +102,7 @@ pub struct Metrics {
     policy_requests: IntCounterVec,
     rules: Rules,
     bundles: IntGaugeVec,
+    geo: IntGaugeVec,
     bundle_requests: IntCounterVec,
     revocations: IntCounterVec,
     revocation_seconds: Histogram,
@@ -218,6 +219,7 @@ impl Metrics {
             policy_engine: make.gauges("portcullis_policy_engine", "1 for the engine that evaluates the active policy set, with the kind of reason where it is the interpreter.", &["engine", "cause"])?,
             policy_untested: make.gauge("portcullis_policy_untested", "1 where `policy.require_tests` is off: the active set was not tested.")?,
             bundles: make.gauges("portcullis_bundle_activated_timestamp_seconds", "When the bundle in force came into force, with its revision.", &["bundle", "revision"])?,
+            geo: make.gauges("portcullis_geo_database_built_timestamp_seconds", "When the database in use was built.", &["file"])?,
             bundle_requests: make.counters("portcullis_bundle_requests_total", "Requests for bundles, by what came of them: taken, unchanged, refused, failed.", &["bundle", "result"])?,
             revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
             revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
@@ -359,6 +361,11 @@ impl Metrics {
         if count > 0 {
             self.spans.with_label_values(&[result]).inc_by(count);
         }
+    }
+
+    /// Notes when a database of places was built.
+    pub fn geo(&self, file: &str, built: u64) {
+        self.geo.with_label_values(&[file]).set(i64::try_from(built).unwrap_or(i64::MAX));
     }
 
     /// Counts a request for a bundle.

@@ -11,8 +11,8 @@ use super::messages::{
     OkHttpResponse, Status,
 };
 use crate::{
-    decide::{Permit, Refusal, Ruling},
-    serve::denial::{Denial, Dialect, REASON, SUBJECT},
+    decide::{DecisionId, Permit, Refusal, Ruling},
+    serve::denial::{DECISION, Denial, Dialect, REASON, SUBJECT},
 };
 
 /// `google.rpc.Code`.
@@ -47,6 +47,10 @@ impl Answer {
             Some(failure) => ok.headers.push(header(REASON, failure.code(), OVERWRITE)),
             None => ok.headers_to_remove.push(REASON.to_owned()),
         }
+        match permit.id() {
+            Some(id) => ok.headers.push(header(DECISION, &id.to_string(), OVERWRITE)),
+            None => ok.headers_to_remove.push(DECISION.to_owned()),
+        }
         if let Some(reply) = permit.reply() {
             // Several values are one list (RFC 9110 §5.3): Envoy takes the last of several that overwrite.
             for (name, value) in &reply.headers {
@@ -72,7 +76,7 @@ impl Answer {
             status: Some(Status { code: OK, message: String::new() }),
             denied_response: None,
             ok_response: Some(ok),
-            dynamic_metadata: Some(metadata(reason, permit.reply())),
+            dynamic_metadata: Some(metadata(reason, permit.id(), permit.reply())),
         })
     }
 
@@ -87,7 +91,7 @@ impl Answer {
                 body: denial.body.into_owned(),
             }),
             ok_response: None,
-            dynamic_metadata: Some(metadata(refusal.reason.code(), refusal.reply.as_deref())),
+            dynamic_metadata: Some(metadata(refusal.reason.code(), refusal.id, refusal.reply.as_deref())),
         })
     }
 
@@ -112,11 +116,16 @@ fn header(name: &str, value: &str, append_action: i32) -> HeaderValueOption {
 }
 
 /// What the gateway's access log and other filters may read.
-fn metadata(reason: &str, reply: Option<&crate::policy::Reply>) -> prost_types::Struct {
+fn metadata(
+    reason: &str,
+    id: Option<DecisionId>,
+    reply: Option<&crate::policy::Reply>,
+) -> prost_types::Struct {
     let given = reply.and_then(|r| r.metadata.as_ref()).into_iter().flatten();
     let mut fields: std::collections::BTreeMap<_, _> =
         given.map(|(name, v)| (name.clone(), value(v))).collect();
     fields.insert("portcullis_reason".to_owned(), text(reason));
+    fields.extend(id.map(|id| ("portcullis_decision_id".to_owned(), text(&id.to_string()))));
     prost_types::Struct { fields }
 }
 
@@ -167,7 +176,7 @@ mod tests {
         let Answer(m) = Answer::of(&Ruling::Allow(permit));
         let ok = m.ok_response.unwrap();
         assert_eq!((m.status.unwrap().code, m.denied_response), (OK, None));
-        assert_eq!(ok.headers_to_remove, [SUBJECT]);
+        assert_eq!(ok.headers_to_remove, [SUBJECT, DECISION]);
         assert_eq!(ok.headers[0].header.as_ref().unwrap().value, "policy_timeout");
     }
 
@@ -176,7 +185,7 @@ mod tests {
         let json = serde_json::json!({"a": [1, "b", null, {"c": true}]});
         let reply =
             crate::policy::Reply { metadata: json.as_object().cloned(), ..crate::policy::Reply::default() };
-        let fields = metadata("allowed", Some(&reply)).fields;
+        let fields = metadata("allowed", None, Some(&reply)).fields;
         assert_eq!(fields["portcullis_reason"], text("allowed"));
         assert_eq!(fields["a"], value(&json["a"]));
     }
