@@ -457,6 +457,7 @@ impl Decider {
         let exp = known.status.as_ref().ok().and_then(|i| i.expires_at).map(WallTime::from_seconds);
         let until = exp.map_or(now.plus(ttl), |exp| now.plus(ttl).min(exp));
         let limits = self.limits(known, loaded, &decision, exp, now, id).await;
+        let counts = decision.counts;
         let said: Option<Arc<str>> = decision.reason.as_deref().filter(|_| decision.allow).map(Arc::from);
         let ruling = if decision.allow {
             let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
@@ -489,7 +490,7 @@ impl Decider {
         let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
-        let (body, uses) = (Bytes::new(), known.uses.clone());
+        let (body, uses) = (Bytes::new(), known.uses.clone().filter(|_| counts));
         Verdict {
             ruling,
             body,

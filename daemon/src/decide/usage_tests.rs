@@ -17,7 +17,7 @@ use super::{
     tests::{World, token_of},
 };
 use crate::{
-    clock::{BootTime, Clock, WallTime},
+    clock::{BootTime, Clock, SystemClock, WallTime},
     policy::{LoadOptions, PolicySet, load},
     usage::Book,
 };
@@ -129,4 +129,20 @@ async fn uses_are_noted_for_allowed_requests_alone_and_once_an_hour() {
     assert_eq!(years.book.counts().0, 2, "the token and its subject");
     years.world.data(&["p", "decision"], &token).await;
     assert_eq!(years.book.counts().0, 2);
+}
+
+#[tokio::test]
+async fn an_allow_that_says_so_is_no_use() {
+    let book = Arc::new(Book::new([], 1, 1000));
+    let rules = "decision := {\"allow\": true, \"ttl\": 60, \"use\": input.request.path != \"/health\"}";
+    let (world, t) = (
+        World::with(super::tests::set(rules), None, Some(Arc::clone(&book)), Arc::new(SystemClock)),
+        super::tests::token("1"),
+    );
+    for _ in 0..2 {
+        assert!(matches!(world.auth_of(&t, "/health").await, Ruling::Allow(_)));
+    }
+    assert_eq!(book.counts().0, 0);
+    assert!(matches!(world.auth_of(&t, "/v1").await, Ruling::Allow(_)));
+    assert_eq!(book.counts().0, 2);
 }

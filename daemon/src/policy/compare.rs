@@ -124,7 +124,7 @@ fn members(old: &Answer, new: &Answer) -> Vec<&'static str> {
         _ => return vec!["error"],
     };
     // Taken apart, so that a member that is added later is not forgotten here.
-    let Decision { allow, reason, status, block, ttl, grant, limits, reply } = old;
+    let Decision { allow, reason, status, block, ttl, grant, limits, counts, reply } = old;
     let differ = [
         ("allow", *allow != new.allow),
         ("reason", *reason != new.reason),
@@ -133,6 +133,7 @@ fn members(old: &Answer, new: &Answer) -> Vec<&'static str> {
         ("ttl", *ttl != new.ttl),
         ("grant", *grant != new.grant),
         ("limit", *limits != new.limits),
+        ("use", *counts != new.counts),
         ("headers, body or metadata", *reply != new.reply),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

@@ -34,6 +34,8 @@ pub struct Decision {
     pub grant: Grant,
     /// Rate limits that an allow is under; asked of every request, also where the decision is kept.
     pub limits: Vec<Limit>,
+    /// Whether an allow counts as a use of its token. That of a public route need not.
+    pub counts: bool,
     /// What it says to client and service beside that.
     pub reply: Option<Arc<Reply>>,
 }
@@ -96,11 +98,12 @@ impl Decision {
     /// A decision that says no more than allow or deny.
     const fn bare(allow: bool) -> Self {
         let (block, grant) = (Block::None, Grant::Request);
-        Self { allow, reason: None, status: None, block, ttl: None, grant, limits: Vec::new(), reply: None }
+        let (reason, status, ttl, reply) = (None, None, None, None);
+        Self { allow, reason, status, block, ttl, grant, limits: Vec::new(), counts: true, reply }
     }
 
     /// Reads a decision: a boolean, or an object of `allow` and perhaps `reason`, `status`, `block`, `ttl`, `grant`,
-    /// `limit` and the members of a [`Reply`]. `allowed` and `http_status`, the Envoy plugin's names, stand for `allow` and
+    /// `limit`, `use` and the members of a [`Reply`]. `allowed` and `http_status`, the Envoy plugin's names, stand for `allow` and
     /// `status`.
     pub(super) fn read(value: &Value) -> Result<Self, PolicyError> {
         let members = match value {
@@ -131,6 +134,7 @@ impl Decision {
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
                 Ok("grant") => decision.grant = grant(value, *allow)?,
                 Ok("limit") => decision.limits = limits(value, *allow)?,
+                Ok("use") => decision.counts = counts(value, *allow)?,
                 Ok(other) if reply.take(other, value)? => {}
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
@@ -178,6 +182,15 @@ fn grant(value: &Value, allow: bool) -> Result<Grant, PolicyError> {
         (Ok("token"), true) => Ok(Grant::Token),
         (_, false) => bad("a denial grants nothing"),
         _ => bad("`grant` is neither \"request\" nor \"token\""),
+    }
+}
+
+fn counts(value: &Value, allow: bool) -> Result<bool, PolicyError> {
+    match value {
+        Value::Bool(counts) if allow => Ok(*counts),
+        Value::Bool(false) => Ok(false),
+        Value::Bool(true) => bad("a denial is no use of its token"),
+        _ => bad("`use` is not a boolean"),
     }
 }
 
@@ -263,6 +276,7 @@ mod tests {
                 ttl: Some(Duration::from_millis(1500)),
                 grant: Grant::Request,
                 limits: Vec::new(),
+                counts: true,
                 reply: None,
             })
         );
