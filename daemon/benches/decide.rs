@@ -9,7 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{
+    hmac,
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use portcullis::{
@@ -36,13 +40,19 @@ struct Bench {
     dir: PathBuf,
     decider: Decider,
     active: Arc<Active>,
+    es256: EcdsaKeyPair,
     runtime: Runtime,
 }
 
 impl Bench {
     fn new(recorder: Option<Arc<Recorder>>) -> Self {
+        Self::with(recorder, 400_000)
+    }
+
+    /// With room for so many verdicts and identities.
+    fn with(recorder: Option<Arc<Recorder>>, cache_entries: u64) -> Self {
         let dir = std::env::temp_dir().join(format!(
-            "portcullis-bench-decide-{}-{}",
+            "portcullis-bench-decide-{}-{}-{cache_entries}",
             std::process::id(),
             recorder.is_some()
         ));
@@ -57,16 +67,25 @@ impl Bench {
         let settings = PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
-        let issuer = IssuerSettings {
-            issuer: "https://issuer".into(),
+        let issuer = |name: &str, algorithm: &str, keys| IssuerSettings {
+            issuer: name.into(),
             audience: vec!["api".into()],
-            algorithms: vec!["HS256".into()],
-            keys: KeySource::HmacFile { path: dir.join("hmac.key"), kid: None },
+            algorithms: vec![algorithm.into()],
+            keys,
             rules: TokenRules::default(),
         };
+        let es256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = es256.public_key().as_ref();
+        let jwk = json!({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256",
+            "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..])}]});
+        fs::write(dir.join("jwks.json"), jwk.to_string()).unwrap();
+        let issuers = vec![
+            issuer("https://issuer", "HS256", KeySource::HmacFile { path: dir.join("hmac.key"), kid: None }),
+            issuer("https://es256", "ES256", KeySource::JwksFile(dir.join("jwks.json"))),
+        ];
         let active = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
-            verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30)).unwrap()),
+            verifier: Arc::new(Verifier::new(issuers, Duration::from_secs(30)).unwrap()),
             binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
             policy: Arc::clone(&active),
@@ -81,7 +100,7 @@ impl Bench {
         };
         let settings = Settings {
             limit_entries: 1000,
-            cache_entries: 400_000,
+            cache_entries,
             default_ttl: Duration::ZERO,
             deny_ttl: Duration::ZERO,
             max_ttl: Duration::from_hours(1),
@@ -89,7 +108,7 @@ impl Bench {
         };
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
-        Self { dir, decider, active, runtime: Builder::new_current_thread().build().unwrap() }
+        Self { dir, decider, active, es256, runtime: Builder::new_current_thread().build().unwrap() }
     }
 }
 
@@ -189,6 +208,42 @@ fn measured(c: &mut Criterion, name: &str, bench: &Bench) {
     group.finish();
 }
 
+/// Nothing is kept: the signature and the policy each time.
+fn uncached(c: &mut Criterion) {
+    let bench = Bench::with(None, 0);
+    let mut group = c.benchmark_group("decide_uncached");
+    let (asked, at) = (request(), ["token".to_owned()]);
+    for (algorithm, token) in [("HS256", token(1)), ("ES256", es256_token(&bench.es256))] {
+        let ask = || {
+            let ruling = bench.decider.request(BY, &asked, Ok(Some(Presented::new(black_box(&token)))));
+            assert!(matches!(bench.runtime.block_on(ruling), Ruling::Allow(_)));
+        };
+        group.bench_function(format!("request_{algorithm}"), |b| b.iter(ask));
+        let body = json!({"input": {"token": token, "method": "GET", "path": ["v1", "orders"]}}).to_string();
+        let ask = || {
+            let (path, body) = (&["p", "decision"], black_box(body.as_bytes()));
+            let query =
+                DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false, by: BY };
+            let answer = bench.runtime.block_on(bench.decider.data(&query)).unwrap();
+            assert_eq!(answer.reason, Reason::Allowed);
+        };
+        group.bench_function(format!("data_{algorithm}"), |b| b.iter(ask));
+    }
+    group.finish();
+}
+
+fn es256_token(key: &EcdsaKeyPair) -> String {
+    let b64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({
+        "iss": "https://es256", "aud": "api", "sub": "user-1", "jti": "1", "client_id": "web", "iat": now,
+        "exp": now + 7200, "scope": "orders:read reports:read",
+    });
+    let input = format!("{}.{}", b64(r#"{"alg":"ES256","typ":"JWT"}"#), b64(&claims.to_string()));
+    let signature = key.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+    format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
 /// Warms the cache, then times one after the other.
 fn measure<'a>(
     group: &mut BenchmarkGroup<'_, WallTime>,
@@ -201,5 +256,5 @@ fn measure<'a>(
     group.bench_function(name, |b| b.iter(|| ask(black_box(requests.next().unwrap()))));
 }
 
-criterion_group!(benches, cached, logged);
+criterion_group!(benches, cached, uncached, logged);
 criterion_main!(benches);

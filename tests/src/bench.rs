@@ -11,6 +11,7 @@ pub mod h2c;
 pub mod kernel;
 pub mod load;
 pub mod policy;
+pub mod through_envoy;
 pub mod tokens;
 
 use std::{env, path::PathBuf};

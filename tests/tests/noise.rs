@@ -5,17 +5,22 @@
 //! tests are thorough (policies, which are compiled, a tenth of that).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
 
 use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     panic,
     path::Path,
+    pin::pin,
     sync::{
         Mutex, Once,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context as Polling, Waker},
     thread,
     time::Duration,
 };
@@ -31,8 +36,11 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::{
     bundle::{Bundle, Verification, sha256},
+    decide::{DataQuery, Form, Ruling},
     policy::{Input, LoadOptions, load},
-    token::DocumentKey,
+    record::Asker,
+    telemetry::Door,
+    token::{DocumentKey, Evidence, Presented},
 };
 use portcullis_tests::{
     bench::grpc::check,
@@ -489,4 +497,87 @@ fn spoilt_policies_are_refused_or_decide_within_their_limits() -> Result<()> {
         }
         Ok(true)
     })
+}
+
+/// The system's allocator, which counts what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: all is passed on as it came; a `Cell<u64>` of this thread allocates nothing and has no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: likewise.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: likewise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_verdict_from_the_cache_allocates_nothing() -> Result<()> {
+    let _alone = ALONE.lock();
+    let rules = "decision := {\"allow\": true, \"ttl\": 300} if input.token_status == \"valid\"";
+    let inside = Inside::start(Options::new(rules))?;
+    let token = token("good");
+    let by = Asker { door: Door::ForwardAuth, peer: "127.0.0.1" };
+    let asked = portcullis::decide::Request {
+        method: "GET",
+        path: portcullis::decide::Path::new(GOOD_PATH).unwrap(),
+        query: "",
+        host: "api.test",
+        headers: Vec::new(),
+        source: "192.0.2.7",
+        foreign: None,
+        evidence: Evidence::default(),
+    };
+    let token_path = ["token".to_owned()];
+    let body = json!({"input": {"token": token, "method": "GET"}}).to_string();
+    let query = DataQuery {
+        path: &["p", "decision"],
+        form: Form::Envelope,
+        body: body.as_bytes(),
+        token_path: &token_path,
+        strict: false,
+        by,
+    };
+    inside.runtime.block_on(async {
+        for _ in 0..2 {
+            let ruling = inside.decider.request(by, &asked, Ok(Some(Presented::new(&token)))).await;
+            ensure!(matches!(ruling, Ruling::Allow(_)), "not allowed");
+            ensure!(inside.decider.data(&query).await.unwrap().reason.code() == "allowed", "not allowed");
+        }
+        Ok(())
+    })?;
+    // A hit waits for nothing: it is ready when it is first polled.
+    let mut context = Polling::from_waker(Waker::noop());
+    let (mut by_request, mut by_data) = (0, 0);
+    for _ in 0..10_000 {
+        let before = ASKED.get();
+        let ruling = pin!(inside.decider.request(by, &asked, Ok(Some(Presented::new(&token)))));
+        ensure!(ruling.poll(&mut context).is_ready(), "a hit waits");
+        let between = ASKED.get();
+        let answer = pin!(inside.decider.data(&query));
+        ensure!(answer.poll(&mut context).is_ready(), "a hit waits");
+        by_request += u32::from(between > before);
+        by_data += u32::from(ASKED.get() > between);
+    }
+    // moka's own upkeep may, now and then.
+    ensure!(by_request < 100 && by_data < 100, "{by_request} and {by_data} of 10,000 hits allocated");
+    Ok(())
 }

@@ -29,6 +29,7 @@ use super::{
     peer::Peer,
     tls::Tls,
 };
+use crate::telemetry::Metrics;
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 8192;
@@ -129,6 +130,8 @@ impl<F: Front> Connections<F> {
         let is_http2 = start == PREFACE;
         let io = TokioIo::new(Begun { start, read: 0, stream });
         let peer = Arc::new(peer);
+        let metrics = Arc::clone(&self.0.metrics);
+        let log_end = |ended| ended_early(ended, &metrics);
         let service = service_fn(move |request| {
             let (doors, peer) = (Arc::clone(&self.0), Arc::clone(&peer));
             async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
@@ -168,8 +171,12 @@ impl<F: Front> Connections<F> {
     }
 }
 
-fn log_end(ended: hyper::Result<()>) {
+/// Notes a connection's end that is none: of heads that cannot be read, hyper has told the client already.
+fn ended_early(ended: hyper::Result<()>, metrics: &Metrics) {
     if let Err(e) = ended {
+        if e.is_parse() {
+            metrics.unreadable();
+        }
         tracing::debug!(error = %e, "a connection ended early");
     }
 }

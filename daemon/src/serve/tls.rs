@@ -70,25 +70,34 @@ impl Tls {
     }
 
     /// Shakes hands, with the files as they are now.
-    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        self.look(LOOK);
+    pub(super) async fn accept(self: &Arc<Self>, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        // Files may lie on a disk that is slow: the one handshake that looks waits for it, no thread does.
+        if self.is_due(LOOK) {
+            let tls = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || tls.look()).await;
+        }
         TlsAcceptor::from(self.config.load_full()).accept(stream).await
     }
 
-    /// Reads the files again if they changed and were not looked at for a while.
-    fn look(&self, every: Duration) {
+    /// Whether the files were not looked at for a while; they are then counted as looked at.
+    fn is_due(&self, every: Duration) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.looked.elapsed() < every {
-            return;
+        let is_due = seen.looked.elapsed() >= every;
+        if is_due {
+            seen.looked = Instant::now();
         }
-        seen.looked = Instant::now();
+        is_due
+    }
+
+    /// Reads the files again if they changed. Blocks.
+    fn look(&self) {
         let now = self.settings.times();
-        if now == seen.changed {
+        if now == self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed {
             return;
         }
         match self.settings.read() {
             Ok(config) => {
-                seen.changed = now;
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed = now;
                 self.config.store(Arc::new(config));
                 tracing::info!(certificate = %self.settings.certificate.display(), "certificate read again");
             }

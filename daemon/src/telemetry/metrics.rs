@@ -93,6 +93,7 @@ pub struct Metrics {
     cache_misses: IntCounter,
     cache_entries: IntGauge,
     limits_full: IntCounter,
+    unreadable: IntCounter,
     limited_keys: IntGauge,
     fail_open: IntCounterVec,
     policy_generation: IntGauge,
@@ -211,6 +212,7 @@ impl Metrics {
             cache_hits: make.counter("portcullis_verdict_cache_hits_total", "Decisions answered from the verdict cache.")?,
             cache_misses: make.counter("portcullis_verdict_cache_misses_total", "Decisions that were evaluated.")?,
             cache_entries: make.gauge("portcullis_verdict_cache_entries", "Verdicts in the cache.")?,
+            unreadable: make.counter("portcullis_unreadable_requests_total", "Connections of the front doors that ended with a request whose head could not be read, or was too large.")?,
             limits_full: make.counter("portcullis_limits_full_total", "Requests denied because there was no room for the key of their rate limit.")?,
             limited_keys: make.gauge("portcullis_limited_keys", "Keys of rate limits in use.")?,
             fail_open: make.counters("portcullis_fail_open_total", "Requests let through because no decision could be made and `serve.fail_open` names the front door.", &["door"])?,
@@ -280,6 +282,11 @@ impl Metrics {
     /// Notes how many verdicts are kept.
     pub fn cache_entries(&self, n: u64) {
         self.cache_entries.set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a request whose head could not be read.
+    pub fn unreadable(&self) {
+        self.unreadable.inc();
     }
 
     /// Counts a request whose rate limit found no room.

@@ -147,6 +147,6 @@ pub fn send(address: SocketAddr, request: &str) -> Result<String> {
 }
 
 /// An address of loopback that is free now.
-fn free_address() -> Result<SocketAddr> {
+pub(super) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

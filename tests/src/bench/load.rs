@@ -54,6 +54,8 @@ pub struct Load<'a> {
     pub body: &'a str,
     /// Where the script is written.
     pub dir: &'a Path,
+    /// Where they go; the daemon's front doors if nowhere else.
+    pub to: Option<SocketAddr>,
 }
 
 /// One run.
@@ -80,7 +82,8 @@ impl Load<'_> {
         done.get(done.len() / 2).copied().context("no run was made")
     }
 
-    fn run(&self, daemon: &Daemon, core: usize, seconds: u32) -> Result<Run> {
+    /// One run.
+    pub fn run(&self, daemon: &Daemon, core: usize, seconds: u32) -> Result<Run> {
         let script = self.write()?;
         let before = daemon.cpu()?;
         let out = Command::new("taskset")
@@ -88,7 +91,7 @@ impl Load<'_> {
             .arg(format!("-d{seconds}s"))
             .arg("-s")
             .arg(&script)
-            .arg(url(daemon.doors))
+            .arg(url(self.to.unwrap_or(daemon.doors)))
             .output()
             .context("cannot start `taskset` and `wrk`: apt-get install util-linux wrk")?;
         let used = daemon.cpu()? - before;
