@@ -28,13 +28,14 @@ ttl := seconds if {
 } else := min([longest_ttl, window.seconds_left])
 
 # Nobody can tell whether these tokens are good: a client that got 401 would throw its token away.
-not_the_tokens_fault := {"issuer_not_ready", "keys_stale", "introspection_failed"}
+not_the_tokens_fault := {"issuer_not_ready", "keys_stale", "introspection_failed", "status_unavailable"}
 
 default decision := {"allow": false, "reason": "no policy settles this request", "status": 403}
 
+# On a public route nobody looks at the token, so it was not used: a dormant one is not woken there.
 decision := emergency.denial if {
 	emergency.denial
-} else := {"allow": true, "ttl": longest_ttl} if {
+} else := {"allow": true, "ttl": longest_ttl, "use": false} if {
 	scopes.public
 } else := {"allow": false, "reason": status, "status": 503} if {
 	status := input.token_status

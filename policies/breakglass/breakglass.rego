@@ -1,10 +1,11 @@
 # METADATA
 # title: Break-glass
 # description: |
-#   Lets a subject past scopes, network, hours and risk for a short time, in an emergency. A grant in
-#   data.breakglass.grants names `iss`, `sub`, `from` and `until` in Unix seconds, and a `reason`, which the answer
-#   carries. It expires by itself; one that is to last longer than data.breakglass.max_seconds counts for nothing. It
-#   opens nothing that is revoked, invalid, stopped, too old, dormant or another tenant's.
+#   Lets a subject past scopes, network, hours, risk and rate limits for a short time, in an emergency, also to routes
+#   that no list has. A grant in data.breakglass.grants names `iss`, `sub`, `from` and `until` in Unix seconds, and a
+#   `reason`, which the answer carries. It expires by itself; one that is to last longer than
+#   data.breakglass.max_seconds counts for nothing. It opens nothing that is revoked, invalid, stopped, too old, dormant
+#   or another tenant's.
 package portcullis.breakglass
 
 import rego.v1

@@ -39,12 +39,54 @@ test_the_answer_says_why_and_for_how_long if {
 		with data.breakglass as {"grants": [grant], "max_seconds": 3600}
 }
 
-test_the_configured_grants_are_well_formed if {
-	data.breakglass.max_seconds <= 86400
-	every given in data.breakglass.grants {
+# 2100-01-01: a later time is one in milliseconds.
+latest := 4102444800
+
+# A decision's reason has no control characters.
+printable(text) if {
+	is_string(text)
+	regex.match("^[^\\x00-\\x1f\\x7f-\\x{9f}]+$", text)
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == {"grants", "max_seconds"}
+	is_number(config.max_seconds)
+	config.max_seconds >= 0
+	config.max_seconds <= 86400
+	is_array(config.grants)
+	every given in config.grants {
+		is_object(given)
+		object.keys(given) == object.keys(grant)
 		is_string(given.iss)
+		given.iss != ""
 		is_string(given.sub)
+		given.sub != ""
+		is_number(given.from)
+		is_number(given.until)
+		given.from >= 0
 		given.from < given.until
-		count(given.reason) > 0
+		given.until <= latest
+		printable(given.reason)
 	}
+}
+
+test_the_configured_grants_are_well_formed if well_formed(data.breakglass)
+
+test_grants_of_another_form_are_refused if {
+	well_formed({"grants": [grant, object.union(grant, {"reason": "Störung"})], "max_seconds": 3600})
+	well_formed({"grants": [], "max_seconds": 0})
+	every changes in [
+		{"from": "1000"}, {"from": "1000", "until": "2000"}, {"from": "2024-11-25T08:00:00Z"}, {"from": -1}, {"until": 1000},
+		{"from": 1732490000000, "until": 1732490020000}, {"until": 4102444801}, {"until": null},
+		{"reason": "a\nb"}, {"reason": "a\n"}, {"reason": "a\u0085b"}, {"reason": "\u007f"}, {"reason": ""}, {"reason": ["outage"]},
+		{"sub": 7}, {"sub": ""}, {"iss": null}, {"to": 2000},
+	] {
+		not well_formed({"grants": [object.union(grant, changes)], "max_seconds": 3600})
+	}
+	not well_formed({"grants": [object.remove(grant, ["until"])], "max_seconds": 3600})
+	every changes in [{"max_seconds": "3600"}, {"max_seconds": -1}, {"max_seconds": 86401}, {"grants": {"s": grant}}, {"grant": []}] {
+		not well_formed(object.union({"grants": [grant], "max_seconds": 3600}, changes))
+	}
+	not well_formed({"grants": [grant]})
 }

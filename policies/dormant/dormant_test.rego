@@ -45,6 +45,27 @@ test_a_token_that_was_never_used_is_blocked if {
 	denial(token, 32, never).reason == "the token was never used"
 }
 
+test_a_use_that_was_forgotten_is_as_long_ago_as_was_observed if {
+	idle := {"max_idle_days": 90, "max_unused_days": 0, "by_subject": false}
+	forgotten := {"observed_since": 86400 * 100, "subject": {}}
+	given := {"identity": token, "usage": forgotten}
+	dormant.denial.block == "token" with input as object.union(given, {"time": 191 * 86400}) with data.dormant as idle
+	dormant.denial.reason == "the token was not used for too long" with input as object.union(given, {"time": 191 * 86400})
+		with data.dormant as idle
+	not dormant.denial with input as object.union(given, {"time": 190 * 86400}) with data.dormant as idle
+
+	# It is younger than what was observed.
+	young := object.union(given, {"identity": {"iat": 86400 * 150}})
+	not dormant.denial with input as object.union(young, {"time": 240 * 86400}) with data.dormant as idle
+	dormant.denial.status == 401 with input as object.union(young, {"time": 241 * 86400}) with data.dormant as idle
+
+	# The subject's uses are forgotten by themselves.
+	by_subject := object.union(idle, {"by_subject": true})
+	used := {"identity": token, "usage": object.union(forgotten, {"subject": {"first_used": 86400, "last_used": 86400 * 150}})}
+	not dormant.denial with input as object.union(used, {"time": 191 * 86400}) with data.dormant as by_subject
+	dormant.denial.status == 401 with input as object.union(given, {"time": 191 * 86400}) with data.dormant as by_subject
+}
+
 test_what_was_not_observed_is_not_dormant if {
 	not denial(token, 1000, {"observed_since": 990 * 86400, "subject": {}})
 	not dormant.denial with input as {"time": 86400000, "identity": token} with data.dormant as limits
@@ -62,8 +83,30 @@ test_zero_switches_it_off if {
 		with data.dormant as {"max_idle_days": 0, "max_unused_days": 0, "by_subject": false}
 }
 
-test_the_configured_days_are_numbers if {
-	data.dormant.max_idle_days >= 0
-	data.dormant.max_unused_days >= 0
-	is_boolean(data.dormant.by_subject)
+days(number) if {
+	is_number(number)
+	number >= 0
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == object.keys(limits)
+	days(config.max_idle_days)
+	days(config.max_unused_days)
+	is_boolean(config.by_subject)
+}
+
+test_the_configured_days_are_well_formed if well_formed(data.dormant)
+
+test_days_of_another_form_are_refused if {
+	well_formed(limits)
+	well_formed({"max_idle_days": 0, "max_unused_days": 0.5, "by_subject": true})
+	every changes in [
+		{"max_idle_days": "90"}, {"max_unused_days": "30"}, {"max_idle_days": -1}, {"max_unused_days": -0.5},
+		{"max_idle_days": null}, {"max_unused_days": [30]}, {"by_subject": "true"}, {"by_subject": 1}, {"max_idle": 90},
+	] {
+		not well_formed(object.union(limits, changes))
+	}
+	not well_formed(object.remove(limits, ["by_subject"]))
+	not well_formed([])
 }

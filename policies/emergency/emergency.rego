@@ -2,9 +2,10 @@
 # title: Emergency stop
 # description: |
 #   Denies everything, or what comes from a client, subject, issuer, region (the header `x-client-region`, which
-#   `decide.headers` must let through and the gateway must set) or role (claim `roles`), while data.emergency says so. Its
-#   denials are kept for five seconds, so that lifting the stop is soon felt. Tokens are blocked in the
-#   kernel only where data.emergency.block_tokens asks for it, for a block outlives the stop.
+#   `decide.headers` must let through and the gateway must set; an empty one is none) or role (claim `roles`), while
+#   data.emergency says so. Its denials are kept for five seconds, so that lifting the stop is soon felt. Where
+#   data.emergency.block_tokens asks for it, the kernel refuses the token too: for those five seconds, anew at each
+#   question, and no longer than this policy set is in force.
 package portcullis.emergency
 
 import rego.v1
@@ -21,15 +22,20 @@ else := "this region is stopped" if region_stopped
 
 else := "this role is stopped" if role_stopped
 
+region := name if {
+	name := trim_space(input.request.headers["x-client-region"])
+	name != ""
+}
+
 region_stopped if {
 	count(data.emergency.regions) > 0
-	input.request.headers["x-client-region"] in data.emergency.regions
+	region in data.emergency.regions
 }
 
 # Where regions are stopped, a request of no known region may be of one of them.
 region_stopped if {
 	count(data.emergency.regions) > 0
-	not input.request.headers["x-client-region"]
+	not region
 }
 
 role_stopped if {

@@ -45,18 +45,54 @@ test_a_request_of_no_known_region_is_stopped_with_any if {
 	emergency.denial.allow == false with input as {"token_status": "valid"} with data.emergency as object.union(calm, {"regions": ["eu"]})
 }
 
+from(header) := object.union(asked, {"request": {"headers": {"x-client-region": header}}})
+
+test_an_empty_region_is_none_and_blanks_around_one_do_not_count if {
+	every header in ["", " ", "\t "] {
+		emergency.denial.reason == "this region is stopped" with input as from(header)
+			with data.emergency as object.union(calm, {"regions": ["us"]})
+	}
+	emergency.denial.reason == "this region is stopped" with input as from(" eu ")
+		with data.emergency as object.union(calm, {"regions": ["eu"]})
+	not emergency.denial with input as from("") with data.emergency as calm
+}
+
 test_a_stop_is_kept_for_five_seconds_and_blocks_only_when_asked if {
 	denial({"clients": ["c"]}).ttl == 5
 	denial({"clients": ["c"]}).block == "none"
 	denial({"clients": ["c"], "block_tokens": true}).block == "token"
 }
 
-test_the_configured_stop_is_well_formed if {
-	is_boolean(data.emergency.everything)
-	is_boolean(data.emergency.block_tokens)
-	is_array(data.emergency.clients)
-	is_array(data.emergency.subjects)
-	is_array(data.emergency.issuers)
-	is_array(data.emergency.regions)
-	is_array(data.emergency.roles)
+# Strings that are not empty, without blanks around them.
+names(list) if {
+	is_array(list)
+	every name in list {
+		is_string(name)
+		name != ""
+		trim_space(name) == name
+	}
+}
+
+well_formed(stop) if {
+	is_object(stop)
+	object.keys(stop) == object.keys(calm)
+	is_boolean(stop.everything)
+	is_boolean(stop.block_tokens)
+	every list in ["clients", "subjects", "issuers", "regions", "roles"] {
+		names(stop[list])
+	}
+}
+
+test_the_configured_stop_is_well_formed if well_formed(data.emergency)
+
+test_a_stop_of_another_form_is_refused if {
+	well_formed(object.union(calm, {"everything": true, "regions": ["eu"]}))
+	every changes in [
+		{"everything": "true"}, {"everything": null}, {"block_tokens": 1}, {"client": []}, {"clients": "c"},
+		{"subjects": {"s": true}}, {"issuers": [1]}, {"regions": [""]}, {"regions": [" eu"]}, {"roles": [null]},
+	] {
+		not well_formed(object.union(calm, changes))
+	}
+	not well_formed(object.remove(calm, ["roles"]))
+	not well_formed([])
 }

@@ -3,7 +3,8 @@
 # description: |
 #   Lets clients and roles in at certain hours alone. Each of data.hours.windows names clients (or roles, claim `roles`),
 #   days such as "Monday", and hours from 0 to 24 in data.hours.timezone: `from` and `to`, fractions allowed. Who is in
-#   no window is let in at any time; who is in several, in each of them. A window that goes over midnight is two.
+#   no window is let in at any time; who is in several, in each of them. A window that goes over midnight is two. The
+#   clock has whole seconds: `seconds_left` is one short, so that no allow is kept beyond the end.
 package portcullis.hours
 
 import rego.v1
@@ -41,7 +42,7 @@ left := [seconds |
 	day in window.days
 	window.from <= hour
 	hour < window.to
-	seconds := (window.to - hour) * 3600
+	seconds := max([0, ((window.to - hour) * 3600) - 1])
 ]
 
 seconds_left := max(left) if count(windows) > 0

@@ -2,9 +2,10 @@
 # title: Rate limits
 # description: |
 #   Limits requests by token (data.limits.token), by user (data.limits.user), by each role of the user's (claim `roles`,
-#   data.limits.roles) and where the risk is high (data.limits.high_risk). A limit is `rate` requests in `per` seconds,
-#   `burst` of them at once (as many as `rate` where that is absent); null is none. All that apply are asked of every
-#   request, whether its verdict was cached or not.
+#   data.limits.roles; one that the token names twice counts once) and where the risk is high (data.limits.high_risk). A
+#   limit is `rate` requests in `per` seconds, `burst` of them at once (as many as `rate` where that is absent); null is
+#   none. A decision has at most eight, and so the data may have no more. All that apply are asked of every request,
+#   whether its verdict was cached or not.
 package portcullis.limits
 
 import rego.v1
@@ -47,7 +48,7 @@ held := roles if {
 }
 
 by_role := [limit |
-	some role in held
+	some role in {name | some name in held}
 	limit := object.union(data.limits.roles[role], {"key": concat(":", ["role", role, user])})
 ]
 

@@ -1,15 +1,23 @@
 # METADATA
-# title: Network and region
+# title: Network, country and region
 # description: |
-#   Denies by the client's address and region. data.network.allowed and data.network.denied are address ranges (CIDR),
-#   data.network.regions_allowed and data.network.regions_denied are regions as the gateway names them in the header
-#   `x-client-region` (`decide.headers` must let it through). An empty list says nothing. Where a list speaks, a
-#   client whose address or region is not known is denied.
+#   Denies by the client's address, country and region. data.network.allowed and data.network.denied are address ranges
+#   (CIDR), data.network.countries_allowed and data.network.countries_denied are countries (ISO 3166-1, such as "DE") as
+#   the databases of `host.geo_databases` know them of the address, data.network.regions_allowed and
+#   data.network.regions_denied are regions as the gateway names them in the header `x-client-region` (`decide.headers`
+#   must let it through; an empty one is none). An empty list says nothing. Where a list speaks, a client whose address,
+#   country or region is not known is denied.
 package portcullis.network
 
 import rego.v1
 
-denial := {"allow": false, "reason": reason, "status": 403}
+# What most requests need: no list says anything.
+silent := {
+	"allowed": [], "denied": [], "countries_allowed": [], "countries_denied": [],
+	"regions_allowed": [], "regions_denied": [],
+}
+
+denial := {"allow": false, "reason": reason, "status": 403} if data.network != silent
 
 reason := "the client's address is not known" if {
 	by_address
@@ -20,6 +28,15 @@ reason := "the client's address is not known" if {
 } else := "the client's network is not allowed" if {
 	count(data.network.allowed) > 0
 	not address_allowed
+} else := "the client's country is not known" if {
+	by_country
+	not country
+} else := "the client's country is denied" if {
+	by_country
+	country in data.network.countries_denied
+} else := "the client's country is not allowed" if {
+	count(data.network.countries_allowed) > 0
+	not country in data.network.countries_allowed
 } else := "the client's region is not known" if {
 	by_region
 	not region
@@ -28,18 +45,34 @@ reason := "the client's address is not known" if {
 	region in data.network.regions_denied
 } else := "the client's region is not allowed" if {
 	count(data.network.regions_allowed) > 0
-	not region in data.network.regions_allowed
+	not region_allowed
 }
 
 by_address if count(data.network.denied) > 0
 
 by_address if count(data.network.allowed) > 0
 
+by_country if count(data.network.countries_denied) > 0
+
+by_country if count(data.network.countries_allowed) > 0
+
 by_region if count(data.network.regions_denied) > 0
 
 by_region if count(data.network.regions_allowed) > 0
 
-region := input.request.headers["x-client-region"]
+country := code if {
+	code := input.request.geo.country
+	is_string(code)
+	code != ""
+}
+
+region := name if {
+	name := trim_space(input.request.headers["x-client-region"])
+	name != ""
+}
+
+# As it was sent: what has blanks around it is no name that is allowed.
+region_allowed if input.request.headers["x-client-region"] in data.network.regions_allowed
 
 address_known if net.cidr_contains("0.0.0.0/0", input.request.source)
 

@@ -36,10 +36,36 @@ test_levels if {
 	level({}) == "low"
 }
 
-test_the_configured_scores_are_numbers if {
-	is_number(data.risk.deny_from)
-	is_number(data.risk.high_from)
-	every score in data.risk.subjects {
-		is_number(score)
+not_negative(number) if {
+	is_number(number)
+	number >= 0
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == object.keys(settings)
+	not_negative(config.deny_from)
+	not_negative(config.high_from)
+	is_object(config.subjects)
+	every subject, score in config.subjects {
+		subject != ""
+		not_negative(score)
+		score <= 100
 	}
+}
+
+test_the_configured_scores_are_well_formed if well_formed(data.risk)
+
+test_scores_of_another_form_are_refused if {
+	well_formed(settings)
+	well_formed({"subjects": {}, "deny_from": 0, "high_from": 99.5})
+	every changes in [
+		{"deny_from": "90"}, {"high_from": "60"}, {"deny_from": -1}, {"high_from": -1}, {"deny_from": null},
+		{"subjects": ["bad"]}, {"subjects": []}, {"subjects": {"bad": "95"}}, {"subjects": {"bad": -1}}, {"subjects": {"bad": 950}},
+		{"subjects": {"": 95}}, {"deny": 90},
+	] {
+		not well_formed(object.union(settings, changes))
+	}
+	not well_formed(object.remove(settings, ["high_from"]))
+	not well_formed([])
 }

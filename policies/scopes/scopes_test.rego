@@ -70,19 +70,112 @@ test_a_route_without_scopes_is_public if {
 	not scopes.public with input as asked("GET", "/other", []) with data.scopes as {"routes": routes, "patterns": patterns}
 }
 
-test_the_configured_routes_are_well_formed if {
-	every path, methods in data.scopes.routes {
-		startswith(path, "/")
+# As requests have it: in capitals.
+method(text) if {
+	is_string(text)
+	regex.match("^[A-Z][A-Z0-9_-]*$", text)
+}
+
+# As `path` is made: decoded, without a slash at the end, of segments that the daemon does not refuse.
+decoded(path) if path == "/"
+
+decoded(path) if {
+	is_string(path)
+	startswith(path, "/")
+	not contains(path, "\\")
+	not regex.match("%[0-9A-Fa-f][0-9A-Fa-f]", path)
+	every segment in split(trim_prefix(path, "/"), "/") {
+		not segment in {"", ".", ".."}
+	}
+}
+
+# A scope may stand in the reason, which has no control characters.
+scope_list(list) if {
+	is_array(list)
+	every scope in list {
+		is_string(scope)
+		regex.match("^[^\\x00-\\x1f\\x7f-\\x{9f}]+$", scope)
+	}
+}
+
+# `*` is a whole segment, and `**` the last one.
+stars_in_place(path) if {
+	segments := split(trim_prefix(path, "/"), "/")
+	last := count(segments) - 1
+	every i, segment in segments {
+		star_in_place(segment, i == last)
+	}
+}
+
+star_in_place(segment, _) if not contains(segment, "*")
+
+star_in_place(segment, _) if segment == "*"
+
+star_in_place(segment, last) if {
+	segment == "**"
+	last
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == {"routes", "patterns"}
+	is_object(config.routes)
+	every path, methods in config.routes {
+		decoded(path)
 		not contains(path, "*")
-		every scopes in methods {
-			is_array(scopes)
+		is_object(methods)
+		every name, list in methods {
+			method(name)
+			scope_list(list)
 		}
 	}
-	every pattern in data.scopes.patterns {
-		is_string(pattern.method)
-		startswith(pattern.path, "/")
-		is_array(pattern.scopes)
+	is_array(config.patterns)
+	every pattern in config.patterns {
+		is_object(pattern)
+		object.keys(pattern) == {"method", "path", "scopes"}
+		method(pattern.method)
+		decoded(pattern.path)
+		pattern.path != "/"
+		stars_in_place(pattern.path)
+		scope_list(pattern.scopes)
 	}
+}
+
+test_the_configured_routes_are_well_formed if well_formed(data.scopes)
+
+test_routes_of_another_form_are_refused if {
+	well_formed({"routes": routes, "patterns": patterns})
+	well_formed({"routes": {"/": {"GET": []}, "/a b": {"M-SEARCH": ["x"]}, "/100%": {"GET": []}}, "patterns": []})
+	every bad in [
+		{"/v1/orders/": {"GET": []}},
+		{"//": {"GET": []}}, {"/v1/orders//": {"GET": []}}, {"/v1//orders": {"GET": []}}, {"/v1/../orders": {"GET": []}},
+		{"v1/orders": {"GET": []}}, {"": {"GET": []}},
+		{"/v1/%6frders": {"GET": []}}, {"/v1/a%2Fb": {"GET": []}}, {"/v1/*": {"GET": []}},
+		{"/v1/orders": {"get": []}}, {"/v1/orders": {"Get": []}}, {"/v1/orders": {"*": []}}, {"/v1/orders": {"": []}},
+		{"/v1/orders": ["GET"]}, {"/v1/orders": []}, {"/v1/orders": null},
+		{"/v1/orders": {"GET": "orders:read"}}, {"/v1/orders": {"GET": null}}, {"/v1/orders": {"GET": {}}},
+		{"/v1/orders": {"GET": [null]}}, {"/v1/orders": {"GET": [""]}}, {"/v1/orders": {"GET": ["a\n"]}}, [], ["/v1/orders"], null,
+	] {
+		not well_formed({"routes": bad, "patterns": []})
+	}
+}
+
+test_patterns_of_another_form_are_refused if {
+	pattern := {"method": "GET", "path": "/v1/orders/*", "scopes": ["orders:read"]}
+	every path in ["/**", "/*/x", "/v1/*/lines/**", "/v1/orders"] {
+		well_formed({"routes": {}, "patterns": [object.union(pattern, {"path": path})]})
+	}
+	every changes in [
+		{"path": "/v1/orders/"}, {"path": "/v1/*/"}, {"path": "/"}, {"path": "v1/*"}, {"path": "/v1/%6frders/*"}, {"path": "/v1/re*"},
+		{"path": "/v1/**/x"}, {"path": "/v1/***"}, {"path": ["v1", "*"]}, {"method": "get"}, {"method": "*"}, {"method": ["GET"]},
+		{"scopes": "orders:read"}, {"scopes": [1]}, {"scopes": null}, {"scope": []},
+	] {
+		not well_formed({"routes": {}, "patterns": [object.union(pattern, changes)]})
+	}
+	not well_formed({"routes": {}, "patterns": [object.remove(pattern, ["scopes"])]})
+	not well_formed({"routes": {}, "patterns": {"a": pattern}})
+	not well_formed({"routes": {}})
+	not well_formed({"routes": {}, "patterns": [], "pattern": []})
 }
 
 # `%73ecret` and a slash at the end name the same resource: the literal route's scope is still needed.

@@ -33,7 +33,38 @@ test_an_empty_prefix_switches_it_off if {
 	not tenant.denial with input as {"request": {"segments": ["a"]}} with data.tenant as {"claim": "org", "prefix": []}
 }
 
-test_the_configuration_is_well_formed if {
-	is_string(data.tenant.claim)
-	is_array(data.tenant.prefix)
+# A segment as requests have it: decoded, and none that the daemon refuses.
+segment(text) if {
+	is_string(text)
+	not text in {"", ".", ".."}
+	not contains(text, "/")
+	not contains(text, "\\")
+	not regex.match("%[0-9A-Fa-f][0-9A-Fa-f]", text)
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == object.keys(settings)
+	is_string(config.claim)
+	config.claim != ""
+	is_array(config.prefix)
+	every text in config.prefix {
+		segment(text)
+	}
+}
+
+test_the_configuration_is_well_formed if well_formed(data.tenant)
+
+test_a_configuration_of_another_form_is_refused if {
+	well_formed(settings)
+	well_formed({"claim": "org", "prefix": []})
+	every changes in [
+		{"prefix": ["v1/tenants"]}, {"prefix": ["/v1", "tenants"]}, {"prefix": ["v1", "tenants/"]}, {"prefix": ["", "v1"]}, {"prefix": ["v1", ".."]},
+		{"prefix": ["v1", "ten%61nts"]}, {"prefix": "v1"}, {"prefix": [1]}, {"prefix": {"v1": "tenants"}}, {"prefix": null},
+		{"claim": ""}, {"claim": ["org"]}, {"claim": null}, {"claims": "org"},
+	] {
+		not well_formed(object.union(settings, changes))
+	}
+	not well_formed({"prefix": ["v1"]})
+	not well_formed([])
 }

@@ -33,9 +33,35 @@ test_a_token_without_an_issue_time_is_denied_but_not_blocked if {
 	not d.block
 }
 
-test_the_configured_window_is_a_number if {
-	data.window.max_age_seconds > 0
-	every seconds in data.window.max_age_seconds_by_client {
-		seconds > 0
+above_zero(seconds) if {
+	is_number(seconds)
+	seconds > 0
+}
+
+well_formed(config) if {
+	is_object(config)
+	object.keys(config) == object.keys(limits)
+	above_zero(config.max_age_seconds)
+	is_object(config.max_age_seconds_by_client)
+	every client, seconds in config.max_age_seconds_by_client {
+		client != ""
+		above_zero(seconds)
 	}
+}
+
+test_the_configured_window_is_well_formed if well_formed(data.window)
+
+test_a_window_of_another_form_is_refused if {
+	well_formed(limits)
+	well_formed({"max_age_seconds": 0.5, "max_age_seconds_by_client": {}})
+	every changes in [
+		{"max_age_seconds": "3600"}, {"max_age_seconds": 0}, {"max_age_seconds": -1}, {"max_age_seconds": null},
+		{"max_age_seconds_by_client": []}, {"max_age_seconds_by_client": [60]}, {"max_age_seconds_by_client": 60},
+		{"max_age_seconds_by_client": {"batch": "60"}}, {"max_age_seconds_by_client": {"batch": 0}},
+		{"max_age_seconds_by_client": {"batch": null}}, {"max_age_seconds_by_client": {"": 60}}, {"max_age": 3600},
+	] {
+		not well_formed(object.union(limits, changes))
+	}
+	not well_formed({"max_age_seconds": 3600})
+	not well_formed([])
 }
