@@ -149,6 +149,10 @@ impl Doors {
 }
 
 impl Front for Doors {
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     fn gateways(&self) -> &[(IpAddr, u8)] {
         &self.settings.gateways
     }

@@ -55,6 +55,8 @@ pub enum Listener {
 pub(super) trait Front: Send + Sync + 'static {
     /// The networks of peers whose word is taken; everybody's where none is named.
     fn gateways(&self) -> &[(IpAddr, u8)];
+    /// Where what cannot be read is counted.
+    fn metrics(&self) -> &Arc<Metrics>;
     /// Answers one request.
     fn route(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Answer> + Send;
 }
@@ -130,7 +132,7 @@ impl<F: Front> Connections<F> {
         let is_http2 = start == PREFACE;
         let io = TokioIo::new(Begun { start, read: 0, stream });
         let peer = Arc::new(peer);
-        let metrics = Arc::clone(&self.0.metrics);
+        let metrics = Arc::clone(self.0.metrics());
         let log_end = |ended| ended_early(ended, &metrics);
         let service = service_fn(move |request| {
             let (doors, peer) = (Arc::clone(&self.0), Arc::clone(&peer));

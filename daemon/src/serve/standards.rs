@@ -125,6 +125,10 @@ impl Fault {
 }
 
 impl Front for Standards {
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     fn gateways(&self) -> &[(IpAddr, u8)] {
         &[]
     }

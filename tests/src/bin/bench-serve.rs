@@ -171,12 +171,12 @@ impl Bench {
     /// A million tokens, none of which is seen twice.
     fn distinct(&mut self, noop: Run, opa: f64, quick: bool) -> Result<()> {
         let daemon = self.daemon("distinct", Some(SERVER_CORE), "")?;
-        let each = if quick { 20_000 } else { 250_000 };
+        let each: u32 = if quick { 20_000 } else { 250_000 };
         let Some(issuer) = self.issuers.iter().find(|i| i.algorithm == "ES256") else { return Ok(()) };
         let mut runs = Vec::new();
         for n in 0..=self.runs {
-            let make = |m: usize| {
-                let route = &self.routes[m % self.routes.len()];
+            let make = |m: u32| {
+                let route = &self.routes[m as usize % self.routes.len()];
                 let token = issuer.token(&format!("d-{n}-{m:06}"), &format!("profile {}", route.scope))?;
                 Ok(data_request(&token, route))
             };
