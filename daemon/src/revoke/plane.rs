@@ -80,6 +80,7 @@ impl Plane {
             Loaded::Selector(claim) => selectors.push(*claim),
         });
         read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        ledger.calendar().resume(store.seen(), clock.boot());
         let tokens = ledger.revoked();
         if kernel.is_some() && tokens > settings.limits.revoked {
             return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
@@ -142,7 +143,12 @@ impl Plane {
         Ok((handle, thread))
     }
 
-    fn serve(&mut self, mut orders: mpsc::Receiver<Command>) {
+    fn serve(&mut self, orders: mpsc::Receiver<Command>) {
+        self.take_orders(orders);
+        self.keep_seen();
+    }
+
+    fn take_orders(&mut self, mut orders: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
         loop {
             // Upkeep that is under way goes on where nobody waits.
@@ -518,7 +524,10 @@ type Lifted = (Claim, Vec<u8>, Reply<AnyClaim>);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+    use std::{
+        path::Path,
+        sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst},
+    };
 
     use tokio::sync::oneshot;
 
@@ -547,38 +556,66 @@ mod tests {
         plane.run(std::iter::once(Command::Sweep(oneshot::channel().0)));
     }
 
+    const TEXT: fn() -> String = String::new;
+    const F: DenyFingerprint = DenyFingerprint([1, 2]);
+
+    fn plane(dir: &Path, hands: &Arc<Hands>, index: &Arc<Index>) -> Plane {
+        let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
+        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7, namer };
+        let store = Store::open(&dir.join("r"), 7).unwrap();
+        Plane::new(store, None, Arc::clone(index), hands.clone(), settings).unwrap()
+    }
+
+    fn order(fingerprint: DenyFingerprint, until: i64) -> Order {
+        let (reason, actor, source) = (TEXT(), TEXT(), TEXT());
+        Order { fingerprint, until: WallTime(until), reason, actor, source, parent: None }
+    }
+
+    fn revoke(plane: &mut Plane, order: Order) {
+        plane.run(std::iter::once(Command::Revoke(vec![order], None, ReplyTo::One(oneshot::channel().0))));
+    }
+
     #[test]
     fn a_wall_clock_that_is_wrong_for_a_while_erases_no_revocation() {
         let dir = tempfile::tempdir().unwrap();
-        let hands = Arc::new(Hands::default());
-        let index = Arc::new(Index::default());
-        let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
-        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7, namer };
-        let store = Store::open(&dir.path().join("r"), 7).unwrap();
-        let mut plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
-        let f = DenyFingerprint([1, 2]);
-        let text = String::new;
-        let order = Order {
-            fingerprint: f,
-            until: WallTime(1000),
-            reason: text(),
-            actor: text(),
-            source: text(),
-            parent: None,
-        };
-        plane.run(std::iter::once(Command::Revoke(vec![order], None, ReplyTo::One(oneshot::channel().0))));
-        assert!(index.is_revoked(f, hands.wall()));
+        let (hands, index) = (Arc::new(Hands::default()), Arc::new(Index::default()));
+        let mut plane = plane(dir.path(), &hands, &index);
+        revoke(&mut plane, order(F, 1000));
+        assert!(index.is_revoked(F, hands.wall()));
         hands.wall.store(i64::MAX / 2, SeqCst);
         sweep(&mut plane);
-        assert!(!index.is_revoked(f, hands.wall()), "it lapses while the clock says so");
+        assert!(!index.is_revoked(F, hands.wall()), "it lapses while the clock says so");
         hands.wall.store(500, SeqCst);
         sweep(&mut plane);
-        assert!(index.is_revoked(f, hands.wall()), "and holds again when the clock is right");
+        assert!(index.is_revoked(F, hands.wall()), "and holds again when the clock is right");
         hands.wall.store(60_000, SeqCst);
         sweep(&mut plane);
         hands.boot.store(GRACE_NS, SeqCst);
         sweep(&mut plane);
         assert_eq!(plane.ledger.claims(), 0, "a day of running time after its end it is erased");
         assert!(plane.store.reader().list(ClaimId(0), 9, WallTime(0), |_| true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_daemon_that_is_started_anew_each_day_erases_what_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hands, mut left) = (Arc::new(Hands::default()), Vec::new());
+        for day in 0..4u64 {
+            let index = Arc::new(Index::default());
+            let mut plane = plane(dir.path(), &hands, &index);
+            if day == 0 {
+                revoke(&mut plane, order(F, 1000));
+                hands.wall.store(60_000, SeqCst);
+            }
+            // Killed without a word after nine hours, each time.
+            for hour in 0..=9 {
+                hands.boot.store((day * 9 + hour) * GRACE_NS / 24, SeqCst);
+                sweep(&mut plane);
+            }
+            left.push(plane.ledger.claims());
+            // A restart of the machine, or not: boot times of one daemon are none of another's.
+            hands.boot.store(if day == 1 { 0 } else { hands.boot.load(SeqCst) }, SeqCst);
+        }
+        assert_eq!(left, [1, 1, 0, 0]);
     }
 }

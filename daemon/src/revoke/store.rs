@@ -8,6 +8,7 @@ mod catalog;
 mod compact;
 mod migrate;
 mod record;
+mod seen;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use self::{
     compact::Compacted,
     record::{Body, Done, Record, records},
 };
-use super::{Claim, ClaimId, SelectorClaim, ledger::ClaimHead, row};
+use super::{Claim, ClaimId, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
 use crate::{
     clock::WallTime,
     journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, Sizes, verify},
@@ -473,6 +474,18 @@ impl Store {
         let done = Done { seq, time: taken.0, synced: us(synced), in_force: in_force.map_or(0, us) };
         self.waiting.done(done);
         self.shared.write().done.insert(seq, done);
+    }
+
+    /// What daemons saw of the wall clock.
+    pub(super) fn seen(&self) -> Seen {
+        seen::read(&**self.journal.disk())
+    }
+
+    /// Keeps it. That it is not kept delays the erasure of expired claims.
+    pub(super) fn keep_seen(&self, seen: &Seen) {
+        if let Err(e) = seen::write(&**self.journal.disk(), seen) {
+            tracing::warn!(error = %e, store = %self.path.display(), "what was seen of the clock is not kept: expired revocations are erased later");
+        }
     }
 
     /// Whether an entry of so many bytes would have zeros written before it.
