@@ -13,6 +13,7 @@ mod handle;
 mod index;
 mod ledger;
 mod plane;
+mod room;
 mod row;
 mod selecting;
 mod selector;

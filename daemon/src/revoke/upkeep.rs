@@ -2,7 +2,9 @@
 //! lapsed, and writing all anew where it must be. Long work is cut into parts of about a thousand entries, and orders
 //! go between them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
+
+use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
     ClaimId, Plane,
@@ -139,10 +141,8 @@ impl Plane {
             self.upkeep.offset = now;
         }
         if self.unforgotten {
-            match self.forget_verdicts() {
-                Ok(()) => self.unforgotten = false,
-                Err(e) => drop(self.noted(e)),
-            }
+            // Failed once more, it is tried again by the next sweep.
+            let _ = self.forget();
         }
         if stepped || self.behind {
             self.behind = self.unforgotten;
@@ -198,7 +198,7 @@ impl Plane {
                         tokens.push(f);
                     }
                 }
-                None => self.end_selector(id),
+                None => self.end_selector(id, &mut over, &mut tokens),
             }
         }
         // It need not be on the disk at once: read again after a crash, they are over all the same.
@@ -211,17 +211,26 @@ impl Plane {
         true
     }
 
-    /// Erases a selector whose time is over. What follows from it ended no later.
-    fn end_selector(&mut self, id: ClaimId) {
-        let by = br#"{"actor":"portcullis","reason":"its time is over"}"#.to_vec();
-        let ended = match self.store.reader().selector(id) {
-            Ok(Some(claim)) => self.unselect(&claim, by),
+    /// Takes a selector out whose time is over. What follows from it ended no later.
+    fn end_selector(&mut self, id: ClaimId, over: &mut Vec<ClaimId>, tokens: &mut Vec<DenyFingerprint>) {
+        let claim = match self.store.reader().selector(id) {
+            Ok(Some(claim)) => claim,
             // Lifted before its time.
-            Ok(None) => Ok(()),
-            Err(e) => Err(super::RevokeError::Read(Arc::new(e))),
+            Ok(None) => return,
+            Err(e) => {
+                tracing::error!(error = %e, "an expired revocation stays in the store");
+                return;
+            }
         };
-        if let Err(e) = ended {
-            tracing::error!(error = %e, "an expired revocation stays in the store");
+        over.push(id);
+        self.index.selectors.remove(self.settings.namer.of(&claim.selector), id);
+        let children: Vec<_> = self.ledger.children(id).collect();
+        self.ledger.forget_children(id);
+        for (child, f) in children {
+            if self.ledger.lift(child, f) {
+                over.push(child);
+                tokens.push(f);
+            }
         }
     }
 

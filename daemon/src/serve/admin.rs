@@ -194,6 +194,7 @@ impl From<RevokeError> for ApiError {
             RevokeError::Full { .. } | RevokeError::DoesNotFit { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "full")
             }
+            RevokeError::TooMany { .. } => (StatusCode::CONFLICT, "too_many"),
             RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
             RevokeError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
             RevokeError::Store(e) if matches!(**e, StoreError::NoRoom { .. }) => {
