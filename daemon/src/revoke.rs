@@ -13,6 +13,7 @@ mod handle;
 mod index;
 mod ledger;
 mod plane;
+mod refusals;
 mod room;
 mod row;
 mod selecting;
@@ -25,6 +26,7 @@ pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
+pub use refusals::Refusals;
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{

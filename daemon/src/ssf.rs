@@ -36,14 +36,21 @@ pub use self::{
 };
 use crate::{
     fetch::{SecretError, Url, one_line},
-    revoke::SelectorOrder,
+    revoke::{Once, SelectorOrder},
     token::KeySource,
 };
 
 /// Takes orders; done when they are durable and in force.
 pub trait Orders: Send + Sync {
-    /// Gives one. The error says why it is not in force.
-    fn revoke(&self, order: SelectorOrder) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    /// Gives one, which may come again. The error says why it is not in force.
+    fn revoke(
+        &self,
+        order: SelectorOrder,
+        once: Once,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+
+    /// Notes an event that was refused, and why, for the audit log.
+    fn refused(&self, transmitter: &str, code: &str, why: &str);
 }
 
 /// A secret text that is sent or compared, and never printed.

@@ -18,7 +18,7 @@ use super::{
     store::StoreReader,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, WallTime},
     kernel::{Kernel, KernelError},
 };
 
@@ -88,6 +88,35 @@ pub struct Once {
     pub key: [u8; 16],
     /// Digest of what is ordered: another order under the same key is refused.
     pub request: [u8; 16],
+    /// Until when it may come again; for a day at least.
+    pub until: WallTime,
+    /// Whether it is an order once more when what came of it was lifted.
+    pub renews: bool,
+}
+
+impl Once {
+    /// Of an order that may come again within a day.
+    pub fn new(key: &[&[u8]], request: &[&[u8]]) -> Self {
+        Self { key: digest(key), request: digest(request), until: WallTime(0), renews: false }
+    }
+
+    /// Of an order that may come again until some time.
+    #[must_use]
+    pub fn until(self, until: WallTime) -> Self {
+        Self { until, ..self }
+    }
+}
+
+/// Of texts, with their lengths, so that no two lists are one.
+fn digest(texts: &[&[u8]]) -> [u8; 16] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for text in texts {
+        context.update(&(text.len() as u64).to_le_bytes());
+        context.update(text);
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&context.finish().as_ref()[..16]);
+    half
 }
 
 /// Who waits for revocations.

@@ -18,7 +18,7 @@ use super::{
     handle::{Command, Once, Reply, ReplyTo},
     ledger::{Condemnation, Ledger, Moment},
     room::Room,
-    store::{Changes, Loaded},
+    store::{Answer, Changes, Loaded},
     upkeep::Upkeep,
 };
 use crate::{
@@ -269,9 +269,9 @@ impl Plane {
             .map(|(o, once, reply)| (self.selector_claim(o, taken), once, reply))
             .collect();
         let ids = |a: &Accepted| a.claims.iter().map(|c| c.id).collect();
-        let by_token = accepted.iter().filter_map(|a| a.once.map(|o| (o.key, o.request, ids(a))));
-        let by_selector =
-            selected.iter().filter_map(|(c, once, _)| once.map(|o| (o.key, o.request, vec![c.id])));
+        let answer = |once: Option<Once>, ids| once.map(|once| Answer { once, ids });
+        let by_token = accepted.iter().filter_map(|a| answer(a.once, ids(a)));
+        let by_selector = selected.iter().filter_map(|(c, once, _)| answer(*once, vec![c.id]));
         let mut changes = Changes {
             add: accepted.iter().flat_map(|a| &a.claims).chain(followed.iter().flat_map(|f| &f.0)).collect(),
             select: selected.iter().map(|(c, ..)| c).collect(),
@@ -325,7 +325,8 @@ impl Plane {
 
     /// What an order that was given before comes to; `None` for one that was not.
     fn repeated(&mut self, once: Option<Once>) -> Option<Result<Vec<Claim>, RevokeError>> {
-        let claims = match self.answered(once?)? {
+        let once = once?;
+        let claims = match self.answered(once)? {
             Ok(claims) => claims,
             Err(e) => return Some(Err(e)),
         };
@@ -335,6 +336,9 @@ impl Plane {
             Err(e) => Err(RevokeError::Read(Arc::new(e))),
         };
         let claims = claims.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+        if once.renews && matches!(claims, Err(RevokeError::Unknown(_))) {
+            return None;
+        }
         Some(claims.and_then(|claims| {
             // The first time the kernel may not have taken it: it is not acknowledged before it has.
             let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();

@@ -12,6 +12,7 @@ mod seen;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tuning;
 
 use std::{
     path::{Path, PathBuf},
@@ -24,16 +25,17 @@ use thiserror::Error;
 pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
+    tuning::Tuning,
 };
 use self::{
     catalog::{Catalog, Piece, Place, Shared, damaged},
     compact::Compacted,
     record::{Body, Done, Record, records},
 };
-use super::{Claim, ClaimId, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
+use super::{Claim, ClaimId, Once, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
 use crate::{
     clock::WallTime,
-    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, Sizes, verify},
+    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, verify},
 };
 
 /// Orders that may be repeated are remembered for so long, in ms.
@@ -104,6 +106,15 @@ pub enum StoreError {
     },
 }
 
+/// What came of an order that may be repeated.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The order.
+    pub once: Once,
+    /// The claims that came of it.
+    pub ids: Vec<ClaimId>,
+}
+
 /// What a batch changes.
 #[derive(Debug, Default)]
 pub struct Changes<'a> {
@@ -117,8 +128,8 @@ pub struct Changes<'a> {
     pub over: Vec<ClaimId>,
     /// The active policy set: its hash and generation.
     pub policy: Option<(String, u64)>,
-    /// Orders that may be repeated: key, digest of what was asked, claims.
-    pub answered: Vec<([u8; 16], [u8; 16], Vec<ClaimId>)>,
+    /// Orders that may be repeated.
+    pub answered: Vec<Answer>,
     /// For the audit log (JSON).
     pub notes: Vec<Vec<u8>>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
@@ -143,33 +154,6 @@ impl Changes<'_> {
 
     fn gone(&self) -> impl Iterator<Item = u64> {
         self.lift.iter().flat_map(|(ids, _)| ids).chain(&self.over).map(|id| id.0)
-    }
-}
-
-/// Sizes and times.
-#[derive(Clone, Copy, Debug)]
-pub struct Tuning {
-    /// Of the log's files.
-    pub sizes: Sizes,
-    /// Bytes of complete files after which a snapshot is made, and as many again as the last snapshot has.
-    pub snapshot_after: u64,
-    /// How long files of the log are kept that no claim needs any more.
-    pub audit_keep: Duration,
-    /// And how many bytes of them.
-    pub audit_max: u64,
-    /// A snapshot is made on a thread of its own.
-    pub background: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            sizes: Sizes::default(),
-            snapshot_after: 128 << 20,
-            audit_keep: Duration::from_hours(366 * 24),
-            audit_max: 4 << 30,
-            background: true,
-        }
     }
 }
 
@@ -239,15 +223,15 @@ impl Catalog {
                 Record::Lift(ids, _) | Record::Over(ids) => self.gone.extend(ids.iter()),
                 Record::Policy(generation, hash) => told.policy = Some((hash.to_owned(), generation)),
                 Record::Done(done) => drop(self.done.insert(done.seq, done)),
-                Record::Answered(key, request, ids) => {
+                Record::Answered(key, request, until, ids) => {
                     let claims = ids.iter().map(ClaimId).collect();
-                    self.answered.insert(key, Answered { request, claims, time: entry.time });
+                    self.answered.insert(key, Answered { request, claims, time: entry.time, until });
                 }
                 Record::Next(id) => told.next = told.next.max(id),
                 Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
             }
         }
-        self.head = entry.chain.seq;
+        self.passed(entry.chain.seq, p.segment, p.at, p.before);
         let end = p.at + entry.size() as u64;
         if self.pieces.last().is_none_or(|last| last.first != p.segment) {
             let file = Arc::clone(&p.file);
@@ -427,8 +411,8 @@ impl Store {
         if let Some((hash, generation)) = &changes.policy {
             body.policy(*generation, hash);
         }
-        for (key, request, claims) in &changes.answered {
-            body.answered(*key, *request, claims.iter().map(|id| id.0));
+        for Answer { once, ids } in &changes.answered {
+            body.answered(once.key, once.request, once.until.0, ids.iter().map(|id| id.0));
         }
         for note in &changes.notes {
             body.note(note);
@@ -561,7 +545,7 @@ impl Store {
     fn forget_answers(&self, now: WallTime) {
         let mut catalog = self.shared.write();
         let old = now.0 - REMEMBERED;
-        catalog.answered.retain(|_, a| a.time >= old);
+        catalog.answered.retain(|_, a| a.time >= old || a.until > now.0);
     }
 
     /// Removes files of the log that are kept for the audit alone, and have been for long enough.

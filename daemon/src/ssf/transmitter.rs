@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     fetch::{Client, FetchError, Settings, Url},
-    revoke::{Selector, SelectorOrder},
+    revoke::{Once, Selector, SelectorOrder},
     telemetry::Metrics,
     token::{IssuerSettings, KeySource, RemoteKeys, Signers, TokenRules},
 };
@@ -108,6 +108,11 @@ impl Transmitter {
         matches!(&self.settings.delivery, Delivery::Push { secret, .. } if secret.is(shown))
     }
 
+    /// Somebody pushed without what must be shown.
+    pub fn turned_away(&self) {
+        self.orders.refused(self.name(), "authentication_failed", "the Authorization header is another one");
+    }
+
     /// What is ordered of its stream.
     pub async fn order(&self, order: StreamOrder) -> Result<(), String> {
         let done = self.manage(order).await;
@@ -158,6 +163,7 @@ impl Transmitter {
             Ok((_, told)) => *told,
             Err(Refused::Bad { err, description }) => {
                 tracing::warn!(transmitter = self.name(), err, description, "a security event is refused");
+                self.orders.refused(self.name(), err, description);
                 Told::Refused
             }
             Err(Refused::Later(why)) => {
@@ -166,6 +172,7 @@ impl Transmitter {
                     reason = why,
                     "a security event cannot be taken now"
                 );
+                self.orders.refused(self.name(), "later", why);
                 Told::Later
             }
         };
@@ -277,15 +284,26 @@ impl Transmitter {
             );
             return Ok(Told::Unmapped);
         }
-        for selector in selectors {
+        for (n, selector) in (0_u64..).zip(selectors) {
+            let until = self.clock.wall().plus(self.settings.ttl);
+            // The event's id, its transmitter's, says that it is the same one, over restarts too: for as long as what came
+            // of it stands, and a day at least.
+            let parts: [&[u8]; 5] = [
+                b"ssf",
+                self.settings.issuer.as_bytes(),
+                set.jti.as_bytes(),
+                name.as_bytes(),
+                &n.to_le_bytes(),
+            ];
+            let once = Once::new(&parts, &[]).until(until);
             let order = SelectorOrder {
                 selector,
-                until: self.clock.wall().plus(self.settings.ttl),
+                until,
                 reason: set::reason(mapping::short(name), event),
                 actor: format!("ssf:{}", self.name()),
                 source: "ssf".to_owned(),
             };
-            self.orders.revoke(order).await.map_err(Refused::Later)?;
+            self.orders.revoke(order, once).await.map_err(Refused::Later)?;
         }
         Ok(Told::Revoked)
     }

@@ -51,10 +51,29 @@ impl AuditLog {
     pub fn open(dir: &Path) -> Result<Self, AuditError> {
         let failed = |e: &dyn std::fmt::Display| AuditError::Read(dir.display().to_string(), e.to_string());
         let disk = HostDisk::read_only(dir).map_err(|e| failed(&e))?;
-        let names = disk.list().map_err(|e| failed(&e))?;
+        let list = || {
+            let mut names = disk.list().map_err(|e| failed(&e))?;
+            names.sort();
+            Ok(names)
+        };
+        // Files that come and go while they are opened would be no log of one moment.
+        let mut names = list()?;
+        for _ in 0..50 {
+            let opened = Self::of(&disk, &names, dir);
+            let now = list()?;
+            if now == names {
+                return opened;
+            }
+            names = now;
+        }
+        Err(failed(&"its files do not stay the same for long enough to be opened; try again"))
+    }
+
+    fn of(disk: &HostDisk, names: &[String], dir: &Path) -> Result<Self, AuditError> {
+        let failed = |e: &dyn std::fmt::Display| AuditError::Read(dir.display().to_string(), e.to_string());
         let mut segments = Vec::new();
         for name in names.iter().filter(|n| is_segment(n).is_some()) {
-            segments.push(Segment::open(&disk, name).map_err(|e| failed(&e))?);
+            segments.push(Segment::open(disk, name).map_err(|e| failed(&e))?);
         }
         if segments.is_empty() {
             return Err(failed(&"there is no log in it; `revocation.store` names the directory"));
@@ -63,7 +82,7 @@ impl AuditLog {
         let newest =
             names.iter().filter(|n| n.starts_with("snapshot-") && n.strip_suffix(".new").is_none()).max();
         let snapshot = newest
-            .map(|name| snapshot::open(&disk, name).map(|(head, _)| head.chain))
+            .map(|name| snapshot::open(disk, name).map(|(head, _)| head.chain))
             .transpose()
             .map_err(|e| failed(&e))?;
         Ok(Self { segments, snapshot })
@@ -85,7 +104,7 @@ impl AuditLog {
             }
             let mut bad = None;
             segment
-                .scan(|entry, _, _| {
+                .read_beside(|entry| {
                     if each(entry, &mut take).is_none() {
                         bad = bad.or(Some(entry.chain.seq));
                     }

@@ -9,7 +9,10 @@ use super::{
     super::{AnyClaim, Selector},
     *,
 };
-use crate::journal::sim::{Loss, SimDisk};
+use crate::journal::{
+    Sizes,
+    sim::{Loss, SimDisk},
+};
 
 const KEY: u32 = 7;
 
@@ -34,6 +37,10 @@ fn claim(id: ClaimId) -> Claim {
         source: "admin".into(),
         parent: None,
     }
+}
+
+fn answer(key: [u8; 16], ids: Vec<ClaimId>) -> Answer {
+    Answer { once: Once { key, request: [2; 16], until: WallTime(0), renews: false }, ids }
 }
 
 fn by_selector(id: ClaimId) -> SelectorClaim {
@@ -71,7 +78,7 @@ fn what_was_committed_is_there_after_opening_again() {
     let first = store.commit(&Changes { add: vec![&a, &b], ..Changes::default() }, WallTime(5)).unwrap();
     store.done(first, WallTime(5), Duration::from_micros(70), Some(Duration::from_micros(90)));
     let c = by_selector(store.next_id());
-    let answered = vec![([1; 16], [2; 16], vec![a.id, b.id])];
+    let answered = vec![answer([1; 16], vec![a.id, b.id])];
     let changes = Changes { select: vec![&c], answered, ..Changes::default() };
     store.commit(&changes, WallTime(6)).unwrap();
     let policy = Some(("h".into(), 3));
@@ -332,7 +339,7 @@ fn a_snapshot_holds_what_the_log_did() {
     let disk = SimDisk::default();
     let mut store = open(&disk, SMALL).unwrap();
     let first = claim(store.next_id());
-    let answered = vec![([3; 16], [4; 16], vec![first.id])];
+    let answered = vec![answer([3; 16], vec![first.id])];
     let seq =
         store.commit(&Changes { add: vec![&first], answered, ..Changes::default() }, WallTime(4)).unwrap();
     store.done(seq, WallTime(4), Duration::from_micros(8), Some(Duration::from_micros(9)));
@@ -473,4 +480,111 @@ fn the_audit_log_is_a_chain_that_shows_what_was_changed() {
     assert!(matches!(read(), Err(AuditError::Broken(_))), "a file taken away");
     std::fs::write(middle, &whole).unwrap();
     assert_eq!(read().unwrap().1, end);
+}
+
+#[test]
+fn who_follows_the_log_reads_each_entry_once_and_nothing_while_there_is_none() {
+    let disk = SimDisk::default();
+    let tuning = Tuning { sizes: Sizes { segment: 32 << 10, zeros: 64 << 10 }, ..Tuning::default() };
+    let mut store = open(&disk, tuning).unwrap();
+    let reader = store.reader();
+    let (before, mut after, mut seen) = (disk.read(), store.head().seq, 0);
+    for n in 0..400 {
+        let c = claim(store.next_id());
+        store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(n)).unwrap();
+        if n % 3 == 0 {
+            let new = reader.entries(after, 100).unwrap().unwrap();
+            assert!(new.iter().all(|e| e.entry > after));
+            seen += new.len();
+            after = new.last().unwrap().entry;
+        }
+        let idle = disk.read();
+        assert_eq!(reader.entries(store.head().seq, 100).unwrap(), Some(Vec::new()));
+        assert_eq!(disk.read(), idle, "nothing is read where nothing is new");
+    }
+    assert_eq!(seen, 400);
+    let read = disk.read() - before;
+    // An entry of this test has 160 bytes.
+    assert!(read <= 400 * 200, "{read} bytes read for {} that were written", 400 * 160);
+    // From anywhere, too, and over files.
+    for after in [0, 1, 150, 399] {
+        let all = reader.entries(after, 1000).unwrap().unwrap();
+        let expected: Vec<_> = (after + 1..=store.head().seq).collect();
+        assert_eq!(all.iter().map(|e| e.entry).collect::<Vec<_>>(), expected);
+    }
+    assert!(Disk::list(&disk).unwrap().len() > 1);
+}
+
+#[test]
+fn readers_hold_up_no_writer() {
+    let disk = SimDisk::default();
+    let mut store = open(&disk, SMALL).unwrap();
+    let claims: Vec<_> = (0..50).map(|_| claim(store.next_id())).collect();
+    store.commit(&Changes { add: claims.iter().collect(), ..Changes::default() }, WallTime(0)).unwrap();
+    let reader = store.reader();
+    let writer = std::cell::RefCell::new(store);
+    // Each claim that is looked at is followed by an order, and some are lifted before they are reached.
+    let listed = reader
+        .list(ClaimId(0), 50, WallTime(0), |looked| {
+            let mut store = writer.borrow_mut();
+            let c = claim(store.next_id());
+            let lift =
+                if looked.id() == ClaimId(7) { vec![(vec![ClaimId(99)], Vec::new())] } else { Vec::new() };
+            let changes = Changes { add: vec![&c], lift, ..Changes::default() };
+            store.commit(&changes, WallTime(0)).unwrap();
+            true
+        })
+        .unwrap();
+    assert_eq!(listed.len(), 50);
+}
+
+#[test]
+fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
+    let disk = SimDisk::default();
+    let mut store = open(&disk, SMALL).unwrap();
+    let (c, day) = (claim(store.next_id()), REMEMBERED);
+    let long =
+        Answer { once: Once { until: WallTime(3 * day), ..answer([5; 16], vec![]).once }, ids: vec![c.id] };
+    let answered = vec![answer([4; 16], vec![c.id]), long];
+    store.commit(&Changes { add: vec![&c], answered, ..Changes::default() }, WallTime(1)).unwrap();
+    for (now, snapshot) in [(day, false), (2 * day, false), (2 * day, true), (3 * day + 1, true)] {
+        while snapshot && store.snapshot.is_none() {
+            let c = claim(store.next_id());
+            store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(now)).unwrap();
+        }
+        store.tend(WallTime(now));
+        let known = |key: u8| store.reader().answered(&[key; 16]).is_some();
+        assert_eq!((known(4), known(5)), (now <= day, now < 3 * day), "at {now}, in a snapshot: {snapshot}");
+        drop(store);
+        store = open(&disk, SMALL).unwrap();
+    }
+}
+
+#[test]
+fn the_audit_log_verifies_at_every_moment_beside_its_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r");
+    let mut store = Store::open_with(&path, KEY, SMALL).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| {
+            let mut n = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let c = claim(store.next_id());
+                let lift = vec![(vec![ClaimId(c.id.0 - 1)], Vec::new())];
+                store.commit(&Changes { add: vec![&c], lift, ..Changes::default() }, WallTime(n)).unwrap();
+                n += 1;
+            }
+            n
+        });
+        let (mut last, mut first) = (0, 0);
+        for round in 0..150 {
+            let read = AuditLog::open(&path).and_then(|log| log.read(drop));
+            let (start, end) = read.unwrap_or_else(|e| panic!("round {round}: {e}"));
+            assert!(end.seq >= last && start.seq >= first, "round {round}");
+            (last, first) = (end.seq, start.seq);
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(first > 0 && writer.join().unwrap() > 0, "files came and went meanwhile");
+    });
 }
