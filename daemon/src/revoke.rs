@@ -30,5 +30,6 @@ pub use refusals::Refusals;
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{
-    AuditEntry, AuditError, AuditLog, Change, LogEntry, Receipt, Store, StoreError, StoreReader, Tuning,
+    AuditEntry, AuditError, AuditLog, BackupError, Change, Held, LogEntry, Receipt, Restored, Store,
+    StoreError, StoreReader, Tuning, backup, restore,
 };

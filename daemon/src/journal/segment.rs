@@ -236,6 +236,16 @@ impl Segment {
         Ok(())
     }
 
+    /// The first page of a copy that ends where this one was read to: it says that all of it is acknowledged.
+    pub fn page(&self) -> io::Result<Vec<u8>> {
+        let mut page = read_all(&*self.file, 0, PAGE)?;
+        page.resize(usize::try_from(PAGE).unwrap_or(TITLE), 0);
+        page[TITLE..].fill(0);
+        let at = usize::try_from(MARKS[0]).unwrap_or(TITLE);
+        page[at..at + MARK].copy_from_slice(&mark_at(self.chain, self.end));
+        Ok(page)
+    }
+
     /// Notes, durably, that another file goes on, so that its absence is noticed.
     pub fn continued(&self) -> io::Result<()> {
         self.file.write_at(&mark(self.chain), CONTINUED)?;

@@ -1,6 +1,7 @@
 //! How the rest of the daemon gives orders to the plane.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -410,6 +411,20 @@ impl PlaneHandle {
             }))
         })
         .await
+    }
+
+    /// How many living connections would end with these tokens, as the kernel sees them now: those on which a request with
+    /// one of them is under way, or that are a tunnel of one. `None` where it does not see that (fast mode, or no kernel
+    /// side).
+    pub async fn count_connections(&self, tokens: HashSet<DenyFingerprint>) -> Option<usize> {
+        let (tell, told) = oneshot::channel();
+        let tell = move |n| {
+            // Who asked may have gone.
+            let _ = tell.send(n);
+        };
+        let ask = move |kernel: &mut Kernel| kernel.count_connections(tokens, Box::new(tell));
+        self.with_kernel(ask).await.ok()?;
+        told.await.ok().flatten()
     }
 
     /// Ends the plane's thread when it has answered what is queued before this.

@@ -348,7 +348,8 @@ mod tests {
         for id in 1..=MAX_CLAIMS as u64 {
             room.take(&l, F).unwrap();
             if id % 2 == 0 {
-                (room, _) = (Room::default(), l.add(claim(id - 1, 9)));
+                room = Room::default();
+                l.add(claim(id - 1, 9));
                 l.add(claim(id, 9));
             }
         }

@@ -288,10 +288,18 @@ impl Plane {
         match self.commit(&changes) {
             Err(e) => {
                 let refuse = || RevokeError::Store(Arc::clone(&e));
-                accepted.into_iter().for_each(|a| a.reply.send(Err(refuse())));
-                followed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(refuse()))));
-                selected.into_iter().for_each(|(.., reply)| drop(reply.send(Err(refuse()))));
-                lifted.into_iter().for_each(|l| drop(l.reply.send(Err(refuse()))));
+                for a in accepted {
+                    a.reply.send(Err(refuse()));
+                }
+                for (_, reply) in followed {
+                    let _ = reply.send(Err(refuse()));
+                }
+                for (.., reply) in selected {
+                    let _ = reply.send(Err(refuse()));
+                }
+                for l in lifted {
+                    let _ = l.reply.send(Err(refuse()));
+                }
                 if let Some((_, reply)) = policy {
                     let _ = reply.send(Err(refuse()));
                 }
@@ -421,7 +429,7 @@ impl Plane {
         }
         self.publish();
         let failed = |e: &Arc<KernelError>| RevokeError::Kernel(Arc::clone(e));
-        let written = || written.as_ref().map(|()| ()).map_err(failed);
+        let written = || written.as_ref().copied().map_err(failed);
         for a in accepted {
             a.reply.send(written().map(|()| a.claims));
         }

@@ -4,6 +4,7 @@
 //! more; the log's older files are then kept for the audit alone.
 
 mod audit;
+mod backup;
 mod catalog;
 mod compact;
 mod migrate;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
+    backup::{BackupError, Held, Restored, backup, restore},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
     tuning::Tuning,
 };
@@ -35,7 +37,7 @@ use self::{
 use super::{Claim, ClaimId, Once, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
 use crate::{
     clock::WallTime,
-    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, verify},
+    journal::{Chain, Disk, Entry, Identity, Journal, JournalError, PAGE, Position, verify},
 };
 
 /// Orders that may be repeated are remembered for so long, in ms.
@@ -257,7 +259,7 @@ impl Store {
     /// With other sizes and times.
     pub fn open_with(path: &Path, key_id: u32, tuning: Tuning) -> Result<Self, StoreError> {
         migrate::take_over(path, key_id)?;
-        let disk = host(path)?;
+        let disk = migrate::host(path)?;
         Self::open_on(&(Arc::new(disk) as _), path, key_id, tuning)
     }
 
@@ -381,6 +383,17 @@ impl Store {
         let id = ClaimId(self.next);
         self.next += 1;
         id
+    }
+
+    /// The id that is given next.
+    fn upcoming(&self) -> u64 {
+        self.next
+    }
+
+    /// Gives no id below this one any more, once the next entry is written.
+    fn go_on_from(&mut self, next: u64) {
+        self.next = self.next.max(next);
+        self.waiting.next(self.next);
     }
 
     /// Writes a batch and returns when it is on the disk, with the entry's number. After an error nothing of it counts.
@@ -579,17 +592,4 @@ impl Drop for Store {
             tracing::warn!(error = %e, "the revocation store was closed, but not as it should be; it is read again at start");
         }
     }
-}
-
-fn host(path: &Path) -> Result<HostDisk, StoreError> {
-    HostDisk::take(path).map_err(|e| StoreError::Open {
-        path: path.to_owned(),
-        message: match e.kind() {
-            std::io::ErrorKind::WouldBlock => "another daemon has it open; stop that one first".to_owned(),
-            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-                "it is a file, and no store of an earlier version; `revocation.store` must name a directory, or nothing in one that exists".to_owned()
-            }
-            _ => format!("{e}; `revocation.store` must name a directory, or nothing in one that exists and is writable"),
-        },
-    })
 }

@@ -330,6 +330,31 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     w.daemon.restart()?;
     w.assert_refused(&token);
     w.assert_passes(&other);
+    // Replayed over the restart it is the same order, and none where what came of it was lifted.
+    let claims = |w: &World| -> Result<Vec<Value>> {
+        let all = w.daemon.json(&["revocations", "--source", "ssf"], "")?;
+        Ok(all.as_array().cloned().unwrap_or_default())
+    };
+    let before = claims(&w)?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    assert_eq!(push(&w, SECRET, kind, &event)?.status, 202);
+    assert_eq!((before.len(), claims(&w)?), (1, before.clone()));
+    w.daemon.ask(&["unrevoke", &before[0]["id"].to_string()], "")?.ok()?;
+    w.daemon.kill9()?;
+    w.daemon.restart()?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    assert_eq!(push(&w, SECRET, kind, &event)?.status, 202);
+    assert!(claims(&w)?.is_empty());
+    w.assert_passes(&token);
+    // What was refused is in the audit log.
+    let audit = || w.daemon.command(&["audit", "show", "--json"])?.ok();
+    until(|| Ok(audit()?.contains("authentication_failed")))?;
+    let lines = audit()?;
+    let refused: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let refused: Vec<_> =
+        refused.iter().filter(|l| l["action"] == "refused" && l["actor"] == "ssf:idp").collect();
+    let codes = |code: &str| refused.iter().filter(|l| l["code"] == code).count();
+    assert_eq!((codes("authentication_failed"), codes("invalid_request")), (5, 1), "{refused:#?}");
     // A verification that nobody asked for is an error that the transmitter understands.
     until(|| Ok(status(&w)?["ready"] == true))?;
     let subject = json!({"format": "opaque", "id": "s"});

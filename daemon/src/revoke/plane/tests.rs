@@ -1,8 +1,12 @@
 //! The plane by itself, with a clock of the tests' own.
 
 use std::{
+    io,
     path::Path,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use tokio::sync::oneshot;
@@ -11,7 +15,10 @@ use super::{
     super::{Matched, Selector, upkeep::GRACE_NS},
     *,
 };
-use crate::clock::{BootTime, Clock, WallTime};
+use crate::{
+    clock::{BootTime, Clock, WallTime},
+    journal::{Disk, DiskFile, sim::SimDisk},
+};
 
 #[derive(Default)]
 struct Hands {
@@ -135,7 +142,8 @@ fn all_that_comes_together_is_one_entry_and_one_sync() {
     // One with ten thousand live tokens, and tokens that were presented one by one, some of them twice.
     let many = ask(&mut all, |r| Command::Follow(ids[0], tokens(0, 10_000), r));
     let presented: Vec<_> = (0..200)
-        .map(|n| ask(&mut all, |r| Command::Follow(ids[1 + n as usize % 9], tokens(n / 2, n / 2 + 1), r)))
+        .zip(ids[1..10].iter().cycle())
+        .map(|(n, id)| ask(&mut all, |r| Command::Follow(*id, tokens(n / 2, n / 2 + 1), r)))
         .collect();
     plane.run(all.drain(..));
     assert_eq!(seq(&plane), start + 2, "all that follow");
@@ -239,4 +247,101 @@ fn more_selectors_of_one_name_than_anybody_needs_are_refused() {
     let other = ask(&mut all, |r| Command::Select(Box::new(selector("b", 1 << 40)), None, r));
     plane.run(all.drain(..));
     assert!(told(other).is_ok());
+}
+
+/// A disk whose syncs wait until they are let through.
+#[derive(Clone, Debug, Default)]
+struct Slow {
+    disk: SimDisk,
+    stuck: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Slow {
+    fn stick(&self, stuck: bool) {
+        *self.stuck.0.lock().unwrap() = stuck;
+        self.stuck.1.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct SlowFile(Arc<dyn DiskFile>, Slow);
+
+impl Disk for Slow {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.disk.create(name)?, self.clone())))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.disk.open(name)?, self.clone())))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(into, at)
+    }
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_at(data, at)
+    }
+    fn sync(&self) -> io::Result<()> {
+        let (stuck, changed) = &*self.1.stuck;
+        drop(changed.wait_while(stuck.lock().unwrap(), |stuck| *stuck).unwrap());
+        self.0.sync()
+    }
+}
+
+#[tokio::test]
+async fn on_a_slow_disk_orders_wait_and_decisions_do_not() {
+    let slow = Slow::default();
+    let disk: Arc<dyn Disk> = Arc::new(slow.clone());
+    let store = Store::open_on(&disk, Path::new("slow"), 7, crate::revoke::Tuning::default()).unwrap();
+    let (hands, index) = (Arc::new(Hands::default()), Arc::new(Index::default()));
+    let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
+    let settings = PlaneSettings { limits: Limits { revoked: 100, condemned: 8 }, key_id: 7, namer };
+    let plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
+    let (handle, thread) = plane.start().unwrap();
+    let known = handle.revoke(order(F, 1 << 40)).await.unwrap();
+    let before = *handle.head().borrow();
+    slow.stick(true);
+    let waiting: Vec<_> = (1..=50)
+        .map(|n| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.revoke(order(DenyFingerprint([n, n]), 1 << 40)).await })
+        })
+        .collect();
+    let names = handle.namer().names(&crate::revoke::Traits { issuer: "https://a", ..Default::default() });
+    // What decisions ask, and readers, is answered while not one of them is.
+    for _ in 0..1000 {
+        assert!(index.is_revoked(F, WallTime(0)) && !index.is_revoked(DenyFingerprint([1, 1]), WallTime(0)));
+        assert_eq!(index.selectors.find(&names, WallTime(0)), None);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(handle.get(known.id).await.unwrap().map(|c| c.id()), Some(known.id));
+    assert_eq!(handle.list(ClaimId(0), 100, |_| true).await.unwrap().len(), 1);
+    assert_eq!(handle.entries(before, 10).await.unwrap().map(|e| e.len()), Some(0));
+    assert_eq!(handle.status().claims, 1);
+    assert!(waiting.iter().all(|w| !w.is_finished()), "nothing is acknowledged before it is on the disk");
+    slow.stick(false);
+    for order in waiting {
+        order.await.unwrap().unwrap();
+    }
+    assert!((1..=50).all(|n| index.is_revoked(DenyFingerprint([n, n]), WallTime(0))));
+    let entries = *handle.head().borrow() - before;
+    assert!(entries <= 3, "what waited goes together: {entries} syncs for 50 orders");
+    handle.stop().await;
+    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
 }

@@ -14,6 +14,8 @@ use crate::journal::{
     sim::{Loss, SimDisk},
 };
 
+mod readers;
+
 const KEY: u32 = 7;
 
 /// So small that files and snapshots follow each other quickly.
@@ -25,7 +27,7 @@ const SMALL: Tuning = Tuning {
     background: false,
 };
 
-fn claim(id: ClaimId) -> Claim {
+pub(super) fn claim(id: ClaimId) -> Claim {
     Claim {
         id,
         fingerprint: DenyFingerprint([id.0, 2]),
@@ -54,7 +56,7 @@ fn open(disk: &SimDisk, tuning: Tuning) -> Result<Store, StoreError> {
     Store::open_on(&(Arc::new(disk.clone()) as _), Path::new("sim"), KEY, tuning)
 }
 
-fn ids(store: &Store) -> Vec<u64> {
+pub(super) fn ids(store: &Store) -> Vec<u64> {
     let mut ids = Vec::new();
     store
         .load(|one| {
@@ -483,62 +485,6 @@ fn the_audit_log_is_a_chain_that_shows_what_was_changed() {
 }
 
 #[test]
-fn who_follows_the_log_reads_each_entry_once_and_nothing_while_there_is_none() {
-    let disk = SimDisk::default();
-    let tuning = Tuning { sizes: Sizes { segment: 32 << 10, zeros: 64 << 10 }, ..Tuning::default() };
-    let mut store = open(&disk, tuning).unwrap();
-    let reader = store.reader();
-    let (before, mut after, mut seen) = (disk.read(), store.head().seq, 0);
-    for n in 0..400 {
-        let c = claim(store.next_id());
-        store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(n)).unwrap();
-        if n % 3 == 0 {
-            let new = reader.entries(after, 100).unwrap().unwrap();
-            assert!(new.iter().all(|e| e.entry > after));
-            seen += new.len();
-            after = new.last().unwrap().entry;
-        }
-        let idle = disk.read();
-        assert_eq!(reader.entries(store.head().seq, 100).unwrap(), Some(Vec::new()));
-        assert_eq!(disk.read(), idle, "nothing is read where nothing is new");
-    }
-    assert_eq!(seen, 400);
-    let read = disk.read() - before;
-    // An entry of this test has 160 bytes.
-    assert!(read <= 400 * 200, "{read} bytes read for {} that were written", 400 * 160);
-    // From anywhere, too, and over files.
-    for after in [0, 1, 150, 399] {
-        let all = reader.entries(after, 1000).unwrap().unwrap();
-        let expected: Vec<_> = (after + 1..=store.head().seq).collect();
-        assert_eq!(all.iter().map(|e| e.entry).collect::<Vec<_>>(), expected);
-    }
-    assert!(Disk::list(&disk).unwrap().len() > 1);
-}
-
-#[test]
-fn readers_hold_up_no_writer() {
-    let disk = SimDisk::default();
-    let mut store = open(&disk, SMALL).unwrap();
-    let claims: Vec<_> = (0..50).map(|_| claim(store.next_id())).collect();
-    store.commit(&Changes { add: claims.iter().collect(), ..Changes::default() }, WallTime(0)).unwrap();
-    let reader = store.reader();
-    let writer = std::cell::RefCell::new(store);
-    // Each claim that is looked at is followed by an order, and some are lifted before they are reached.
-    let listed = reader
-        .list(ClaimId(0), 50, WallTime(0), |looked| {
-            let mut store = writer.borrow_mut();
-            let c = claim(store.next_id());
-            let lift =
-                if looked.id() == ClaimId(7) { vec![(vec![ClaimId(99)], Vec::new())] } else { Vec::new() };
-            let changes = Changes { add: vec![&c], lift, ..Changes::default() };
-            store.commit(&changes, WallTime(0)).unwrap();
-            true
-        })
-        .unwrap();
-    assert_eq!(listed.len(), 50);
-}
-
-#[test]
 fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
     let disk = SimDisk::default();
     let mut store = open(&disk, SMALL).unwrap();
@@ -558,33 +504,4 @@ fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
         drop(store);
         store = open(&disk, SMALL).unwrap();
     }
-}
-
-#[test]
-fn the_audit_log_verifies_at_every_moment_beside_its_writer() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("r");
-    let mut store = Store::open_with(&path, KEY, SMALL).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|s| {
-        let writer = s.spawn(|| {
-            let mut n = 0;
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                let c = claim(store.next_id());
-                let lift = vec![(vec![ClaimId(c.id.0 - 1)], Vec::new())];
-                store.commit(&Changes { add: vec![&c], lift, ..Changes::default() }, WallTime(n)).unwrap();
-                n += 1;
-            }
-            n
-        });
-        let (mut last, mut first) = (0, 0);
-        for round in 0..150 {
-            let read = AuditLog::open(&path).and_then(|log| log.read(drop));
-            let (start, end) = read.unwrap_or_else(|e| panic!("round {round}: {e}"));
-            assert!(end.seq >= last && start.seq >= first, "round {round}");
-            (last, first) = (end.seq, start.seq);
-        }
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
-        assert!(first > 0 && writer.join().unwrap() > 0, "files came and went meanwhile");
-    });
 }
