@@ -14,7 +14,7 @@ use crate::{
     hex,
     revoke::{Once, Refusals, RevokeError, SelectorOrder},
     serve::{ClientSettings, Clients, Lately, Listener, Revokes, ServeError, Standards},
-    ssf::{Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
+    ssf::{Access, Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
     token::{KeySource, Publisher, RemoteKeys},
 };
 
@@ -132,10 +132,20 @@ fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSetting
             max_events: t.max_events,
         },
     };
-    if let Some(file) = &t.token_file {
-        // Read for each request; what is wrong with it now is said now.
-        settings::secret(file)?;
-    }
+    let access = match (&t.token_file, &t.token_url, &t.client_id, &t.client_secret_file) {
+        (Some(file), ..) => {
+            // Read for each request; what is wrong with it now is said now.
+            settings::secret(file)?;
+            Access::File(file.clone())
+        }
+        (None, Some(url), Some(id), Some(secret)) => Access::Client {
+            url: url.parse()?,
+            id: id.clone(),
+            secret: settings::secret(secret)?,
+            scope: t.scope.clone(),
+        },
+        _ => Access::None,
+    };
     let keys = match (&t.jwks_file, &t.jwks_url) {
         (Some(file), _) => Some(KeySource::JwksFile(file.clone())),
         (None, Some(url)) => Some(KeySource::Remote(RemoteKeys {
@@ -160,7 +170,7 @@ fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSetting
         manage: t.manage,
         stream: t.stream.clone(),
         delivery,
-        token_file: t.token_file.clone(),
+        access,
         ca_file: t.ca_file.clone(),
         plain_http: t.plain_http,
         hosts: t.hosts.clone(),

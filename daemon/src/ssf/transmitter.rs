@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, OnceCell};
 
 use super::{
-    Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings, mapping,
+    Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings,
+    access::Given,
+    mapping,
     set::{self, Set},
     state::Shared,
     subject::Reader,
@@ -45,6 +47,8 @@ pub struct Transmitter {
     pub(super) verified: Notify,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
+    /// The token that an authorization server gave.
+    pub(super) given: tokio::sync::Mutex<Option<Given>>,
     signers: ArcSwapOption<Signers>,
     orders: Arc<dyn Orders>,
     table: std::collections::BTreeMap<String, Action>,
@@ -84,6 +88,7 @@ impl Transmitter {
             verified: Notify::new(),
             clock,
             metrics,
+            given: tokio::sync::Mutex::default(),
             signers: ArcSwapOption::empty(),
             orders,
             table: mapping::table(&settings.actions),

@@ -83,7 +83,7 @@ fn world(change: impl FnOnce(&mut TransmitterSettings)) -> World {
         manage: false,
         stream: None,
         delivery: Delivery::Push { url: None, secret: PushSecret::new("s3cret".to_owned()) },
-        token_file: None,
+        access: crate::ssf::Access::None,
         ca_file: None,
         plain_http: false,
         hosts: Vec::new(),
