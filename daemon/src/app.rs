@@ -363,6 +363,7 @@ async fn serve(
         stop: stop.clone(),
         default_ttl: shared.config.load().revocation.default_ttl.0,
         host: settings::host_name(&shared.config.load()).into(),
+        sees_unseen: status::sees_unseen(&shared),
     };
     let observe = ObserveState {
         metrics: Arc::clone(&shared.metrics),

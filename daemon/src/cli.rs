@@ -5,6 +5,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod check_config;
 mod client;
 mod client_secret;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct WallTime(pub i64);
 
 /// Nanoseconds of `CLOCK_BOOTTIME`: counts suspended time, ignores steps of the wall clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(pub u64);
 
 impl WallTime {

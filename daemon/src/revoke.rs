@@ -13,6 +13,8 @@ mod handle;
 mod index;
 mod ledger;
 mod plane;
+mod refusals;
+mod room;
 mod row;
 mod selecting;
 mod selector;
@@ -24,8 +26,10 @@ pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
+pub use refusals::Refusals;
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{
-    AuditEntry, AuditError, AuditLog, Change, LogEntry, Receipt, Store, StoreError, StoreReader, Tuning,
+    AuditEntry, AuditError, AuditLog, BackupError, Change, Held, LogEntry, Receipt, Restored, Store,
+    StoreError, StoreReader, Tuning, backup, restore,
 };

@@ -6,6 +6,7 @@
 //! the issuers that the configuration gives it and no others. Leaves to others: how a selector is obeyed (`revoke`), who
 //! may push (`serve`).
 
+mod access;
 mod mapping;
 mod metadata;
 mod poll;
@@ -35,15 +36,22 @@ pub use self::{
     transmitter::Transmitter,
 };
 use crate::{
-    fetch::{SecretError, Url, one_line},
-    revoke::SelectorOrder,
+    fetch::{Secret, SecretError, Url, one_line},
+    revoke::{Once, SelectorOrder},
     token::KeySource,
 };
 
 /// Takes orders; done when they are durable and in force.
 pub trait Orders: Send + Sync {
-    /// Gives one. The error says why it is not in force.
-    fn revoke(&self, order: SelectorOrder) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    /// Gives one, which may come again. The error says why it is not in force.
+    fn revoke(
+        &self,
+        order: SelectorOrder,
+        once: Once,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+
+    /// Notes an event that was refused, and why, for the audit log.
+    fn refused(&self, transmitter: &str, code: &str, why: &str);
 }
 
 /// A secret text that is sent or compared, and never printed.
@@ -107,6 +115,26 @@ impl Delivery {
     }
 }
 
+/// How a transmitter's API is told who asks.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Not at all.
+    None,
+    /// By the bearer token in a file, read for each request.
+    File(PathBuf),
+    /// By a token that an authorization server gives (RFC 6749 §4.4).
+    Client {
+        /// Its token endpoint.
+        url: Url,
+        /// The client's id.
+        id: String,
+        /// Its secret.
+        secret: Secret,
+        /// What is asked for; empty for what the server gives by itself.
+        scope: String,
+    },
+}
+
 /// One transmitter as it is configured.
 #[derive(Clone, Debug)]
 pub struct TransmitterSettings {
@@ -126,8 +154,8 @@ pub struct TransmitterSettings {
     pub stream: Option<String>,
     /// How events come.
     pub delivery: Delivery,
-    /// File with the token for its API, read for each request.
-    pub token_file: Option<PathBuf>,
+    /// How this receiver tells its API who it is.
+    pub access: Access,
     /// The only authorities that are believed; the system's where none is given.
     pub ca_file: Option<PathBuf>,
     /// Whether plain `http` may be spoken to other hosts.

@@ -46,14 +46,21 @@ pub struct Daemon {
     ns: Namespace,
     config: PathBuf,
     socket: PathBuf,
+    /// What it has in its environment from the next start on.
+    pub environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
 impl Daemon {
     /// Starts it and waits until it is ready.
     pub fn start(ns: &Namespace, config: &Path, socket: &Path) -> Result<Self> {
-        let mut daemon =
-            Self { ns: ns.clone(), config: config.to_owned(), socket: socket.to_owned(), process: None };
+        let mut daemon = Self {
+            ns: ns.clone(),
+            config: config.to_owned(),
+            socket: socket.to_owned(),
+            environment: Vec::new(),
+            process: None,
+        };
         daemon.restart()?;
         Ok(daemon)
     }
@@ -63,6 +70,7 @@ impl Daemon {
         ensure!(self.process.is_none(), "the daemon runs already");
         let mut command = Command::new(binary()?);
         command.args(["run", "--config"]).arg(&self.config);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::start(&self.ns, &mut command)?;
         process.await_line(0, |line| message(line).as_deref() == Some("ready"))?;
         self.process = Some(process);

@@ -105,6 +105,11 @@ impl Process {
         self.said.wait(|said| said.ended || wanted(&said.lines))
     }
 
+    /// Whether its standard error has ended, and it with that.
+    pub fn has_ended(&self) -> bool {
+        self.said.get().ended
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -56,6 +56,13 @@ impl Mint {
         self.sign(&claims(ISSUER, age, scope)?)
     }
 
+    /// A token that is over in so many seconds.
+    pub fn lasting(&self, seconds: u64, scope: &str) -> Result<String> {
+        let mut claims = claims(ISSUER, 0, scope)?;
+        claims["exp"] = (claims["iat"].as_u64().context("iat is a number")? + seconds).into();
+        self.sign(&claims)
+    }
+
     /// A token whose time is over.
     pub fn expired(&self, scope: &str) -> Result<String> {
         let mut claims = claims(ISSUER, 7200, scope)?;

@@ -12,6 +12,7 @@ mod e2e {
     mod bounds;
     mod bundles;
     mod clients;
+    mod clocks;
     mod connections;
     mod crafted;
     mod cuts;

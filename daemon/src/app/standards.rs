@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Shared, door, settings, tls_listeners};
@@ -11,9 +12,9 @@ use crate::{
     config::{ClientRevokes, Config, Endpoint, SsfAction, SsfDelivery, SsfTransmitter, StandardsClient},
     decide::Decider,
     hex,
-    revoke::SelectorOrder,
+    revoke::{Once, Refusals, RevokeError, SelectorOrder},
     serve::{ClientSettings, Clients, Lately, Listener, Revokes, ServeError, Standards},
-    ssf::{Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
+    ssf::{Access, Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
     token::{KeySource, Publisher, RemoteKeys},
 };
 
@@ -64,6 +65,7 @@ pub fn serve(
         ssf: ssf.clone(),
         publisher: publisher(&config, shared)?,
         lately: Lately::new(LATELY),
+        refusals: Refusals::new(shared.plane.clone()),
     });
     for (endpoint, listener) in listeners {
         tracing::info!(address = %endpoint, "standards' endpoints");
@@ -80,18 +82,34 @@ fn publisher(config: &Config, shared: &Shared) -> Result<Option<Publisher>> {
 }
 
 /// Takes orders of transmitters.
-struct Taker(Arc<Decider>);
+struct Taker(Arc<Decider>, Refusals);
 
 impl Orders for Taker {
-    fn revoke(&self, order: SelectorOrder) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(async { self.0.revoke_selected(order).await.map(drop).map_err(|e| e.to_string()) })
+    fn revoke(
+        &self,
+        order: SelectorOrder,
+        once: Once,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async move {
+            match self.0.revoke_selected(order, Some(once)).await {
+                // Given before, and lifted since by somebody who knows better: it stays so.
+                Ok(_) | Err(RevokeError::Unknown(_)) => Ok(()),
+                Err(e) => Err(e.to_string()),
+            }
+        })
+    }
+
+    fn refused(&self, transmitter: &str, code: &str, why: &str) {
+        let actor = format!("ssf:{transmitter}");
+        self.1.note(json!({"action": "refused", "of": "revoke", "source": "ssf", "actor": actor, "code": code, "why": why}));
     }
 }
 
 /// The transmitters of security events; nothing is asked of them yet.
 pub fn transmitters(shared: &Arc<Shared>) -> Result<Receiver> {
     let config = shared.config.load();
-    let orders: Arc<dyn Orders> = Arc::new(Taker(Arc::clone(&shared.decider)));
+    let orders: Arc<dyn Orders> =
+        Arc::new(Taker(Arc::clone(&shared.decider), Refusals::new(shared.plane.clone())));
     let all = config.ssf.transmitter.iter().map(|table| {
         let settings = transmitter(table, &config)?;
         let (clock, metrics) = (Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
@@ -114,10 +132,20 @@ fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSetting
             max_events: t.max_events,
         },
     };
-    if let Some(file) = &t.token_file {
-        // Read for each request; what is wrong with it now is said now.
-        settings::secret(file)?;
-    }
+    let access = match (&t.token_file, &t.token_url, &t.client_id, &t.client_secret_file) {
+        (Some(file), ..) => {
+            // Read for each request; what is wrong with it now is said now.
+            settings::secret(file)?;
+            Access::File(file.clone())
+        }
+        (None, Some(url), Some(id), Some(secret)) => Access::Client {
+            url: url.parse()?,
+            id: id.clone(),
+            secret: settings::secret(secret)?,
+            scope: t.scope.clone(),
+        },
+        _ => Access::None,
+    };
     let keys = match (&t.jwks_file, &t.jwks_url) {
         (Some(file), _) => Some(KeySource::JwksFile(file.clone())),
         (None, Some(url)) => Some(KeySource::Remote(RemoteKeys {
@@ -142,7 +170,7 @@ fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSetting
         manage: t.manage,
         stream: t.stream.clone(),
         delivery,
-        token_file: t.token_file.clone(),
+        access,
         ca_file: t.ca_file.clone(),
         plain_http: t.plain_http,
         hosts: t.hosts.clone(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Shared, candidate, floods};
 use crate::{
     clock::{Clock as _, SystemClock},
-    config::{KernelMode, ShedMode},
+    config::{KernelMode, ShedMode, UnknownMode},
     kernel::Guarded,
     policy::{Reads, Shown},
     telemetry,
@@ -19,6 +19,19 @@ const fn mode(m: KernelMode) -> &'static str {
         KernelMode::Observe => "observe",
         KernelMode::Off => "off",
     }
+}
+
+/// Whether tokens that were never seen are shown to the decision path: somebody asks at a front door, or the kernel does.
+pub fn sees_unseen(shared: &Arc<Shared>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move || {
+        shared.upgrade().is_none_or(|s| {
+            let config = s.config.load();
+            let shows =
+                config.kernel.mode == KernelMode::Enforce && config.kernel.unknown != UnknownMode::Pass;
+            shows || s.metrics.was_asked()
+        })
+    })
 }
 
 /// Gives the whole state as JSON.

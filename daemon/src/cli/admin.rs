@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use http::Method;
 
-use super::{OK, Outcome, client::Target, print, print_json};
+use super::{OK, Outcome, client::Ask, print, print_json};
 
 /// Load the policies again, all or nothing
 ///
@@ -13,16 +13,13 @@ use super::{OK, Outcome, client::Target, print, print_json};
 #[derive(Debug, ClapArgs)]
 pub struct ReloadArgs {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl ReloadArgs {
     pub fn run(self) -> Outcome {
-        let answer = self.target.call(Method::POST, "/v1/reload", None)?;
-        if self.json {
+        let answer = self.ask.target.call(Method::POST, "/v1/reload", None)?;
+        if self.ask.json {
             print_json(&answer)?;
         } else {
             print(&format!("policy generation {} is in force", answer["generation"]))?;

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Value, json};
 
 use super::{FAILED, Failure, OK, Outcome, print, print_json, table::time};
-use crate::{config, hex, revoke::AuditLog};
+use crate::{config, hex, revoke::AuditLog, token::FingerprintKey};
 
 /// Read the audit log, and check that nobody changed it
 ///
@@ -50,7 +50,7 @@ enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-struct From {
+pub struct From {
     /// Configuration file, whose `revocation.store` names the directory
     #[arg(long, short, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
     config: PathBuf,
@@ -60,12 +60,25 @@ struct From {
 }
 
 impl From {
-    fn open(&self) -> Result<AuditLog, Failure> {
-        let dir = match &self.store {
+    /// The store's directory.
+    pub fn dir(&self) -> Result<PathBuf, Failure> {
+        Ok(match &self.store {
             Some(dir) => dir.clone(),
             None => config::load(&self.config)?.revocation.store,
-        };
-        Ok(AuditLog::open(&dir)?)
+        })
+    }
+
+    /// Id of this host's fingerprint key, where there is a configuration and the key.
+    pub fn key_id(&self) -> Result<Option<u32>, Failure> {
+        if self.store.is_some() {
+            return Ok(None);
+        }
+        let file = config::load(&self.config)?.token.fingerprint_key;
+        Ok(if file.exists() { Some(FingerprintKey::load_or_create(&file)?.id()) } else { None })
+    }
+
+    fn open(&self) -> Result<AuditLog, Failure> {
+        Ok(AuditLog::open(&self.dir()?)?)
     }
 }
 

@@ -27,6 +27,16 @@ pub struct Target {
     pub socket: PathBuf,
 }
 
+/// Which daemon is asked, and how its answer is printed: of nearly every command.
+#[derive(Debug, Args)]
+pub struct Ask {
+    #[command(flatten)]
+    pub target: Target,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 impl Target {
     /// Sends a request and gives the answer's JSON; a refusal becomes the daemon's own sentence.
     pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {

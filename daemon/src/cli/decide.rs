@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{DENIED, Failure, OK, Outcome, client::Target, input::TokenSource, print, print_json};
+use super::{DENIED, Failure, OK, Outcome, client::Ask, input::TokenSource, print, print_json};
 
 /// Ask the running daemon for one decision, with each step that led to it
 ///
@@ -34,10 +34,7 @@ pub struct Args {
     #[arg(long = "header", value_name = "NAME:VALUE")]
     headers: Vec<String>,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
@@ -53,8 +50,8 @@ impl Args {
         if !self.no_token {
             body["token"] = self.token.read()?.as_str().into();
         }
-        let e = self.target.call(Method::POST, "/v1/decide", Some(&body))?;
-        if self.json {
+        let e = self.ask.target.call(Method::POST, "/v1/decide", Some(&body))?;
+        if self.ask.json {
             print_json(&e)?;
         } else {
             print(&human(&e))?;

@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::json;
 
-use super::{OK, Outcome, client::Target, input::TokenSource, print, print_json};
+use super::{OK, Outcome, client::Ask, input::TokenSource, print, print_json};
 
 /// Print a token's fingerprint, its only name in maps, store, events and logs
 ///
@@ -14,17 +14,14 @@ pub struct Args {
     #[command(flatten)]
     token: TokenSource,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
     pub fn run(self) -> Outcome {
         let body = json!({"token": self.token.read()?.as_str()});
-        let answer = self.target.call(Method::POST, "/v1/fingerprint", Some(&body))?;
-        if self.json {
+        let answer = self.ask.target.call(Method::POST, "/v1/fingerprint", Some(&body))?;
+        if self.ask.json {
             print_json(&answer)?;
         } else {
             print(answer["fingerprint"].as_str().unwrap_or_default())?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     OK, Outcome,
-    client::Target,
+    client::Ask,
     print, print_json,
     table::{table, time},
 };
@@ -69,10 +69,7 @@ enum Command {
 #[derive(Debug, ClapArgs)]
 struct Common {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
@@ -82,16 +79,19 @@ impl Args {
                 let body = json!({
                     "subject": subject, "client": client, "scopes": scopes, "roles": roles, "ttl": ttl,
                 });
-                made(&common, &common.target.call(Method::POST, "/v1/keys", Some(&body))?)
+                made(&common, &common.ask.target.call(Method::POST, "/v1/keys", Some(&body))?)
             }
             Command::Rotate { id, overlap, common } => {
                 let path = format!("/v1/keys/{id}/rotate");
-                made(&common, &common.target.call(Method::POST, &path, Some(&json!({"overlap": overlap})))?)
+                made(
+                    &common,
+                    &common.ask.target.call(Method::POST, &path, Some(&json!({"overlap": overlap})))?,
+                )
             }
             Command::List { common } => list(&common),
             Command::Disable { id, common } => {
-                let told = common.target.call(Method::POST, &format!("/v1/keys/{id}/disable"), None)?;
-                if common.json {
+                let told = common.ask.target.call(Method::POST, &format!("/v1/keys/{id}/disable"), None)?;
+                if common.ask.json {
                     print_json(&told)?;
                 } else if let Some(revocation) = told["revocation"].as_u64() {
                     print(&format!("disabled: {id}, and in the kernel as revocation {revocation}"))?;
@@ -106,7 +106,7 @@ impl Args {
 
 /// The text alone goes to standard output, so that it can be put where it belongs without being shown.
 fn made(common: &Common, told: &Value) -> Outcome {
-    if common.json {
+    if common.ask.json {
         print_json(told)?;
     } else {
         print(told["token"].as_str().unwrap_or_default())?;
@@ -119,9 +119,9 @@ fn made(common: &Common, told: &Value) -> Outcome {
 }
 
 fn list(common: &Common) -> Outcome {
-    let told = common.target.call(Method::GET, "/v1/keys", None)?;
+    let told = common.ask.target.call(Method::GET, "/v1/keys", None)?;
     let keys = told["keys"].as_array().cloned().unwrap_or_default();
-    if common.json {
+    if common.ask.json {
         print_json(&Value::Array(keys))?;
     } else if keys.is_empty() {
         print("no API keys")?;

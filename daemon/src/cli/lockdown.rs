@@ -4,7 +4,13 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Failure, OK, Outcome, REFUSED, client::Target, print, print_json, revoke::shown, table::time};
+use super::{
+    Failure, OK, Outcome, REFUSED,
+    client::Ask,
+    print, print_json,
+    revoke::{preview, shown, warn},
+    table::time,
+};
 
 /// Refuse a role, a client, a region or everything for a time, at once and on disk
 ///
@@ -29,10 +35,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -85,11 +88,11 @@ impl Args {
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
         }
-        let told = self.target.call(Method::POST, "/v1/revocations", Some(&body))?;
-        if self.json {
+        let told = self.ask.target.call(Method::POST, "/v1/revocations", Some(&body))?;
+        if self.ask.json {
             print_json(&told)?;
         } else if self.dry_run {
-            print(&format!("would be condemned at once: {} of the tokens seen lately", told["live"]))?;
+            print(&preview(&told))?;
         } else {
             let until = time(told["until"].as_i64().unwrap_or(0));
             let data = serde_json::to_string(&json!({"emergency": self.what.data()}))?;
@@ -100,6 +103,7 @@ impl Args {
                 told["condemned"],
                 told["id"],
             ))?;
+            warn(&told);
         }
         Ok(OK)
     }
@@ -117,16 +121,13 @@ pub struct UnlockArgs {
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl UnlockArgs {
     pub fn run(self) -> Outcome {
         let page = "/v1/revocations?kind=selector&source=lockdown&limit=10000";
-        let found = self.target.call(Method::GET, page, None)?;
+        let found = self.ask.target.call(Method::GET, page, None)?;
         let all: Vec<u64> =
             found["revocations"].as_array().into_iter().flatten().filter_map(|c| c["id"].as_u64()).collect();
         if let Some(other) = self.ids.iter().find(|id| !all.contains(id)) {
@@ -138,13 +139,13 @@ impl UnlockArgs {
             ));
         }
         let ids = if self.all { all } else { self.ids };
-        if ids.is_empty() && !self.json {
+        if ids.is_empty() && !self.ask.json {
             print("no lockdown is in force")?;
         }
         for id in ids {
             let claim =
-                self.target.call(Method::DELETE, &format!("/v1/revocations/{id}?reason=unlock"), None)?;
-            if self.json {
+                self.ask.target.call(Method::DELETE, &format!("/v1/revocations/{id}?reason=unlock"), None)?;
+            if self.ask.json {
                 print_json(&json!({"lifted": claim}))?;
             } else {
                 print(&format!("unlocked: {} (revocation {id})", shown(&claim["selector"])))?;

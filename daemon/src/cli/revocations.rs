@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     OK, Outcome,
-    client::Target,
+    backup::{BackupArgs, RestoreArgs},
+    client::{Ask, Target},
     print, print_json,
     revoke::shown,
     table::{table, time},
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
     /// Print changes as they come
     Watch {
         /// Begin behind this entry of the log, instead of now
@@ -72,10 +75,7 @@ struct OneArgs {
     #[arg(value_name = "ID")]
     id: u64,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -102,10 +102,7 @@ struct ListArgs {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
@@ -135,6 +132,8 @@ impl Args {
                 let defaults = Map::new();
                 Upload { target: &target, defaults, exported: true, json, key: None }.run(&file)
             }
+            Some(Command::Backup(args)) => args.run(),
+            Some(Command::Restore(args)) => args.run(),
             Some(Command::Watch { after, target, json }) => watch(&target, after, json),
         }
     }
@@ -142,8 +141,8 @@ impl Args {
 
 impl OneArgs {
     fn run(self, what: &str, show: impl FnOnce(&Value) -> String) -> Outcome {
-        let told = self.target.call(Method::GET, &format!("/v1/revocations/{}{what}", self.id), None)?;
-        if self.json {
+        let told = self.ask.target.call(Method::GET, &format!("/v1/revocations/{}{what}", self.id), None)?;
+        if self.ask.json {
             print_json(&told)?;
         } else {
             print(&show(&told))?;
@@ -159,8 +158,9 @@ fn receipt(r: &Value) -> String {
         None => "not known: the daemon was stopped in between, and put it in force at its start".to_owned(),
     };
     let hash = r["hash"].as_str().unwrap_or("no longer kept");
+    let warning = r["warning"].as_str().map_or_else(String::new, |why| format!("\n  warning   {why}"));
     format!(
-        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash})",
+        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){warning}",
         r["id"],
         r["host"].as_str().unwrap_or_default(),
         time(r["accepted"].as_i64().unwrap_or(0)),
@@ -239,7 +239,7 @@ impl ListArgs {
         let (mut all, mut after, filters) = (Vec::new(), self.after, self.filters());
         while all.len() < self.limit {
             let want = (self.limit - all.len()).min(1000);
-            let page = self.target.call(
+            let page = self.ask.target.call(
                 Method::GET,
                 &format!("/v1/revocations?after={after}&limit={want}{filters}"),
                 None,
@@ -250,7 +250,7 @@ impl ListArgs {
                 None => break,
             }
         }
-        if self.json {
+        if self.ask.json {
             print_json(&Value::Array(all))?;
         } else if all.is_empty() {
             print("no revocations in force")?;
@@ -294,18 +294,15 @@ pub struct UnrevokeArgs {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl UnrevokeArgs {
     pub fn run(self) -> Outcome {
         for id in self.ids {
             let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
-            let claim = self.target.call(Method::DELETE, &path, None)?;
-            if self.json {
+            let claim = self.ask.target.call(Method::DELETE, &path, None)?;
+            if self.ask.json {
                 print_json(&json!({"lifted": claim}))?;
             } else {
                 let token = match &claim["selector"] {

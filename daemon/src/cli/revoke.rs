@@ -5,9 +5,7 @@ use std::{path::PathBuf, time::SystemTime};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::{
-    OK, Outcome, client::Target, input::TokenSource, print, print_json, table::time, upload::Upload,
-};
+use super::{OK, Outcome, client::Ask, input::TokenSource, print, print_json, table::time, upload::Upload};
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
 ///
@@ -32,7 +30,7 @@ pub struct Args {
     /// Give the same key with the same order again, and nothing is revoked twice
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Only tell how many tokens seen lately it would condemn
+    /// Only tell how many tokens seen lately it would condemn, and how many living connections it would end
     #[arg(long)]
     dry_run: bool,
     /// How long it holds, such as 30m, 12h, 7d (default: `revocation.default_ttl`)
@@ -45,10 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
     // Last, for its heading is every later option's too.
     #[command(flatten)]
     selector: SelectorArgs,
@@ -150,8 +145,8 @@ impl Args {
         }
         let key = self.idempotency_key.as_deref();
         if let (Some(from), Value::Object(defaults)) = (&self.many, &body) {
-            let (target, defaults) = (&self.target, defaults.clone());
-            return Upload { target, defaults, exported: false, json: self.json, key }.run(from);
+            let (target, defaults) = (&self.ask.target, defaults.clone());
+            return Upload { target, defaults, exported: false, json: self.ask.json, key }.run(from);
         }
         match (&self.fingerprint, self.selector.json()) {
             (Some(f), _) => body["fingerprint"] = f.as_str().into(),
@@ -161,11 +156,11 @@ impl Args {
         if self.dry_run {
             body["dry_run"] = true.into();
         }
-        let claim = self.target.order("/v1/revocations", &body, key)?;
-        if self.json {
+        let claim = self.ask.target.order("/v1/revocations", &body, key)?;
+        if self.ask.json {
             print_json(&claim)?;
         } else if self.dry_run {
-            print(&format!("would be condemned at once: {} of the tokens seen lately", claim["live"]))?;
+            print(&preview(&claim))?;
         } else if claim["selector"].is_object() {
             let until = time(claim["until"].as_i64().unwrap_or(0));
             print(&format!(
@@ -174,12 +169,35 @@ impl Args {
                 claim["id"],
                 claim["condemned"],
             ))?;
+            warn(&claim);
         } else {
             let until = time(claim["until"].as_i64().unwrap_or(0));
             let fingerprint = claim["fingerprint"].as_str().unwrap_or_default();
             print(&format!("revoked: {fingerprint} until {until} (revocation {})", claim["id"]))?;
         }
         Ok(OK)
+    }
+}
+
+/// What an order would do, for people.
+pub fn preview(told: &Value) -> String {
+    let tokens = if told["selector"].is_object() {
+        format!("would be condemned at once: {} of the tokens seen lately", told["live"])
+    } else {
+        "would be condemned: this token".to_owned()
+    };
+    let connections = match told["connections"].as_u64() {
+        Some(n) => format!("would be ended: {n} connections on which requests with them are under way"),
+        None => "connections are not counted: the kernel follows none here (strict mode does)".to_owned(),
+    };
+    let warning = told["warning"].as_str().map_or_else(String::new, |why| format!("\nwarning: {why}"));
+    format!("{tokens}\n{connections}{warning}")
+}
+
+/// What an order does not reach, for people; the answer itself is for programs.
+pub fn warn(told: &Value) {
+    if let Some(why) = told["warning"].as_str() {
+        eprintln!("warning: {why}");
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     OK, Outcome,
-    client::Target,
+    client::Ask,
     print, print_json,
     table::{table, time},
 };
@@ -41,10 +41,7 @@ enum Command {
 #[derive(Debug, ClapArgs)]
 struct Common {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -59,8 +56,8 @@ impl Args {
     pub fn run(self) -> Outcome {
         let (order, named) = match self.command {
             Command::Status(c) => {
-                let told = c.target.call(Method::GET, "/v1/ssf", None)?;
-                if c.json {
+                let told = c.ask.target.call(Method::GET, "/v1/ssf", None)?;
+                if c.ask.json {
                     print_json(&told)?;
                 } else {
                     print(&human(&told))?;
@@ -75,8 +72,8 @@ impl Args {
         };
         // Names have letters, digits and dashes.
         let name: String = named.name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-        let told = named.common.target.call(Method::POST, &format!("/v1/ssf/{name}/{order}"), None)?;
-        if named.common.json {
+        let told = named.common.ask.target.call(Method::POST, &format!("/v1/ssf/{name}/{order}"), None)?;
+        if named.common.ask.json {
             print_json(&told)?;
         } else {
             let stream = told["transmitter"]["stream"].as_str().unwrap_or("none");

@@ -5,7 +5,7 @@ use http::Method;
 use portcullis_common::reason::Sight;
 use serde_json::Value;
 
-use super::{OK, Outcome, client::Target, print, print_json, table::table};
+use super::{OK, Outcome, client::Ask, print, print_json, table::table};
 
 /// Show what is attached where, the maps, the policy set in force and the kernel's counters
 ///
@@ -13,16 +13,13 @@ use super::{OK, Outcome, client::Target, print, print_json, table::table};
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
     pub fn run(self) -> Outcome {
-        let status = self.target.call(Method::GET, "/v1/status", None)?;
-        if self.json {
+        let status = self.ask.target.call(Method::GET, "/v1/status", None)?;
+        if self.ask.json {
             print_json(&status)?;
         } else {
             print(&human(&status))?;

@@ -4,7 +4,11 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, IsTerminal as _, Write as _, stderr, stdin},
     path::Path,
-    time::Instant,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -42,8 +46,10 @@ impl Upload<'_> {
             (Box::new(BufReader::with_capacity(PART, file)), bytes)
         };
         let (defaults, exported) = (self.defaults.clone(), self.exported);
-        let mut lines = Lines { input, defaults, exported, number: 0 };
-        let mut progress = Progress { start: Instant::now(), shown: None, bytes, refused: 0, accepted: 0 };
+        let read = Arc::new(AtomicU64::new(0));
+        let mut lines = Lines { input, defaults, exported, number: 0, read: Arc::clone(&read) };
+        let start = Instant::now();
+        let mut progress = Progress { start, shown: None, bytes, read, refused: 0, accepted: 0 };
         let path = if self.json { "/v1/revocations/batch" } else { "/v1/revocations/batch?results=errors" };
         let mut end = None;
         self.target.upload(
@@ -89,6 +95,8 @@ struct Lines {
     defaults: Map<String, Value>,
     exported: bool,
     number: u64,
+    /// Bytes of the input so far.
+    read: Arc<AtomicU64>,
 }
 
 impl Lines {
@@ -102,6 +110,7 @@ impl Lines {
                 break;
             }
             self.number += 1;
+            self.read.fetch_add(line.len() as u64, Ordering::Relaxed);
             let text = line.trim();
             // Blank lines count, so that the daemon's numbers are the file's.
             if !text.is_empty()
@@ -151,7 +160,10 @@ impl Lines {
 struct Progress {
     start: Instant,
     shown: Option<Instant>,
+    /// The input's size; 0 where it is not known.
     bytes: u64,
+    /// How much of it was sent.
+    read: Arc<AtomicU64>,
     accepted: u64,
     refused: u64,
 }
@@ -163,17 +175,28 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        let rate = f64::from(u32::try_from(self.accepted).unwrap_or(u32::MAX))
-            / self.start.elapsed().as_secs_f64().max(0.001);
-        let whole =
-            if self.bytes > 0 { format!(" of a file of {} KiB", self.bytes >> 10) } else { String::new() };
         // Where it cannot be written, nobody reads it.
-        let _ = write!(
-            stderr(),
-            "\r\x1b[Krevoked {} ({rate:.0}/s){whole}, refused {}",
-            self.accepted,
-            self.refused
-        );
+        let _ = write!(stderr(), "\r\x1b[K{}", self.line(self.start.elapsed()));
+    }
+
+    /// The line after so long.
+    fn line(&self, elapsed: Duration) -> String {
+        let (accepted, refused) = (self.accepted, self.refused);
+        let seconds = elapsed.as_secs_f64().max(0.001);
+        let rate = f64::from(u32::try_from(accepted).unwrap_or(u32::MAX)) / seconds;
+        let told = format!("revoked {accepted} ({rate:.0}/s), refused {refused}");
+        // A file that grows meanwhile is no more than whole.
+        let read = self.read.load(Ordering::Relaxed).min(self.bytes);
+        let Some(percent) = (read * 100).checked_div(self.bytes) else { return told };
+        let filled = usize::try_from(percent / 5).unwrap_or(20);
+        let left = match read {
+            0 => String::new(),
+            read => {
+                let left = elapsed.as_secs().saturating_mul(self.bytes - read) / read;
+                format!(", {} left", humantime::format_duration(Duration::from_secs(left)))
+            }
+        };
+        format!("[{:-<20}] {percent:>3} %  {told}{left}", "#".repeat(filled))
     }
 
     fn refusal(&mut self, told: &Value, quiet: bool) {
@@ -202,8 +225,13 @@ mod tests {
         let text = "tok\n\n{\"fingerprint\":\"f\",\"until\":7}\n";
         let mut defaults = Map::new();
         defaults.insert("ttl".to_owned(), "1h".into());
-        let mut lines =
-            Lines { input: Box::new(BufReader::new(text.as_bytes())), defaults, exported: false, number: 0 };
+        let mut lines = Lines {
+            input: Box::new(BufReader::new(text.as_bytes())),
+            defaults,
+            exported: false,
+            number: 0,
+            read: Arc::default(),
+        };
         let part = String::from_utf8(lines.part().unwrap()).unwrap();
         let all: Vec<&str> = part.lines().collect();
         assert_eq!(all, [r#"{"token":"tok","ttl":"1h"}"#, "", r#"{"fingerprint":"f","until":7}"#]);
@@ -214,9 +242,37 @@ mod tests {
     }
 
     #[test]
+    fn progress_says_how_much_of_a_file_is_done_and_how_fast() {
+        let read = Arc::new(AtomicU64::new(0));
+        let start = Instant::now();
+        let mut p =
+            Progress { start, shown: None, bytes: 1000, read: Arc::clone(&read), accepted: 0, refused: 0 };
+        let after = Duration::from_secs(10);
+        assert_eq!(p.line(after), "[--------------------]   0 %  revoked 0 (0/s), refused 0");
+        read.store(250, Ordering::Relaxed);
+        (p.accepted, p.refused) = (500, 1);
+        assert_eq!(p.line(after), "[#####---------------]  25 %  revoked 500 (50/s), refused 1, 30s left");
+        read.store(2000, Ordering::Relaxed);
+        assert_eq!(p.line(after), "[####################] 100 %  revoked 500 (50/s), refused 1, 0s left");
+        p.bytes = 0;
+        assert_eq!(p.line(after), "revoked 500 (50/s), refused 1", "a pipe has no size");
+        let text = "tok\n\n{\"fingerprint\":\"f\"}";
+        let input = Box::new(BufReader::new(text.as_bytes()));
+        let mut lines = Lines { input, defaults: Map::new(), exported: false, number: 0, read };
+        let before = lines.read.load(Ordering::Relaxed);
+        lines.part().unwrap();
+        assert_eq!(lines.read.load(Ordering::Relaxed) - before, text.len() as u64);
+    }
+
+    #[test]
     fn an_export_is_taken_back_without_what_follows_from_selectors() {
-        let lines =
-            Lines { input: Box::new(std::io::empty()), defaults: Map::new(), exported: true, number: 0 };
+        let lines = Lines {
+            input: Box::new(std::io::empty()),
+            defaults: Map::new(),
+            exported: true,
+            number: 0,
+            read: Arc::default(),
+        };
         let line = r#"{"id":3,"fingerprint":"f","key_id":255,"created":1,"until":9,"reason":"r","actor":"a","source":"admin"}"#;
         let order = lines.order(line).unwrap().unwrap();
         assert_eq!(

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     OK, Outcome,
-    client::Target,
+    client::Ask,
     print, print_json,
     table::{table, time},
 };
@@ -39,10 +39,7 @@ struct ListArgs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
@@ -54,8 +51,8 @@ impl Args {
             path.push_str("&dormant=");
             path.extend(idle.chars().filter(char::is_ascii_alphanumeric));
         }
-        let listed = a.target.call(Method::GET, &path, None)?;
-        if a.json {
+        let listed = a.ask.target.call(Method::GET, &path, None)?;
+        if a.ask.json {
             print_json(&listed)?;
         } else {
             print(&human(&listed))?;

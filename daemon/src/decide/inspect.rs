@@ -7,7 +7,7 @@ use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use super::Decider;
 use crate::{
     clock::WallTime,
-    revoke::{Claim, Order, RevokeError, SelectorClaim, SelectorOrder},
+    revoke::{Claim, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
     token::{Identity, Token},
 };
 
@@ -51,18 +51,22 @@ impl Decider {
     }
 
     /// Revokes one token. On disk, in force and in the kernel when this returns.
-    pub async fn revoke(&self, order: Order) -> Result<Claim, RevokeError> {
+    pub async fn revoke(&self, order: Order, once: Option<Once>) -> Result<Claim, RevokeError> {
         let (begun, source) = (Instant::now(), order.source.clone());
-        let claim = self.parts.plane.revoke(order).await?;
+        let claim = self.parts.plane.revoke_once(order, once).await?;
         self.parts.metrics.revocation(&source, begun.elapsed());
         tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, source, reason = claim.reason, "revoked");
         Ok(claim)
     }
 
     /// Revokes what a selector matches: on disk and in force when this returns, and in the kernel for those seen lately.
-    pub async fn revoke_selected(&self, order: SelectorOrder) -> Result<SelectorClaim, RevokeError> {
+    pub async fn revoke_selected(
+        &self,
+        order: SelectorOrder,
+        once: Option<Once>,
+    ) -> Result<SelectorClaim, RevokeError> {
         let (begun, source) = (Instant::now(), order.source.clone());
-        let claim = self.parts.plane.select(order).await?;
+        let claim = self.parts.plane.select_once(order, once).await?;
         let matched = self.matched(&claim);
         let live = matched.len();
         let condemned = self.parts.plane.follow(claim.id, matched).await?;

@@ -193,6 +193,59 @@ impl Segment {
         Ok(used)
     }
 
+    /// Reads every entry of a file that its owner may be appending to, in order: all that is acknowledged, and what is whole
+    /// behind it. `Damaged` where an acknowledged entry cannot be read, or others follow one that cannot.
+    pub fn read_beside(&mut self, mut take: impl FnMut(&Entry<'_>)) -> Result<(), Bad> {
+        (self.end, self.chain) = (PAGE, self.before);
+        // An owner that is faster than this reader is not followed for ever.
+        for _ in 0..100 {
+            let noted = self.acknowledged()?;
+            // Anew each time: what was read ahead may have been half written.
+            let mut window = Window { file: &*self.file, bytes: Vec::new(), at: self.end, read: READ };
+            let why = loop {
+                match window.entry(self.end, self.chain)? {
+                    Ok(entry) => {
+                        take(&entry);
+                        self.end += entry.size() as u64;
+                        self.chain = entry.chain;
+                    }
+                    Err(why) => break why,
+                }
+            };
+            let missing = noted.is_some_and(|n| {
+                n.seq > self.chain.seq || (n.seq == self.chain.seq && n.hash != self.chain.hash)
+            });
+            let rest = if why == NoEntry::Blank {
+                Vec::new()
+            } else {
+                read_all(&*self.file, self.end, self.file.size()?)?
+            };
+            if !missing && !entry::any_after(&rest, self.chain.seq + 1) {
+                return Ok(());
+            }
+            // What is noted as acknowledged was whole before it was noted, and only another entry makes this one grow.
+            if missing || self.acknowledged()? == noted {
+                return Err(Bad::Damaged(format!(
+                    "{}: entry {} at byte {} cannot be read back",
+                    self.name,
+                    self.chain.seq + 1,
+                    self.end
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first page of a copy that ends where this one was read to: it says that all of it is acknowledged.
+    pub fn page(&self) -> io::Result<Vec<u8>> {
+        let mut page = read_all(&*self.file, 0, PAGE)?;
+        page.resize(usize::try_from(PAGE).unwrap_or(TITLE), 0);
+        page[TITLE..].fill(0);
+        let at = usize::try_from(MARKS[0]).unwrap_or(TITLE);
+        page[at..at + MARK].copy_from_slice(&mark_at(self.chain, self.end));
+        Ok(page)
+    }
+
     /// Notes, durably, that another file goes on, so that its absence is noticed.
     pub fn continued(&self) -> io::Result<()> {
         self.file.write_at(&mark(self.chain), CONTINUED)?;
@@ -335,7 +388,8 @@ pub fn verify(
     read: u64,
     mut take: impl FnMut(&Entry<'_>, u64) -> bool,
 ) -> Result<Chain, Bad> {
-    let read = usize::try_from(read).unwrap_or(READ).max(SMALL);
+    let left = usize::try_from(end.saturating_sub(at)).unwrap_or(READ);
+    let read = usize::try_from(read).unwrap_or(READ).max(SMALL).min(left);
     let mut window = Window { file, bytes: Vec::new(), at, read };
     while at < end {
         match window.entry(at, chain)? {
@@ -396,4 +450,97 @@ fn read_all(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<Vec<u8>> {
     let n = file.read_at(&mut bytes, from)?;
     bytes.truncate(n);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::{super::sim::SimDisk, *};
+
+    /// A file whose owner appends between two reads of another.
+    struct Racing {
+        file: Arc<dyn DiskFile>,
+        owner: Mutex<Segment>,
+        reads: AtomicUsize,
+        at: usize,
+    }
+
+    impl std::fmt::Debug for Racing {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Racing")
+        }
+    }
+
+    impl DiskFile for Racing {
+        fn size(&self) -> io::Result<u64> {
+            self.file.size()
+        }
+        fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+            let n = self.file.read_at(into, at)?;
+            if self.reads.fetch_add(1, Ordering::SeqCst) == self.at {
+                append(&mut self.owner.lock().unwrap(), 3);
+            }
+            Ok(n)
+        }
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            unreachable!("readers write nothing")
+        }
+        fn sync(&self) -> io::Result<()> {
+            unreachable!("readers write nothing")
+        }
+    }
+
+    fn append(segment: &mut Segment, count: usize) {
+        for _ in 0..count {
+            let mut bytes = Vec::new();
+            let chain = entry::write(&mut bytes, segment.chain, 1, b"body");
+            segment.append(&bytes, chain).unwrap();
+        }
+    }
+
+    fn written(disk: &SimDisk) -> Segment {
+        let identity = Identity { key_id: 1, log: [2; 16] };
+        let mut owner = Segment::create(disk, identity, Chain { seq: 0, hash: [0; 32] }, 8192).unwrap();
+        append(&mut owner, 2);
+        owner
+    }
+
+    #[test]
+    fn a_reader_beside_the_owner_sees_what_is_acknowledged_and_takes_nothing_for_damage() {
+        // Wherever between two reads the owner appends; and where it has written half of an entry.
+        for half in [false, true] {
+            for at in 0..12 {
+                let disk = SimDisk::default();
+                let owner = written(&disk);
+                let name = owner.name.clone();
+                if half {
+                    let mut bytes = Vec::new();
+                    entry::write(&mut bytes, owner.chain, 1, b"body");
+                    owner.file.write_at(&bytes[..bytes.len() - 2], owner.end).unwrap();
+                }
+                let mut reader = Segment::open(&disk, &name).unwrap();
+                let (file, reads) = (Arc::clone(&reader.file), AtomicUsize::new(0));
+                reader.file = Arc::new(Racing { file, owner: Mutex::new(owner), reads, at });
+                let mut seen = Vec::new();
+                reader.read_beside(|e| seen.push(e.chain.seq)).unwrap_or_else(|e| panic!("{half} {at}: {e}"));
+                assert!(seen == [1, 2] || seen == [1, 2, 3, 4, 5], "{half} {at}: {seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_beside_the_owner_still_finds_damage() {
+        let disk = SimDisk::default();
+        let name = written(&disk).name;
+        for at in [4096 + 10, 4096 + 72, 4096 + 76 + 40] {
+            let damaged = disk.copy();
+            damaged.change(&name, |b| b[at] ^= 1);
+            let mut reader = Segment::open(&damaged, &name).unwrap();
+            assert!(matches!(reader.read_beside(|_| {}), Err(Bad::Damaged(_))), "byte {at}");
+        }
+    }
 }

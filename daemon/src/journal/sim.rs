@@ -36,6 +36,8 @@ struct State {
     /// The directory after each change since its last sync, the synced one first.
     history: Vec<Names>,
     operations: usize,
+    /// Bytes that were read.
+    read: usize,
     /// Fails from this operation on.
     crash_at: Option<usize>,
     /// Fails at this operation alone.
@@ -81,6 +83,11 @@ impl SimDisk {
     /// Operations so far.
     pub fn operations(&self) -> usize {
         self.0.lock().unwrap().operations
+    }
+
+    /// Bytes that were read so far.
+    pub fn read(&self) -> usize {
+        self.0.lock().unwrap().read
     }
 
     /// What is there when the power is back.
@@ -200,10 +207,11 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        let s = self.0.lock().unwrap();
+        let mut s = self.0.lock().unwrap();
         let rest = s.inodes[self.1].now.get(usize::try_from(at).unwrap()..).unwrap_or_default();
         let n = rest.len().min(into.len());
         into[..n].copy_from_slice(&rest[..n]);
+        s.read += n;
         Ok(n)
     }
 

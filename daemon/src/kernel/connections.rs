@@ -72,6 +72,15 @@ impl Connections {
     /// Destroys the connections on which a request with one of `tokens` is under way, or that are a tunnel of one.
     /// Others live on, idle ones that carried such a token before among them.
     pub fn sever(&mut self, tokens: &HashSet<DenyFingerprint>) -> io::Result<Severed> {
+        self.walk(tokens, true)
+    }
+
+    /// The connections that [`Self::sever`] would destroy; they live on.
+    pub fn count(&mut self, tokens: &HashSet<DenyFingerprint>) -> io::Result<usize> {
+        self.walk(tokens, false).map(|s| s.destroyed)
+    }
+
+    fn walk(&mut self, tokens: &HashSet<DenyFingerprint>, destroy: bool) -> io::Result<Severed> {
         let mut done = Severed::default();
         let (streams, answers, frames) =
             (self.stored.streams.id, self.stored.answers.id, self.stored.frames.id);
@@ -91,7 +100,9 @@ impl Connections {
             // Of those whose tokens are not all remembered, any may be one of these.
             let crowded = stream.is_crowded(answers.as_ref()) || h2.as_ref().is_some_and(H2::is_crowded);
             if of_streams || of_requests || crowded {
-                diag.destroy(&socket.id)?;
+                if destroy {
+                    diag.destroy(&socket.id)?;
+                }
                 done.destroyed += 1;
             }
             Ok(())
@@ -194,13 +205,17 @@ fn count_older(connections: &mut Connections, older: &OlderFlows, view: &Guarded
 }
 
 /// What the thread below is asked to end.
-#[derive(Debug)]
 enum End {
     /// The connections of these tokens.
     Tokens(Vec<DenyFingerprint>),
     /// These.
     Flows(Vec<Flow>),
+    /// None: those of these tokens are counted.
+    Count(HashSet<DenyFingerprint>, Tell),
 }
+
+/// Takes a number of connections; `None` where they could not be looked at.
+pub(super) type Tell = Box<dyn FnOnce(Option<usize>) + Send>;
 
 /// A thread that ends connections.
 #[derive(Debug)]
@@ -233,6 +248,13 @@ impl Reaper {
                     match order {
                         End::Tokens(more) => tokens.extend(more),
                         End::Flows(more) => flows.extend(more),
+                        End::Count(tokens, tell) => {
+                            let counted = connections.count(&tokens);
+                            if let Err(e) = &counted {
+                                tracing::warn!(error = %e, "connections of tokens could not be counted");
+                            }
+                            tell(counted.ok());
+                        }
                     }
                 }
                 let mut done = Ok(0);
@@ -261,6 +283,11 @@ impl Reaper {
     /// Has it end the connections of these tokens; does not wait.
     pub(super) fn end(&self, tokens: Vec<DenyFingerprint>) {
         self.order(End::Tokens(tokens));
+    }
+
+    /// Has it count the connections that would end with these tokens; does not wait.
+    pub(super) fn count(&self, tokens: HashSet<DenyFingerprint>, tell: Tell) {
+        self.order(End::Count(tokens, tell));
     }
 
     /// Has it end these connections; does not wait.

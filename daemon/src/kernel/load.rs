@@ -269,6 +269,18 @@ impl Kernel {
         self.change_active("tell connections of a revocation", |a| a.epoch = a.epoch.wrapping_add(1))
     }
 
+    /// Has the connections counted that would end with these tokens; `None` where the kernel keeps no state of them.
+    pub fn count_connections(
+        &self,
+        tokens: std::collections::HashSet<DenyFingerprint>,
+        tell: Box<dyn FnOnce(Option<usize>) + Send>,
+    ) {
+        match &self.reaper {
+            Some(reaper) => reaper.count(tokens, tell),
+            None => tell(None),
+        }
+    }
+
     /// Has the programs look for what there is one of from now on: a `FEATURE_` mark.
     pub(super) fn look_for(&mut self, feature: u64) -> Result<(), KernelError> {
         if self.active.get(&0, 0).map_err(map_error)?[2] & feature != 0 {

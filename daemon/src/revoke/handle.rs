@@ -1,6 +1,7 @@
 //! How the rest of the daemon gives orders to the plane.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -18,13 +19,16 @@ use super::{
     store::StoreReader,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, WallTime},
     kernel::{Kernel, KernelError},
 };
 
 /// How long the connections of a token live on that a policy condemns. The request that the policy was asked about is
 /// still to be answered, by the server itself.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Tokens that one entry of the log condemns at a selector's order.
+const TOGETHER: usize = 8192;
 
 /// Why an order was not acknowledged.
 #[derive(Debug, Error)]
@@ -35,6 +39,14 @@ pub enum RevokeError {
     )]
     Full {
         /// Its room for revocations.
+        limit: usize,
+    },
+    /// Too many claims on one token, or under one selector.
+    #[error(
+        "it is revoked {limit} times already, and more revocations of the same token or selector are not taken: lift some of them"
+    )]
+    TooMany {
+        /// As many as there may be.
         limit: usize,
     },
     /// The store did not take it: it is not in force.
@@ -77,6 +89,35 @@ pub struct Once {
     pub key: [u8; 16],
     /// Digest of what is ordered: another order under the same key is refused.
     pub request: [u8; 16],
+    /// Until when it may come again; for a day at least.
+    pub until: WallTime,
+    /// Whether it is an order once more when what came of it was lifted.
+    pub renews: bool,
+}
+
+impl Once {
+    /// Of an order that may come again within a day.
+    pub fn new(key: &[&[u8]], request: &[&[u8]]) -> Self {
+        Self { key: digest(key), request: digest(request), until: WallTime(0), renews: false }
+    }
+
+    /// Of an order that may come again until some time.
+    #[must_use]
+    pub fn until(self, until: WallTime) -> Self {
+        Self { until, ..self }
+    }
+}
+
+/// Of texts, with their lengths, so that no two lists are one.
+fn digest(texts: &[&[u8]]) -> [u8; 16] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for text in texts {
+        context.update(&(text.len() as u64).to_le_bytes());
+        context.update(text);
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&context.finish().as_ref()[..16]);
+    half
 }
 
 /// Who waits for revocations.
@@ -123,7 +164,11 @@ pub(super) enum Command {
 impl Command {
     /// How many orders to revoke it brings.
     pub fn orders(&self) -> usize {
-        if let Self::Revoke(orders, ..) = self { orders.len() } else { 0 }
+        match self {
+            Self::Revoke(orders, ..) => orders.len(),
+            Self::Follow(_, tokens, _) => tokens.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -194,6 +239,25 @@ impl PlaneHandle {
         self.ask(|reply| Command::Select(Box::new(order), once, reply)).await?
     }
 
+    /// The same of several, each by itself; they share what syncs they can.
+    pub async fn select_all(
+        &self,
+        orders: Vec<(SelectorOrder, Option<Once>)>,
+    ) -> Vec<Result<SelectorClaim, RevokeError>> {
+        let asked: Vec<_> = orders
+            .into_iter()
+            .map(|(order, once)| self.send(|reply| Command::Select(Box::new(order), once, reply)))
+            .collect();
+        let mut all = Vec::with_capacity(asked.len());
+        for answer in asked {
+            all.push(match answer {
+                Ok(answer) => answer.await.map_err(|_| RevokeError::Stopping).flatten(),
+                Err(e) => Err(e),
+            });
+        }
+        all
+    }
+
     /// Notes in the audit log what changes no claim. Returns when it is on the disk.
     pub async fn note(&self, what: &serde_json::Value) -> Result<(), RevokeError> {
         let note = what.to_string().into_bytes();
@@ -251,7 +315,29 @@ impl PlaneHandle {
 
     /// Condemns tokens that a selector's claim matches; tells how many were new. In the kernel when this returns.
     pub async fn follow(&self, parent: ClaimId, tokens: Vec<Matched>) -> Result<usize, RevokeError> {
-        self.ask(|reply| Command::Follow(parent, tokens, reply)).await?
+        self.follow_all(vec![(parent, tokens)]).await.pop().unwrap_or(Ok(0))
+    }
+
+    /// The same for several selectors' claims; they share what syncs they can.
+    pub async fn follow_all(&self, matched: Vec<(ClaimId, Vec<Matched>)>) -> Vec<Result<usize, RevokeError>> {
+        let ask = |parent, some: &[Matched]| self.send(|reply| Command::Follow(parent, some.to_vec(), reply));
+        let asked: Vec<Vec<_>> = matched
+            .iter()
+            .map(|(parent, tokens)| tokens.chunks(TOGETHER).map(|some| ask(*parent, some)).collect())
+            .collect();
+        let mut all = Vec::with_capacity(asked.len());
+        for parts in asked {
+            let mut condemned = Ok(0);
+            for part in parts {
+                let told = match part {
+                    Ok(answer) => answer.await.map_err(|_| RevokeError::Stopping).flatten(),
+                    Err(e) => Err(e),
+                };
+                condemned = condemned.and_then(|n| told.map(|more| n + more));
+            }
+            all.push(condemned);
+        }
+        all
     }
 
     /// Whether a selector's claim matches a token.
@@ -327,6 +413,20 @@ impl PlaneHandle {
         .await
     }
 
+    /// How many living connections would end with these tokens, as the kernel sees them now: those on which a request with
+    /// one of them is under way, or that are a tunnel of one. `None` where it does not see that (fast mode, or no kernel
+    /// side).
+    pub async fn count_connections(&self, tokens: HashSet<DenyFingerprint>) -> Option<usize> {
+        let (tell, told) = oneshot::channel();
+        let tell = move |n| {
+            // Who asked may have gone.
+            let _ = tell.send(n);
+        };
+        let ask = move |kernel: &mut Kernel| kernel.count_connections(tokens, Box::new(tell));
+        self.with_kernel(ask).await.ok()?;
+        told.await.ok().flatten()
+    }
+
     /// Ends the plane's thread when it has answered what is queued before this.
     pub async fn stop(&self) {
         // Closed already: it has ended.
@@ -334,11 +434,18 @@ impl PlaneHandle {
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RevokeError> {
+        self.send(make)?.await.map_err(|_| RevokeError::Stopping)
+    }
+
+    fn send<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, RevokeError> {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(make(reply)).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
             mpsc::error::TrySendError::Closed(_) => RevokeError::Stopping,
         })?;
-        answer.await.map_err(|_| RevokeError::Stopping)
+        Ok(answer)
     }
 }

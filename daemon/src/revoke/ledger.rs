@@ -1,7 +1,7 @@
 //! Which claims stand for which token, and what the kernel must therefore hold.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -85,9 +85,9 @@ pub struct Ledger {
     /// Revoked tokens; nobody else writes it.
     index: Arc<Index>,
     /// Claims of tokens that have more than one.
-    several: ByFingerprint<Vec<(ClaimId, WallTime)>>,
+    several: ByFingerprint<BTreeMap<ClaimId, WallTime>>,
     /// Claims that follow from a selector's, by that.
-    children: HashMap<ClaimId, Vec<(ClaimId, DenyFingerprint)>>,
+    children: HashMap<ClaimId, ByFingerprint<ClaimId>>,
     condemned: ByFingerprint<Condemnation>,
     /// Condemned tokens, in the order in which they are looked over.
     order: VecDeque<DenyFingerprint>,
@@ -112,14 +112,18 @@ impl Ledger {
         }
     }
 
-    /// Whether a token can be revoked when `more` that are not yet are to be before it.
-    pub fn has_room(&self, f: DenyFingerprint, more: usize) -> bool {
-        self.revoked + more < self.limits.revoked || self.is_revoked(f)
-    }
-
     /// Whether a token has a claim, in time or not.
     pub fn is_revoked(&self, f: DenyFingerprint) -> bool {
         self.index.standing(f).is_some()
+    }
+
+    /// Claims on a token, in time or not.
+    pub fn claims_on(&self, f: DenyFingerprint) -> usize {
+        match self.index.standing(f) {
+            None => 0,
+            Some(s) if s.claim != Standing::SEVERAL => 1,
+            Some(_) => self.several.get(&f).map_or(0, BTreeMap::len),
+        }
     }
 
     /// Tokens that are revoked.
@@ -151,22 +155,27 @@ impl Ledger {
                 Standing { until: c.until, claim: c.id }
             }
             Some(s) => {
-                let all = self.several.entry(c.fingerprint).or_insert_with(|| vec![(s.claim, s.until)]);
-                all.push((c.id, c.until));
+                let all = self.several.entry(c.fingerprint).or_insert_with(|| [(s.claim, s.until)].into());
+                all.insert(c.id, c.until);
                 Standing { until: s.until.max(c.until), claim: Standing::SEVERAL }
             }
         };
         self.index.set(c.fingerprint, Some(standing));
         if let Some(parent) = c.parent {
-            self.children.entry(parent).or_default().push((c.id, c.fingerprint));
+            self.children.entry(parent).or_default().insert(c.fingerprint, c.id);
         }
         self.calendar.note(c.id, Some(c.fingerprint), c.until);
         self.claims += 1;
     }
 
     /// Claims that follow from a selector's.
-    pub fn children(&self, parent: ClaimId) -> &[(ClaimId, DenyFingerprint)] {
-        self.children.get(&parent).map_or(&[], Vec::as_slice)
+    pub fn children(&self, parent: ClaimId) -> impl Iterator<Item = (ClaimId, DenyFingerprint)> {
+        self.children.get(&parent).into_iter().flatten().map(|(f, id)| (*id, *f))
+    }
+
+    /// Whether a claim on this token follows, or followed, from a selector's.
+    pub fn is_child(&self, parent: ClaimId, f: DenyFingerprint) -> bool {
+        self.children.get(&parent).is_some_and(|all| all.contains_key(&f))
     }
 
     /// Forgets that claims follow from this one, which is lifted.
@@ -180,17 +189,14 @@ impl Ledger {
         let left = if standing.claim == id {
             None
         } else if let Some(all) = self.several.get_mut(&f)
-            && all.iter().any(|(i, _)| *i == id)
+            && let Some(was) = all.remove(&id)
         {
-            all.retain(|(i, _)| *i != id);
-            match all.as_slice() {
-                [(claim, until)] => Some(Standing { claim: *claim, until: *until }),
-                _ => all
-                    .iter()
-                    .map(|(_, until)| *until)
-                    .max()
-                    .map(|until| Standing { until, claim: Standing::SEVERAL }),
-            }
+            // Looked for only where it was the latest, and as far as there is another one.
+            let others = || all.values().copied();
+            let still = was < standing.until || others().any(|until| until == standing.until);
+            let until = if still { Some(standing.until) } else { others().max() };
+            let claim = if all.len() == 1 { all.keys().next().copied() } else { Some(Standing::SEVERAL) };
+            until.zip(claim).map(|(until, claim)| Standing { until, claim })
         } else {
             return false;
         };
@@ -280,7 +286,13 @@ const PART: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            RevokeError,
+            room::{MAX_CLAIMS, Room},
+        },
+        *,
+    };
 
     const NOW: Moment = Moment { wall: WallTime(1_000), boot: BootTime(5) };
     const F: DenyFingerprint = DenyFingerprint([1, 2]);
@@ -319,10 +331,42 @@ mod tests {
         let c = Condemnation { until: WallTime(9), ..LASTING };
         assert!(l.condemn(DenyFingerprint([7, 7]), c));
         assert!(!l.condemn(DenyFingerprint([8, 8]), c), "the quota is one");
-        assert!(l.has_room(F, 0));
+        let other = DenyFingerprint([9, 9]);
+        assert!(Room::default().take(&l, F).is_ok());
         l.add(claim(1, 2_000));
-        assert!(!l.has_room(DenyFingerprint([9, 9]), 0));
-        assert!(l.has_room(F, 0), "another claim on a token that is revoked takes no room");
+        assert!(matches!(Room::default().take(&l, other), Err(RevokeError::Full { limit: 1 })));
+        assert!(
+            Room::default().take(&l, F).is_ok(),
+            "another claim on a token that is revoked takes no room"
+        );
+    }
+
+    #[test]
+    fn a_token_has_so_many_claims_and_no_more_and_a_thousand_of_them_cost_little() {
+        let mut l = ledger(2, 0);
+        let (mut room, other) = (Room::default(), DenyFingerprint([9, 9]));
+        for id in 1..=MAX_CLAIMS as u64 {
+            room.take(&l, F).unwrap();
+            if id % 2 == 0 {
+                room = Room::default();
+                l.add(claim(id - 1, 9));
+                l.add(claim(id, 9));
+            }
+        }
+        assert!(matches!(room.take(&l, F), Err(RevokeError::TooMany { limit: MAX_CLAIMS })));
+        // All of several orders, or none.
+        let order = |fingerprint| {
+            let text = String::new;
+            let (reason, actor, source) = (text(), text(), text());
+            super::super::Order { fingerprint, until: WallTime(9), reason, actor, source, parent: None }
+        };
+        assert!(room.take_all(&l, &[order(other), order(F)]).is_err());
+        assert!(room.take_all(&l, &[order(DenyFingerprint([8, 8])), order(DenyFingerprint([8, 8]))]).is_ok());
+        assert!(matches!(room.take(&l, other), Err(RevokeError::Full { .. })), "what was taken counts");
+        for id in 1..=MAX_CLAIMS as u64 {
+            assert!(l.lift(ClaimId(id), F));
+        }
+        assert_eq!((l.claims_on(F), l.claims()), (0, 0));
     }
 
     #[test]

@@ -13,11 +13,12 @@ use portcullis_common::fingerprint::DenyFingerprint;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store,
-    StoreError,
+    AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError,
+    SelectorClaim, SelectorOrder, Store, StoreError,
     handle::{Command, Once, Reply, ReplyTo},
     ledger::{Condemnation, Ledger, Moment},
-    store::{Changes, Loaded},
+    room::Room,
+    store::{Answer, Changes, Loaded},
     upkeep::Upkeep,
 };
 use crate::{
@@ -80,6 +81,7 @@ impl Plane {
             Loaded::Selector(claim) => selectors.push(*claim),
         });
         read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        ledger.calendar().resume(store.seen(), clock.boot());
         let tokens = ledger.revoked();
         if kernel.is_some() && tokens > settings.limits.revoked {
             return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
@@ -142,7 +144,12 @@ impl Plane {
         Ok((handle, thread))
     }
 
-    fn serve(&mut self, mut orders: mpsc::Receiver<Command>) {
+    fn serve(&mut self, orders: mpsc::Receiver<Command>) {
+        self.take_orders(orders);
+        self.keep_seen();
+    }
+
+    fn take_orders(&mut self, mut orders: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
         loop {
             // Upkeep that is under way goes on where nobody waits.
@@ -175,7 +182,9 @@ impl Plane {
 
     pub(super) fn run(&mut self, batch: impl Iterator<Item = Command>) {
         let mut orders: Vec<Ordered> = Vec::new();
-        let mut more = 0;
+        let mut selects: Vec<Selects> = Vec::new();
+        let mut follows = Vec::new();
+        let mut room = Room::default();
         let mut lifted = Vec::new();
         let mut noted = Vec::new();
         let mut policy = None;
@@ -183,27 +192,30 @@ impl Plane {
         for command in batch {
             match command {
                 Command::Revoke(new, once, reply) => {
-                    if let Some(answer) = self.repeated(once, &orders) {
+                    if is_under_way(once, &orders, &selects) {
+                        reply.send(Err(RevokeError::Busy));
+                    } else if let Some(answer) = self.repeated(once) {
                         reply.send(answer);
-                    } else if let Some(limit) = self.lacks_room(&new, more) {
-                        reply.send(Err(RevokeError::Full { limit }));
+                    } else if let Err(e) = room.take_all(&self.ledger, &new) {
+                        reply.send(Err(e));
                     } else {
-                        more += new.len();
                         orders.push((new, once, reply));
                     }
                 }
                 Command::Select(order, once, reply) => {
-                    let _ = reply.send(self.select_once(*order, once));
-                }
-                Command::Follow(parent, tokens, reply) => {
-                    let _ = reply.send(self.follow(parent, tokens));
-                }
-                Command::Lift(id, by, reply) => match self.store.reader().get(id) {
-                    Ok(Some(AnyClaim::Token(claim))) => lifted.push((claim, by, reply)),
-                    Ok(Some(AnyClaim::Selector(claim))) => {
-                        let result = self.unselect(&claim, by);
-                        let _ = reply.send(result.map(|()| AnyClaim::Selector(claim)));
+                    if is_under_way(once, &orders, &selects) {
+                        let _ = reply.send(Err(RevokeError::Busy));
+                    } else if let Some(answer) = self.selected(once) {
+                        let _ = reply.send(answer);
+                    } else if let Err(e) = self.room_for(&order, &selects) {
+                        let _ = reply.send(Err(e));
+                    } else {
+                        selects.push((*order, once, reply));
                     }
+                }
+                Command::Follow(parent, tokens, reply) => follows.push((parent, tokens, reply)),
+                Command::Lift(id, by, reply) => match self.store.reader().get(id) {
+                    Ok(Some(claim)) => lifted.push(self.lifting(claim, by, reply)),
                     Ok(None) => {
                         let _ = reply.send(Err(RevokeError::Unknown(id)));
                     }
@@ -226,7 +238,9 @@ impl Plane {
                 Command::Sweep(reply) => sweeps.push(reply),
             }
         }
-        self.carry_out(orders, lifted, policy, noted);
+        // Behind the orders of the batch, wherever in it they came: they make room for those.
+        let follows = self.following(follows, &lifted, &mut room);
+        self.carry_out(Batch { orders, selects, follows, lifted, policy, noted });
         let more = !sweeps.is_empty() && self.sweep();
         self.publish();
         for reply in sweeps {
@@ -234,16 +248,11 @@ impl Plane {
         }
     }
 
-    /// Stores what a batch orders, puts it in force, and answers.
-    fn carry_out(
-        &mut self,
-        orders: Vec<Ordered>,
-        lifted: Vec<Lifted>,
-        policy: Option<(String, Reply<u64>)>,
-        noted: Vec<(Vec<u8>, Option<Reply<()>>)>,
-    ) {
+    /// Stores what a batch orders by one entry and one sync, puts it in force, and answers.
+    fn carry_out(&mut self, batch: Batch) {
+        let Batch { orders, selects, follows, lifted, policy, noted } = batch;
         let taken = Moment::now(&*self.clock);
-        // Ids ascend in the log: they are drawn when nothing else can be written in between.
+        // Ids ascend in the log: they are drawn when nothing else can be written in between, in the order of the entry.
         let accepted: Vec<Accepted> = orders
             .into_iter()
             .map(|(orders, once, reply)| {
@@ -251,11 +260,23 @@ impl Plane {
                 Accepted { claims, once, reply }
             })
             .collect();
+        let followed: Vec<Followed> = follows
+            .into_iter()
+            .map(|(orders, reply)| (orders.into_iter().map(|o| self.claim(o, taken)).collect(), reply))
+            .collect();
+        let selected: Vec<Selected> = selects
+            .into_iter()
+            .map(|(o, once, reply)| (self.selector_claim(o, taken), once, reply))
+            .collect();
         let ids = |a: &Accepted| a.claims.iter().map(|c| c.id).collect();
+        let answer = |once: Option<Once>, ids| once.map(|once| Answer { once, ids });
+        let by_token = accepted.iter().filter_map(|a| answer(a.once, ids(a)));
+        let by_selector = selected.iter().filter_map(|(c, once, _)| answer(*once, vec![c.id]));
         let mut changes = Changes {
-            add: accepted.iter().flat_map(|a| &a.claims).collect(),
-            lift: lifted.iter().map(|(c, by, _)| (vec![c.id], by.clone())).collect(),
-            answered: accepted.iter().filter_map(|a| a.once.map(|o| (o.key, o.request, ids(a)))).collect(),
+            add: accepted.iter().flat_map(|a| &a.claims).chain(followed.iter().flat_map(|f| &f.0)).collect(),
+            select: selected.iter().map(|(c, ..)| c).collect(),
+            lift: lifted.iter().map(|l| (l.ids(), l.by.clone())).collect(),
+            answered: by_token.chain(by_selector).collect(),
             notes: noted.iter().map(|(note, _)| note.clone()).collect(),
             ..Changes::default()
         };
@@ -270,8 +291,14 @@ impl Plane {
                 for a in accepted {
                     a.reply.send(Err(refuse()));
                 }
-                for (_, _, reply) in lifted {
+                for (_, reply) in followed {
                     let _ = reply.send(Err(refuse()));
+                }
+                for (.., reply) in selected {
+                    let _ = reply.send(Err(refuse()));
+                }
+                for l in lifted {
+                    let _ = l.reply.send(Err(refuse()));
                 }
                 if let Some((_, reply)) = policy {
                     let _ = reply.send(Err(refuse()));
@@ -282,10 +309,14 @@ impl Plane {
             }
             Ok(seq) => {
                 let generation = changes.policy.take().map(|(_, g)| g);
-                let orders = !changes.add.is_empty() || !changes.lift.is_empty();
+                let orders =
+                    !(changes.add.is_empty() && changes.select.is_empty() && changes.lift.is_empty());
                 drop(changes);
                 let synced = self.since(taken);
-                self.apply(accepted, lifted, orders.then_some((seq, taken, synced)));
+                self.apply(
+                    Durable { accepted, followed, selected, lifted },
+                    orders.then_some((seq, taken, synced)),
+                );
                 if let (Some((_, reply)), Some(g)) = (policy, generation) {
                     let _ = reply.send(self.activate(g));
                 }
@@ -301,11 +332,8 @@ impl Plane {
     }
 
     /// What an order that was given before comes to; `None` for one that was not.
-    fn repeated(&mut self, once: Option<Once>, batch: &[Ordered]) -> Option<Result<Vec<Claim>, RevokeError>> {
+    fn repeated(&mut self, once: Option<Once>) -> Option<Result<Vec<Claim>, RevokeError>> {
         let once = once?;
-        if batch.iter().any(|(_, other, _)| other.is_some_and(|o| o.key == once.key)) {
-            return Some(Err(RevokeError::Busy));
-        }
         let claims = match self.answered(once)? {
             Ok(claims) => claims,
             Err(e) => return Some(Err(e)),
@@ -316,6 +344,9 @@ impl Plane {
             Err(e) => Err(RevokeError::Read(Arc::new(e))),
         };
         let claims = claims.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+        if once.renews && matches!(claims, Err(RevokeError::Unknown(_))) {
+            return None;
+        }
         Some(claims.and_then(|claims| {
             // The first time the kernel may not have taken it: it is not acknowledged before it has.
             let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
@@ -328,12 +359,6 @@ impl Plane {
     pub(super) fn answered(&self, once: Once) -> Option<Result<Vec<ClaimId>, RevokeError>> {
         let found = self.store.reader().answered(&once.key)?;
         Some(if found.request == once.request { Ok(found.claims) } else { Err(RevokeError::KeyReused) })
-    }
-
-    /// The room that there is, where these do not find any behind `more` others.
-    fn lacks_room(&self, orders: &[Order], more: usize) -> Option<usize> {
-        let fits = |(n, o): (usize, &Order)| self.ledger.has_room(o.fingerprint, more + n);
-        (!orders.iter().enumerate().all(fits)).then_some(self.settings.limits.revoked)
     }
 
     fn claim(&mut self, o: Order, taken: Moment) -> Claim {
@@ -375,27 +400,28 @@ impl Plane {
     }
 
     /// Puts in force what is on disk. Numbers are brought up to date before anybody is told.
-    fn apply(
-        &mut self,
-        accepted: Vec<Accepted>,
-        lifted: Vec<Lifted>,
-        entry: Option<(u64, Moment, Duration)>,
-    ) {
+    fn apply(&mut self, durable: Durable, entry: Option<(u64, Moment, Duration)>) {
+        let Durable { accepted, followed, selected, lifted } = durable;
         let mut revoked = Vec::new();
-        for claim in accepted.iter().flat_map(|a| &a.claims) {
+        for claim in accepted.iter().flat_map(|a| &a.claims).chain(followed.iter().flat_map(|f| &f.0)) {
             self.ledger.add(claim.into());
             revoked.push(claim.fingerprint);
         }
-        for (claim, ..) in &lifted {
-            self.ledger.lift(claim.id, claim.fingerprint);
+        for (claim, ..) in &selected {
+            self.select_in_force(claim);
         }
         let mut tokens = revoked.clone();
-        tokens.extend(lifted.iter().map(|(c, ..)| c.fingerprint));
+        for one in &lifted {
+            self.lift(one);
+            tokens.extend(one.tokens.iter().map(|(_, f)| *f));
+        }
         tokens.sort_unstable_by_key(|f| f.0);
         tokens.dedup();
         let written = self.write(&tokens).map_err(|e| Arc::new(self.noted(e)));
+        // The kernel's own allows know no selectors; tokens that these do not match are asked about once more.
+        let forgotten = if selected.is_empty() { Ok(()) } else { self.forget().map_err(Arc::new) };
         if let Some((seq, taken, synced)) = entry {
-            let in_force = written.is_ok().then(|| self.since(taken));
+            let in_force = (written.is_ok() && forgotten.is_ok()).then(|| self.since(taken));
             self.store.done(seq, taken.wall, synced, in_force);
         }
         if !revoked.is_empty() {
@@ -403,11 +429,18 @@ impl Plane {
         }
         self.publish();
         let failed = |e: &Arc<KernelError>| RevokeError::Kernel(Arc::clone(e));
+        let written = || written.as_ref().copied().map_err(failed);
         for a in accepted {
-            a.reply.send(written.as_ref().map(|()| a.claims).map_err(failed));
+            a.reply.send(written().map(|()| a.claims));
         }
-        for (claim, _, reply) in lifted {
-            let _ = reply.send(written.as_ref().map(|()| AnyClaim::Token(claim)).map_err(failed));
+        for (claims, reply) in followed {
+            let _ = reply.send(written().map(|()| claims.len()));
+        }
+        for (claim, _, reply) in selected {
+            let _ = reply.send(forgotten.as_ref().map(|()| claim).map_err(failed));
+        }
+        for one in lifted {
+            let _ = one.reply.send(written().map(|()| one.claim));
         }
     }
 
@@ -505,6 +538,30 @@ impl Plane {
 
 /// Orders that came together.
 type Ordered = (Vec<Order>, Option<Once>, ReplyTo);
+/// A selector that is ordered.
+type Selects = (SelectorOrder, Option<Once>, Reply<SelectorClaim>);
+/// Claims that follow from a selector's, and who waits for their number.
+type Followed = (Vec<Claim>, Reply<usize>);
+/// A selector that was accepted.
+type Selected = (SelectorClaim, Option<Once>, Reply<SelectorClaim>);
+
+/// What is ordered at about the same time.
+struct Batch {
+    orders: Vec<Ordered>,
+    selects: Vec<Selects>,
+    follows: Vec<(Vec<Order>, Reply<usize>)>,
+    lifted: Vec<Lifted>,
+    policy: Option<(String, Reply<u64>)>,
+    noted: Vec<(Vec<u8>, Option<Reply<()>>)>,
+}
+
+/// What of it is on the disk.
+struct Durable {
+    accepted: Vec<Accepted>,
+    followed: Vec<Followed>,
+    selected: Vec<Selected>,
+    lifted: Vec<Lifted>,
+}
 
 /// Orders that were accepted together, as claims.
 struct Accepted {
@@ -513,72 +570,21 @@ struct Accepted {
     reply: ReplyTo,
 }
 
-/// A claim that is lifted, who has it done (JSON), and who waits.
-type Lifted = (Claim, Vec<u8>, Reply<AnyClaim>);
+/// A claim that is lifted.
+pub(super) struct Lifted {
+    pub claim: AnyClaim,
+    /// Claims on tokens that go: itself, or those that follow from it.
+    pub tokens: Vec<(ClaimId, DenyFingerprint)>,
+    /// Who has it done (JSON).
+    pub by: Vec<u8>,
+    pub reply: Reply<AnyClaim>,
+}
+
+/// Whether an order of this key is in the batch already.
+fn is_under_way(once: Option<Once>, orders: &[Ordered], selects: &[Selects]) -> bool {
+    let same = |other: &Option<Once>| other.zip(once).is_some_and(|(a, b)| a.key == b.key);
+    orders.iter().any(|(_, o, _)| same(o)) || selects.iter().any(|(_, o, _)| same(o))
+}
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
-
-    use tokio::sync::oneshot;
-
-    use super::{
-        super::{ClaimId, upkeep::GRACE_NS},
-        *,
-    };
-    use crate::clock::{BootTime, Clock, WallTime};
-
-    #[derive(Default)]
-    struct Hands {
-        wall: AtomicI64,
-        boot: AtomicU64,
-    }
-
-    impl Clock for Hands {
-        fn wall(&self) -> WallTime {
-            WallTime(self.wall.load(SeqCst))
-        }
-        fn boot(&self) -> BootTime {
-            BootTime(self.boot.load(SeqCst))
-        }
-    }
-
-    fn sweep(plane: &mut Plane) {
-        plane.run(std::iter::once(Command::Sweep(oneshot::channel().0)));
-    }
-
-    #[test]
-    fn a_wall_clock_that_is_wrong_for_a_while_erases_no_revocation() {
-        let dir = tempfile::tempdir().unwrap();
-        let hands = Arc::new(Hands::default());
-        let index = Arc::new(Index::default());
-        let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
-        let settings = PlaneSettings { limits: Limits { revoked: 8, condemned: 8 }, key_id: 7, namer };
-        let store = Store::open(&dir.path().join("r"), 7).unwrap();
-        let mut plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
-        let f = DenyFingerprint([1, 2]);
-        let text = String::new;
-        let order = Order {
-            fingerprint: f,
-            until: WallTime(1000),
-            reason: text(),
-            actor: text(),
-            source: text(),
-            parent: None,
-        };
-        plane.run(std::iter::once(Command::Revoke(vec![order], None, ReplyTo::One(oneshot::channel().0))));
-        assert!(index.is_revoked(f, hands.wall()));
-        hands.wall.store(i64::MAX / 2, SeqCst);
-        sweep(&mut plane);
-        assert!(!index.is_revoked(f, hands.wall()), "it lapses while the clock says so");
-        hands.wall.store(500, SeqCst);
-        sweep(&mut plane);
-        assert!(index.is_revoked(f, hands.wall()), "and holds again when the clock is right");
-        hands.wall.store(60_000, SeqCst);
-        sweep(&mut plane);
-        hands.boot.store(GRACE_NS, SeqCst);
-        sweep(&mut plane);
-        assert_eq!(plane.ledger.claims(), 0, "a day of running time after its end it is erased");
-        assert!(plane.store.reader().list(ClaimId(0), 9, WallTime(0), |_| true).unwrap().is_empty());
-    }
-}
+mod tests;

@@ -1,13 +1,16 @@
 //! What the plane does with selectors: each is stored, then refused by the index, then acknowledged; and tokens that
 //! it is known to match are condemned one by one, as claims that follow from it and are lifted with it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    Claim, ClaimId, Names, Once, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment,
-    store::Changes,
+    AnyClaim, ClaimId, Names, Once, Order, Plane, RevokeError, SelectorClaim, SelectorOrder,
+    handle::Reply,
+    ledger::Moment,
+    plane::Lifted,
+    room::{MAX_CLAIMS, Room},
 };
 use crate::{
     clock::WallTime,
@@ -21,27 +24,40 @@ const SOURCE: &str = "selector";
 pub type Matched = (DenyFingerprint, WallTime);
 
 impl Plane {
-    /// The same as [`Self::select`] of an order that may come twice.
-    pub(super) fn select_once(
-        &mut self,
-        o: SelectorOrder,
-        once: Option<Once>,
-    ) -> Result<SelectorClaim, RevokeError> {
-        let Some(known) = once.and_then(|once| self.answered(once)) else { return self.select(o, once) };
-        let id = known?.first().copied().ok_or(RevokeError::KeyReused)?;
-        let found = self.store.reader().selector(id).map_err(|e| RevokeError::Read(Arc::new(e)))?;
-        let found = found.ok_or(RevokeError::Unknown(id))?;
-        if self.unforgotten {
-            self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
-            self.unforgotten = false;
-        }
-        Ok(found)
+    /// What an order by selector that was given before comes to; `None` for one that was not.
+    pub(super) fn selected(&mut self, once: Option<Once>) -> Option<Result<SelectorClaim, RevokeError>> {
+        let known = self.answered(once?)?;
+        let find = || {
+            let id = known?.first().copied().ok_or(RevokeError::KeyReused)?;
+            let found = self.store.reader().selector(id).map_err(|e| RevokeError::Read(Arc::new(e)))?;
+            let found = found.ok_or(RevokeError::Unknown(id))?;
+            if self.unforgotten {
+                self.forget().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+            }
+            Ok(found)
+        };
+        Some(find())
     }
 
-    /// Takes a selector. In force for the decision path, for tokens seen or not, when this returns.
-    fn select(&mut self, o: SelectorOrder, once: Option<Once>) -> Result<SelectorClaim, RevokeError> {
-        let taken = Moment::now(&*self.clock);
-        let claim = SelectorClaim {
+    /// Whether one more may stand under its name, behind those of the batch.
+    pub(super) fn room_for(
+        &self,
+        order: &SelectorOrder,
+        batch: &[(SelectorOrder, Option<Once>, Reply<SelectorClaim>)],
+    ) -> Result<(), RevokeError> {
+        let name = self.settings.namer.of(&order.selector);
+        let standing = self.index.selectors.under(name);
+        // Names are digests: nobody makes them for a batch in which there cannot be too many.
+        let more = if standing + batch.len() < MAX_CLAIMS {
+            0
+        } else {
+            batch.iter().filter(|(o, ..)| self.settings.namer.of(&o.selector) == name).count()
+        };
+        if standing + more < MAX_CLAIMS { Ok(()) } else { Err(RevokeError::TooMany { limit: MAX_CLAIMS }) }
+    }
+
+    pub(super) fn selector_claim(&mut self, o: SelectorOrder, taken: Moment) -> SelectorClaim {
+        SelectorClaim {
             id: self.store.next_id(),
             selector: o.selector,
             created: taken.wall,
@@ -49,25 +65,10 @@ impl Plane {
             reason: o.reason,
             actor: o.actor,
             source: o.source,
-        };
-        let answered = once.map(|once| (once.key, once.request, vec![claim.id]));
-        let changes =
-            Changes { select: vec![&claim], answered: answered.into_iter().collect(), ..Changes::default() };
-        let seq = self.commit(&changes).map_err(RevokeError::Store)?;
-        let synced = self.since(taken);
-        self.select_in_force(&claim);
-        // The kernel's own allows know no selectors; tokens that this one does not match are asked about once more.
-        let forgotten = self.forget_verdicts();
-        let in_force = forgotten.is_ok().then(|| self.since(taken));
-        self.store.done(seq, taken.wall, synced, in_force);
-        forgotten.map_err(|e| {
-            self.unforgotten = true;
-            RevokeError::Kernel(Arc::new(self.noted(e)))
-        })?;
-        Ok(claim)
+        }
     }
 
-    /// Puts what is on disk in force.
+    /// Puts what is on disk in force: for the decision path, for tokens seen or not.
     pub(super) fn select_in_force(&mut self, claim: &SelectorClaim) {
         self.index.selectors.add(self.settings.namer.of(&claim.selector), claim.mark());
         self.ledger.calendar().note(claim.id, None, claim.until);
@@ -77,63 +78,84 @@ impl Plane {
         self.kernel.as_mut().map_or(Ok(()), Kernel::forget_verdicts)
     }
 
-    /// Lifts a selector and every claim that follows from it.
-    pub(super) fn unselect(&mut self, claim: &SelectorClaim, by: Vec<u8>) -> Result<(), RevokeError> {
-        let children = self.ledger.children(claim.id).to_vec();
-        let ids = std::iter::once(claim.id).chain(children.iter().map(|(id, _)| *id)).collect();
-        let lift = vec![(ids, by)];
-        self.commit(&Changes { lift, ..Changes::default() }).map_err(RevokeError::Store)?;
-        self.index.selectors.remove(self.settings.namer.of(&claim.selector), claim.id);
-        self.ledger.forget_children(claim.id);
-        for (id, f) in &children {
-            self.ledger.lift(*id, *f);
-        }
-        let tokens: Vec<_> = children.iter().map(|(_, f)| *f).collect();
-        self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))
+    /// The same; where it fails, the sweep tries it again.
+    pub(super) fn forget(&mut self) -> Result<(), KernelError> {
+        let forgotten = self.forget_verdicts().map_err(|e| self.noted(e));
+        self.unforgotten = forgotten.is_err();
+        forgotten
     }
 
-    /// Condemns tokens that a selector matches, as claims that follow from it; those that it has condemned before and
-    /// those there is no room for are left out, for the decision path refuses them all the same. Tells how many are in
-    /// force in the kernel.
-    pub(super) fn follow(&mut self, parent: ClaimId, tokens: Vec<Matched>) -> Result<usize, RevokeError> {
-        let read = |e| RevokeError::Read(Arc::new(e));
-        let Some(selector) = self.store.reader().selector(parent).map_err(read)? else { return Ok(0) };
-        let known: std::collections::HashSet<_> =
-            self.ledger.children(parent).iter().map(|(_, f)| *f).collect();
-        let taken = Moment::now(&*self.clock);
-        let Moment { wall, .. } = taken;
-        let mut claims: Vec<Claim> = Vec::new();
-        for (fingerprint, ends) in tokens {
-            let until = selector.until.min(ends);
-            let new = !known.contains(&fingerprint) && claims.iter().all(|c| c.fingerprint != fingerprint);
-            if until <= wall || !new || !self.ledger.has_room(fingerprint, claims.len()) {
-                continue;
+    /// What goes when a claim is lifted: of a selector's, all that follow from it.
+    pub(super) fn lifting(&self, claim: AnyClaim, by: Vec<u8>, reply: Reply<AnyClaim>) -> Lifted {
+        let tokens = match &claim {
+            AnyClaim::Token(c) => vec![(c.id, c.fingerprint)],
+            AnyClaim::Selector(c) => self.ledger.children(c.id).collect(),
+        };
+        Lifted { claim, tokens, by, reply }
+    }
+
+    /// Lifts what is off the disk already. The kernel is still to be told.
+    pub(super) fn lift(&mut self, lifted: &Lifted) {
+        if let AnyClaim::Selector(claim) = &lifted.claim {
+            self.index.selectors.remove(self.settings.namer.of(&claim.selector), claim.id);
+            self.ledger.forget_children(claim.id);
+        }
+        for (id, f) in &lifted.tokens {
+            self.ledger.lift(*id, *f);
+        }
+    }
+
+    /// Orders for the tokens that selectors were seen to match, as claims that follow from theirs. Those that one has
+    /// condemned before and those there is no room for are left out, for the decision path refuses them all the same.
+    pub(super) fn following(
+        &self,
+        follows: Vec<(ClaimId, Vec<Matched>, Reply<usize>)>,
+        lifted: &[Lifted],
+        room: &mut Room,
+    ) -> Vec<(Vec<Order>, Reply<usize>)> {
+        let wall = self.clock.wall();
+        let mut new: HashSet<(ClaimId, DenyFingerprint)> = HashSet::new();
+        let mut all = Vec::new();
+        for (parent, tokens, reply) in follows {
+            let found = match self.store.reader().selector(parent) {
+                Ok(found) => found.filter(|_| !lifted.iter().any(|l| l.claim.id() == parent)),
+                Err(e) => {
+                    let _ = reply.send(Err(RevokeError::Read(Arc::new(e))));
+                    continue;
+                }
+            };
+            let mut orders = Vec::new();
+            for (fingerprint, ends) in found.iter().flat_map(|_| &tokens) {
+                let Some(selector) = &found else { break };
+                let until = selector.until.min(*ends);
+                if until <= wall
+                    || self.ledger.is_child(parent, *fingerprint)
+                    || new.contains(&(parent, *fingerprint))
+                    || room.take(&self.ledger, *fingerprint).is_err()
+                {
+                    continue;
+                }
+                new.insert((parent, *fingerprint));
+                orders.push(Order {
+                    fingerprint: *fingerprint,
+                    until,
+                    reason: selector.reason.clone(),
+                    actor: selector.actor.clone(),
+                    source: SOURCE.to_owned(),
+                    parent: Some(parent),
+                });
             }
-            claims.push(Claim {
-                id: self.store.next_id(),
-                fingerprint,
-                key_id: self.settings.key_id,
-                created: wall,
-                until,
-                reason: selector.reason.clone(),
-                actor: selector.actor.clone(),
-                source: SOURCE.to_owned(),
-                parent: Some(parent),
-            });
+            all.push((orders, reply));
         }
-        let changes = Changes { add: claims.iter().collect(), ..Changes::default() };
-        let seq = self.commit(&changes).map_err(RevokeError::Store)?;
-        let synced = self.since(taken);
-        for claim in &claims {
-            self.ledger.add(claim.into());
-        }
-        let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
-        self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
-        if !tokens.is_empty() {
-            self.store.done(seq, wall, synced, Some(self.since(taken)));
-            self.end_connections(tokens);
-        }
-        Ok(claims.len())
+        all
+    }
+}
+
+impl Lifted {
+    /// All that go.
+    pub fn ids(&self) -> Vec<ClaimId> {
+        let own = matches!(self.claim, AnyClaim::Selector(_)).then(|| self.claim.id());
+        own.into_iter().chain(self.tokens.iter().map(|(id, _)| *id)).collect()
     }
 }
 

@@ -378,18 +378,26 @@ impl Selectors {
         None
     }
 
+    /// How many stand under a name.
+    pub(super) fn under(&self, name: Name) -> usize {
+        let shard = self.shard(name).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&name).map_or(0, |marks| marks.as_slice().len())
+    }
+
     pub(super) fn add(&self, name: Name, mark: Mark) {
         let mut shard = self.shard(name).write().unwrap_or_else(PoisonError::into_inner);
         match shard.entry(name) {
             std::collections::hash_map::Entry::Vacant(slot) => {
                 slot.insert(Marks::One(mark));
             }
-            std::collections::hash_map::Entry::Occupied(mut slot) => {
-                let marks = slot.get_mut();
-                let mut all = marks.as_slice().to_vec();
-                all.push(mark);
-                *marks = Marks::Several(all);
-            }
+            std::collections::hash_map::Entry::Occupied(mut slot) => match slot.get_mut() {
+                Marks::Several(all) => all.push(mark),
+                one @ Marks::One(_) => {
+                    let mut all = one.as_slice().to_vec();
+                    all.push(mark);
+                    *one = Marks::Several(all);
+                }
+            },
         }
         drop(shard);
         self.count.fetch_add(1, Ordering::AcqRel);

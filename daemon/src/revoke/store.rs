@@ -4,13 +4,16 @@
 //! more; the log's older files are then kept for the audit alone.
 
 mod audit;
+mod backup;
 mod catalog;
 mod compact;
 mod migrate;
 mod record;
+mod seen;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tuning;
 
 use std::{
     path::{Path, PathBuf},
@@ -22,17 +25,19 @@ use thiserror::Error;
 
 pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
+    backup::{BackupError, Held, Restored, backup, restore},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
+    tuning::Tuning,
 };
 use self::{
     catalog::{Catalog, Piece, Place, Shared, damaged},
     compact::Compacted,
     record::{Body, Done, Record, records},
 };
-use super::{Claim, ClaimId, SelectorClaim, ledger::ClaimHead, row};
+use super::{Claim, ClaimId, Once, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
 use crate::{
     clock::WallTime,
-    journal::{Chain, Disk, Entry, HostDisk, Identity, Journal, JournalError, PAGE, Position, Sizes, verify},
+    journal::{Chain, Disk, Entry, Identity, Journal, JournalError, PAGE, Position, verify},
 };
 
 /// Orders that may be repeated are remembered for so long, in ms.
@@ -103,6 +108,15 @@ pub enum StoreError {
     },
 }
 
+/// What came of an order that may be repeated.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The order.
+    pub once: Once,
+    /// The claims that came of it.
+    pub ids: Vec<ClaimId>,
+}
+
 /// What a batch changes.
 #[derive(Debug, Default)]
 pub struct Changes<'a> {
@@ -116,8 +130,8 @@ pub struct Changes<'a> {
     pub over: Vec<ClaimId>,
     /// The active policy set: its hash and generation.
     pub policy: Option<(String, u64)>,
-    /// Orders that may be repeated: key, digest of what was asked, claims.
-    pub answered: Vec<([u8; 16], [u8; 16], Vec<ClaimId>)>,
+    /// Orders that may be repeated.
+    pub answered: Vec<Answer>,
     /// For the audit log (JSON).
     pub notes: Vec<Vec<u8>>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
@@ -142,33 +156,6 @@ impl Changes<'_> {
 
     fn gone(&self) -> impl Iterator<Item = u64> {
         self.lift.iter().flat_map(|(ids, _)| ids).chain(&self.over).map(|id| id.0)
-    }
-}
-
-/// Sizes and times.
-#[derive(Clone, Copy, Debug)]
-pub struct Tuning {
-    /// Of the log's files.
-    pub sizes: Sizes,
-    /// Bytes of complete files after which a snapshot is made, and as many again as the last snapshot has.
-    pub snapshot_after: u64,
-    /// How long files of the log are kept that no claim needs any more.
-    pub audit_keep: Duration,
-    /// And how many bytes of them.
-    pub audit_max: u64,
-    /// A snapshot is made on a thread of its own.
-    pub background: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            sizes: Sizes::default(),
-            snapshot_after: 128 << 20,
-            audit_keep: Duration::from_hours(366 * 24),
-            audit_max: 4 << 30,
-            background: true,
-        }
     }
 }
 
@@ -238,15 +225,15 @@ impl Catalog {
                 Record::Lift(ids, _) | Record::Over(ids) => self.gone.extend(ids.iter()),
                 Record::Policy(generation, hash) => told.policy = Some((hash.to_owned(), generation)),
                 Record::Done(done) => drop(self.done.insert(done.seq, done)),
-                Record::Answered(key, request, ids) => {
+                Record::Answered(key, request, until, ids) => {
                     let claims = ids.iter().map(ClaimId).collect();
-                    self.answered.insert(key, Answered { request, claims, time: entry.time });
+                    self.answered.insert(key, Answered { request, claims, time: entry.time, until });
                 }
                 Record::Next(id) => told.next = told.next.max(id),
                 Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
             }
         }
-        self.head = entry.chain.seq;
+        self.passed(entry.chain.seq, p.segment, p.at, p.before);
         let end = p.at + entry.size() as u64;
         if self.pieces.last().is_none_or(|last| last.first != p.segment) {
             let file = Arc::clone(&p.file);
@@ -272,7 +259,7 @@ impl Store {
     /// With other sizes and times.
     pub fn open_with(path: &Path, key_id: u32, tuning: Tuning) -> Result<Self, StoreError> {
         migrate::take_over(path, key_id)?;
-        let disk = host(path)?;
+        let disk = migrate::host(path)?;
         Self::open_on(&(Arc::new(disk) as _), path, key_id, tuning)
     }
 
@@ -398,6 +385,17 @@ impl Store {
         id
     }
 
+    /// The id that is given next.
+    fn upcoming(&self) -> u64 {
+        self.next
+    }
+
+    /// Gives no id below this one any more, once the next entry is written.
+    fn go_on_from(&mut self, next: u64) {
+        self.next = self.next.max(next);
+        self.waiting.next(self.next);
+    }
+
     /// Writes a batch and returns when it is on the disk, with the entry's number. After an error nothing of it counts.
     pub fn commit(&mut self, changes: &Changes<'_>, now: WallTime) -> Result<u64, StoreError> {
         if changes.lazy && self.waiting.0.len() < WAITING {
@@ -426,8 +424,8 @@ impl Store {
         if let Some((hash, generation)) = &changes.policy {
             body.policy(*generation, hash);
         }
-        for (key, request, claims) in &changes.answered {
-            body.answered(*key, *request, claims.iter().map(|id| id.0));
+        for Answer { once, ids } in &changes.answered {
+            body.answered(once.key, once.request, once.until.0, ids.iter().map(|id| id.0));
         }
         for note in &changes.notes {
             body.note(note);
@@ -473,6 +471,18 @@ impl Store {
         let done = Done { seq, time: taken.0, synced: us(synced), in_force: in_force.map_or(0, us) };
         self.waiting.done(done);
         self.shared.write().done.insert(seq, done);
+    }
+
+    /// What daemons saw of the wall clock.
+    pub(super) fn seen(&self) -> Seen {
+        seen::read(&**self.journal.disk())
+    }
+
+    /// Keeps it. That it is not kept delays the erasure of expired claims.
+    pub(super) fn keep_seen(&self, seen: &Seen) {
+        if let Err(e) = seen::write(&**self.journal.disk(), seen) {
+            tracing::warn!(error = %e, store = %self.path.display(), "what was seen of the clock is not kept: expired revocations are erased later");
+        }
     }
 
     /// Whether an entry of so many bytes would have zeros written before it.
@@ -548,7 +558,7 @@ impl Store {
     fn forget_answers(&self, now: WallTime) {
         let mut catalog = self.shared.write();
         let old = now.0 - REMEMBERED;
-        catalog.answered.retain(|_, a| a.time >= old);
+        catalog.answered.retain(|_, a| a.time >= old || a.until > now.0);
     }
 
     /// Removes files of the log that are kept for the audit alone, and have been for long enough.
@@ -582,17 +592,4 @@ impl Drop for Store {
             tracing::warn!(error = %e, "the revocation store was closed, but not as it should be; it is read again at start");
         }
     }
-}
-
-fn host(path: &Path) -> Result<HostDisk, StoreError> {
-    HostDisk::take(path).map_err(|e| StoreError::Open {
-        path: path.to_owned(),
-        message: match e.kind() {
-            std::io::ErrorKind::WouldBlock => "another daemon has it open; stop that one first".to_owned(),
-            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-                "it is a file, and no store of an earlier version; `revocation.store` must name a directory, or nothing in one that exists".to_owned()
-            }
-            _ => format!("{e}; `revocation.store` must name a directory, or nothing in one that exists and is writable"),
-        },
-    })
 }

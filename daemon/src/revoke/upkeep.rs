@@ -2,17 +2,24 @@
 //! lapsed, and writing all anew where it must be. Long work is cut into parts of about a thousand entries, and orders
 //! go between them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
+
+use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
     ClaimId, Plane,
     ledger::{Condemnation, Moment},
     store::Changes,
 };
-use crate::{clock::SharedClock, kernel::KernelError};
+use crate::{
+    clock::{BootTime, SharedClock},
+    kernel::KernelError,
+};
 
 /// How long an expired claim is kept, in boot time: a day, so that a wrong clock can be put right.
 pub(super) const GRACE_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// How often it is kept what was seen of the clock, in boot time; and how fine.
+const KEEP_NS: u64 = 10 * 60 * 1_000_000_000;
 /// A difference of the clocks' distance that is taken for a step of the wall clock.
 const STEP_NS: i128 = 1_000_000_000;
 /// Claims that one sweep takes out, and condemnations that it looks at.
@@ -27,11 +34,13 @@ pub(super) struct Upkeep {
     next: Option<usize>,
     /// Condemnations that are still to be looked at in this round.
     left: usize,
+    /// When it was kept what was seen of the clock.
+    kept: BootTime,
 }
 
 impl Upkeep {
     pub fn new(clock: &SharedClock) -> Self {
-        Self { offset: offset(clock), next: None, left: 0 }
+        Self { offset: offset(clock), next: None, left: 0, kept: clock.boot() }
     }
 
     /// Whether there is something to do at once.
@@ -132,10 +141,8 @@ impl Plane {
             self.upkeep.offset = now;
         }
         if self.unforgotten {
-            match self.forget_verdicts() {
-                Ok(()) => self.unforgotten = false,
-                Err(e) => drop(self.noted(e)),
-            }
+            // Failed once more, it is tried again by the next sweep.
+            let _ = self.forget();
         }
         if stepped || self.behind {
             self.behind = self.unforgotten;
@@ -151,13 +158,25 @@ impl Plane {
         claims || (!self.upkeep.is_busy() && self.sweep_condemned())
     }
 
-    /// Erases claims that have been over for [`GRACE_NS`] of boot time without a break. A wall clock that is wrong
+    /// Keeps what was seen of the clock for the next daemon.
+    pub(super) fn keep_seen(&mut self) {
+        let Moment { wall, boot } = Moment::now(&*self.clock);
+        self.upkeep.kept = boot;
+        self.ledger.calendar().look(wall, boot);
+        self.store.keep_seen(&self.ledger.calendar().seen().coarse(KEEP_NS));
+    }
+
+    /// Erases claims that have been over for [`GRACE_NS`] of boot time, this daemon's and those before it, without a
+    /// break. A wall clock that is wrong
     /// for a while lets revocations lapse while it is; it must not erase them.
     fn sweep_claims(&mut self) -> bool {
         let Moment { wall, boot } = Moment::now(&*self.clock);
         let calendar = self.ledger.calendar();
-        calendar.look(wall, boot);
-        let taken = calendar.take(boot, GRACE_NS, SWEEP);
+        let back = calendar.look(wall, boot);
+        let taken = calendar.take(GRACE_NS, SWEEP);
+        if back || boot.0.saturating_sub(self.upkeep.kept.0) >= KEEP_NS {
+            self.keep_seen();
+        }
         if taken.is_empty() {
             // What was left for later goes to the disk where no order has taken it along.
             let now = self.clock.wall();
@@ -179,7 +198,7 @@ impl Plane {
                         tokens.push(f);
                     }
                 }
-                None => self.end_selector(id),
+                None => self.end_selector(id, &mut over, &mut tokens),
             }
         }
         // It need not be on the disk at once: read again after a crash, they are over all the same.
@@ -192,17 +211,26 @@ impl Plane {
         true
     }
 
-    /// Erases a selector whose time is over. What follows from it ended no later.
-    fn end_selector(&mut self, id: ClaimId) {
-        let by = br#"{"actor":"portcullis","reason":"its time is over"}"#.to_vec();
-        let ended = match self.store.reader().selector(id) {
-            Ok(Some(claim)) => self.unselect(&claim, by),
+    /// Takes a selector out whose time is over. What follows from it ended no later.
+    fn end_selector(&mut self, id: ClaimId, over: &mut Vec<ClaimId>, tokens: &mut Vec<DenyFingerprint>) {
+        let claim = match self.store.reader().selector(id) {
+            Ok(Some(claim)) => claim,
             // Lifted before its time.
-            Ok(None) => Ok(()),
-            Err(e) => Err(super::RevokeError::Read(Arc::new(e))),
+            Ok(None) => return,
+            Err(e) => {
+                tracing::error!(error = %e, "an expired revocation stays in the store");
+                return;
+            }
         };
-        if let Err(e) = ended {
-            tracing::error!(error = %e, "an expired revocation stays in the store");
+        over.push(id);
+        self.index.selectors.remove(self.settings.namer.of(&claim.selector), id);
+        let children: Vec<_> = self.ledger.children(id).collect();
+        self.ledger.forget_children(id);
+        for (child, f) in children {
+            if self.ledger.lift(child, f) {
+                over.push(child);
+                tokens.push(f);
+            }
         }
     }
 

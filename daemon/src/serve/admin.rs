@@ -4,6 +4,7 @@
 
 mod batch;
 mod keys;
+mod lease;
 mod order;
 mod remote;
 mod revocations;
@@ -107,7 +108,12 @@ pub struct AdminState {
     pub default_ttl: Duration,
     /// This host's name.
     pub host: Arc<str>,
+    /// Whether tokens that were never seen are shown to the daemon, so that a selector refuses them.
+    pub sees_unseen: Arc<dyn Fn() -> bool + Send + Sync>,
 }
+
+/// Said of selectors where they reach nothing but what was seen.
+const UNSEEN: &str = "nobody has asked this daemon for a decision since it was started, and `kernel.unknown` is \"pass\": where no gateway or application asks it, tokens that it has not seen are not refused";
 
 /// The caller's user id.
 #[derive(Clone, Debug)]
@@ -194,6 +200,7 @@ impl From<RevokeError> for ApiError {
             RevokeError::Full { .. } | RevokeError::DoesNotFit { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "full")
             }
+            RevokeError::TooMany { .. } => (StatusCode::CONFLICT, "too_many"),
             RevokeError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_revocation"),
             RevokeError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
             RevokeError::Store(e) if matches!(**e, StoreError::NoRoom { .. }) => {

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     decide::Decider,
+    revoke::Refusals,
     ssf::Receiver,
     telemetry::Metrics,
     token::{ApiKeys, Publisher},
@@ -61,6 +62,8 @@ pub struct Standards {
     pub publisher: Option<Publisher>,
     /// What clients revoked lately, so that saying it again makes no further claim.
     pub lately: Lately,
+    /// Notes what is refused.
+    pub refusals: Refusals,
 }
 
 /// Why a request is refused, in the words of RFC 6749 §5.2.

@@ -34,13 +34,18 @@ impl Transmitter {
             let body = json!({
                 "maxEvents": most, "returnImmediately": at_once, "ack": said.taken, "setErrs": said.refused,
             });
-            let request = self.signed(Request::new(Method::POST, url.clone()))?;
+            let request = self.signed(Request::new(Method::POST, url.clone())).await?;
             let request = request
                 .header(http::header::ACCEPT, "application/json")
                 .body("application/json", body.to_string().into());
             let bounds = Bounds { deadline: self.settings.timeout + hold, max_body: MAX_BODY };
             let answer = match self.client.send(request, bounds).await {
-                Ok(answer) => answer.success().map_err(|e| e.to_string())?,
+                Ok(answer) => {
+                    if answer.status == http::StatusCode::UNAUTHORIZED {
+                        self.forget_token().await;
+                    }
+                    answer.success().map_err(|e| e.to_string())?
+                }
                 // It held the request longer than it is waited for: there was nothing. What was said is said again.
                 Err(FetchError::Deadline { stage: Stage::Answer, .. }) if !at_once => continue,
                 Err(FetchError::TooLong { .. }) if most > 1 => {

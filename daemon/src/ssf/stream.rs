@@ -9,13 +9,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
-use zeroize::Zeroizing;
 
 use super::{
     Delivery, StreamOrder, Transmitter,
     metadata::{self, Metadata},
 };
-use crate::fetch::{Answer, Bounds, Request, Secret, Url};
+use crate::fetch::{Answer, Bounds, Request, Url};
 
 /// Longest answer of the API.
 const MAX_BODY: usize = 1 << 20;
@@ -205,7 +204,7 @@ impl Transmitter {
             Some(id) => with_stream(endpoint, id)?,
             None => endpoint.clone(),
         };
-        let answer = self.send(self.signed(Request::get(url))?).await?;
+        let answer = self.send(self.signed(Request::get(url)).await?).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -240,7 +239,7 @@ impl Transmitter {
             "delivery": delivery, "events_requested": self.wanted(),
             "description": format!("Portcullis: {}", self.name()),
         });
-        let request = self.signed(Request::new(Method::POST, endpoint.clone()))?;
+        let request = self.signed(Request::new(Method::POST, endpoint.clone())).await?;
         let answer = self.send(request.body("application/json", sent(&wanted))).await?;
         let stream = object(&answer.success().map_err(|e| e.to_string())?)?;
         tracing::info!(transmitter = self.name(), "a stream of security events was made");
@@ -259,7 +258,7 @@ impl Transmitter {
             return Ok(stream);
         }
         let change = json!({"stream_id": stream.get("stream_id"), "events_requested": self.wanted()});
-        let request = self.signed(Request::new(Method::PATCH, endpoint.clone()))?;
+        let request = self.signed(Request::new(Method::PATCH, endpoint.clone())).await?;
         let answer = self.send(request.body("application/json", sent(&change))).await?;
         object(&answer.success().map_err(|e| e.to_string())?)
     }
@@ -302,7 +301,7 @@ impl Transmitter {
         let (Some(url), Some(id)) = (&metadata.status, self.state.lock().status.stream.clone()) else {
             return Ok(());
         };
-        let answer = self.send(self.signed(Request::get(with_stream(url, &id)?))?).await?;
+        let answer = self.send(self.signed(Request::get(with_stream(url, &id)?)).await?).await?;
         let told = object(&answer.success().map_err(|e| e.to_string())?)?;
         let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
         let mut state = self.state.lock();
@@ -332,7 +331,8 @@ impl Transmitter {
             state.status.stream.clone()
         };
         let body = sent(&json!({"stream_id": stream, "state": text}));
-        let request = self.signed(Request::new(Method::POST, url.clone()))?.body("application/json", body);
+        let request =
+            self.signed(Request::new(Method::POST, url.clone())).await?.body("application/json", body);
         self.send(request).await?.success().map_err(|e| e.to_string()).map(drop)
     }
 
@@ -359,7 +359,7 @@ impl Transmitter {
                     .configuration
                     .as_ref()
                     .ok_or("the transmitter has no `configuration_endpoint`")?;
-                let request = self.signed(Request::new(Method::DELETE, with_stream(url, &id)?))?;
+                let request = self.signed(Request::new(Method::DELETE, with_stream(url, &id)?)).await?;
                 self.send(request).await?.success().map_err(|e| e.to_string())?;
                 let mut state = self.state.lock();
                 state.deleted = true;
@@ -372,24 +372,20 @@ impl Transmitter {
     async fn set_status(&self, metadata: &Metadata, id: &str, status: &str) -> Result<(), String> {
         let url = metadata.status.as_ref().ok_or("the transmitter has no `status_endpoint`")?;
         let body = sent(&json!({"stream_id": id, "status": status}));
-        let request = self.signed(Request::new(Method::POST, url.clone()))?.body("application/json", body);
+        let request =
+            self.signed(Request::new(Method::POST, url.clone())).await?.body("application/json", body);
         self.send(request).await?.success().map_err(|e| e.to_string())?;
         self.state.lock().status.stream_status = Some(status.to_owned());
         Ok(())
     }
 
-    /// A request with the token for the API, as its file has it now.
-    pub(super) fn signed(&self, request: Request) -> Result<Request, String> {
-        let Some(path) = &self.settings.token_file else { return Ok(request) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| format!("the token for its API in `{}` cannot be read: {e}", path.display()))?;
-        let text = Zeroizing::new(text);
-        Ok(request.bearer(&Secret::new(text.trim().to_owned())))
-    }
-
     async fn send(&self, request: Request) -> Result<Answer, String> {
         let bounds = Bounds { deadline: self.settings.timeout, max_body: MAX_BODY };
-        self.client.send(request, bounds).await.map_err(|e| e.to_string())
+        let answer = self.client.send(request, bounds).await.map_err(|e| e.to_string())?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            self.forget_token().await;
+        }
+        Ok(answer)
     }
 }
 

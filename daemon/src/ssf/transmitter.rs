@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, OnceCell};
 
 use super::{
-    Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings, mapping,
+    Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings,
+    access::Given,
+    mapping,
     set::{self, Set},
     state::Shared,
     subject::Reader,
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     fetch::{Client, FetchError, Settings, Url},
-    revoke::{Selector, SelectorOrder},
+    revoke::{Once, Selector, SelectorOrder},
     telemetry::Metrics,
     token::{IssuerSettings, KeySource, RemoteKeys, Signers, TokenRules},
 };
@@ -45,6 +47,8 @@ pub struct Transmitter {
     pub(super) verified: Notify,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
+    /// The token that an authorization server gave.
+    pub(super) given: tokio::sync::Mutex<Option<Given>>,
     signers: ArcSwapOption<Signers>,
     orders: Arc<dyn Orders>,
     table: std::collections::BTreeMap<String, Action>,
@@ -84,6 +88,7 @@ impl Transmitter {
             verified: Notify::new(),
             clock,
             metrics,
+            given: tokio::sync::Mutex::default(),
             signers: ArcSwapOption::empty(),
             orders,
             table: mapping::table(&settings.actions),
@@ -106,6 +111,11 @@ impl Transmitter {
     /// Whether who pushes shows what it must; never, where events are not pushed.
     pub fn may_push(&self, shown: &str) -> bool {
         matches!(&self.settings.delivery, Delivery::Push { secret, .. } if secret.is(shown))
+    }
+
+    /// Somebody pushed without what must be shown.
+    pub fn turned_away(&self) {
+        self.orders.refused(self.name(), "authentication_failed", "the Authorization header is another one");
     }
 
     /// What is ordered of its stream.
@@ -158,6 +168,7 @@ impl Transmitter {
             Ok((_, told)) => *told,
             Err(Refused::Bad { err, description }) => {
                 tracing::warn!(transmitter = self.name(), err, description, "a security event is refused");
+                self.orders.refused(self.name(), err, description);
                 Told::Refused
             }
             Err(Refused::Later(why)) => {
@@ -166,6 +177,7 @@ impl Transmitter {
                     reason = why,
                     "a security event cannot be taken now"
                 );
+                self.orders.refused(self.name(), "later", why);
                 Told::Later
             }
         };
@@ -277,15 +289,26 @@ impl Transmitter {
             );
             return Ok(Told::Unmapped);
         }
-        for selector in selectors {
+        for (n, selector) in (0_u64..).zip(selectors) {
+            let until = self.clock.wall().plus(self.settings.ttl);
+            // The event's id, its transmitter's, says that it is the same one, over restarts too: for as long as what came
+            // of it stands, and a day at least.
+            let parts: [&[u8]; 5] = [
+                b"ssf",
+                self.settings.issuer.as_bytes(),
+                set.jti.as_bytes(),
+                name.as_bytes(),
+                &n.to_le_bytes(),
+            ];
+            let once = Once::new(&parts, &[]).until(until);
             let order = SelectorOrder {
                 selector,
-                until: self.clock.wall().plus(self.settings.ttl),
+                until,
                 reason: set::reason(mapping::short(name), event),
                 actor: format!("ssf:{}", self.name()),
                 source: "ssf".to_owned(),
             };
-            self.orders.revoke(order).await.map_err(Refused::Later)?;
+            self.orders.revoke(order, once).await.map_err(Refused::Later)?;
         }
         Ok(Told::Revoked)
     }

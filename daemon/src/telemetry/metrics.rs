@@ -266,6 +266,12 @@ impl Metrics {
         })
     }
 
+    /// Whether a gateway, an application or the kernel has asked for a decision since the start.
+    pub fn was_asked(&self) -> bool {
+        let by_hand = Door::Admin as usize;
+        self.decision_seconds.iter().enumerate().any(|(door, h)| door != by_hand && h.get_sample_count() > 0)
+    }
+
     /// Counts a decision.
     pub fn decision(&self, door: Door, reason: Reason, took: Duration) {
         if let Some(c) = self.decisions[door as usize].get(reason as usize) {

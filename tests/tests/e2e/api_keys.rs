@@ -81,3 +81,29 @@ fn without_a_file_there_are_no_api_keys() -> Result<()> {
     assert!(format!("{refused:?}").contains("API keys are off"), "{refused:?}");
     Ok(())
 }
+
+#[test]
+fn orders_about_keys_that_are_refused_are_in_the_audit_log() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = world()?;
+    let (id, _) = issue(&w, &[])?;
+    let soon = ["keys", "issue", "--subject", "x", "--ttl", "soon"];
+    for args in [&["keys", "disable", "nobody"][..], &["keys", "rotate", "nobody"], &soon] {
+        assert_eq!(w.daemon.ask(args, "")?.code, 4, "{args:?}");
+    }
+    // The next order takes them along.
+    w.daemon.ask(&["keys", "disable", &id], "")?.ok()?;
+    let text = w.daemon.command(&["audit", "show", "--json"])?.ok()?;
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let wanted =
+        [("disable_key", "unknown_key"), ("rotate_key", "unknown_key"), ("issue_key", "bad_request")];
+    for (of, code) in wanted {
+        let is = |l: &Value| {
+            l["action"] == "refused" && l["of"] == of && l["code"] == code && l["actor"] == "uid:0"
+        };
+        assert!(lines.iter().any(is), "{of}: {lines:#?}");
+    }
+    Ok(())
+}

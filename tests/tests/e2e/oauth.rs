@@ -10,6 +10,7 @@ use portcullis_tests::{
     pki::{Pki, sha256},
     process::run,
     tokens::{Signer, claim, forged},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -113,6 +114,14 @@ fn a_client_revokes_its_own_token_and_the_kernel_refuses_it_when_200_returns() -
     w.daemon.restart()?;
     w.assert_refused(&first);
     w.assert_passes(&second);
+    // Nor does it over a restart; unless what came of it was lifted.
+    assert_eq!(revoke(&w, "app", &format!("token={first}"))?, ok());
+    let listed = w.daemon.json(&["revocations"], "")?;
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    w.daemon.ask(&["unrevoke", &listed[0]["id"].to_string()], "")?.ok()?;
+    w.assert_passes(&first);
+    assert_eq!(revoke(&w, "app", &format!("token={first}"))?, ok());
+    w.assert_refused(&first);
 
     // Other clients' tokens are not its to revoke, also where another issuer has a client of its name.
     let other = signer.token(OWN, &json!({"client_id": "other"}))?;
@@ -146,6 +155,18 @@ fn a_client_revokes_its_own_token_and_the_kernel_refuses_it_when_200_returns() -
     assert_eq!(revoke(&w, "app", &format!("token={unsure}"))?, refused(503, "temporarily_unavailable"));
     assert_eq!(revoke(&w, "any", &format!("token={unsure}"))?, ok());
     w.assert_refused(&unsure);
+    // What was refused is in the audit log, with who it was as far as that is known.
+    assert_eq!(revoke(&w, "stranger", "token=x")?.0, 401);
+    let audit = || w.daemon.command(&["audit", "show", "--json"])?.ok();
+    until(|| Ok(audit()?.contains("\"unknown\"")))?;
+    let lines: Vec<Value> = audit()?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let of = |actor: &str, code: &str| {
+        lines.iter().any(|l| {
+            l["action"] == "refused" && l["source"] == "rfc7009" && l["actor"] == actor && l["code"] == code
+        })
+    };
+    assert!(of("client:app", "foreign_token") && of("client:app", "unavailable"), "{lines:#?}");
+    assert!(of("unknown", "invalid_client"), "{lines:#?}");
     let log = w.daemon.log().join("\n");
     assert!(!log.contains("app-secret") && !log.contains(&first) && !log.contains(&second[20..60]));
     Ok(())

@@ -12,7 +12,7 @@ use portcullis_tests::{PATIENCE, World, is_root, is_thorough, process::Finished}
 use serde_json::{Value, json};
 
 /// One request on the admin socket: status and body.
-fn admin(w: &World, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String)> {
+pub(super) fn admin(w: &World, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String)> {
     let mut socket = UnixStream::connect(w.dir.path("admin.sock"))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let len = body.len();
@@ -331,5 +331,47 @@ fn kill_9_at_any_moment_loses_no_acknowledged_revocation() -> Result<()> {
         }
     }
     w.daemon.command(&["audit", "verify"])?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_copy_made_while_the_daemon_runs_takes_the_lost_stores_place() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut w = World::make()?;
+    let (first, second) = (w.mint.hs256()?, w.mint.hs256()?);
+    w.daemon.revoke(&first)?;
+    let (store, copy) = (w.dir.path("revocations"), w.dir.path("copy").display().to_string());
+    let run = |w: &World, args: &[&str]| w.daemon.command(&[&["revocations"], args].concat());
+    let made: Value = serde_json::from_str(&run(&w, &["backup", &copy, "--json"])?.ok()?)?;
+    assert_eq!(made["revocations"], 1, "{made}");
+    w.daemon.revoke(&second)?;
+    // Not beside a daemon, and not over what is there without being told so.
+    let refused = run(&w, &["restore", &copy, "--force"])?;
+    assert!(refused.code != 0 && refused.stderr.contains("another daemon has it open"), "{refused:?}");
+    assert!(w.daemon.stop()?.success());
+    let refused = run(&w, &["restore", &copy])?;
+    assert!(refused.code != 0 && refused.stderr.contains("holds 2 revocations"), "{refused:?}");
+    // The disk is lost.
+    fs::remove_dir_all(&store)?;
+    let done = run(&w, &["restore", &copy])?.ok()?;
+    assert!(done.contains("1 revocations") && done.contains("nothing was there"), "{done}");
+    w.daemon.restart()?;
+    w.assert_refused(&first);
+    // What was ordered since the copy was made is as it was then, in the kernel too.
+    w.assert_passes(&second);
+    assert_eq!(count(&w)?, 1);
+    w.daemon.revoke(&second)?;
+    w.assert_refused(&second);
+    // By force what is there is set aside.
+    assert!(w.daemon.stop()?.success());
+    let done = run(&w, &["restore", &copy, "--force"])?.ok()?;
+    assert!(done.contains("was there: 2 revocations") && done.contains("before-restore"), "{done}");
+    w.daemon.restart()?;
+    assert_eq!(count(&w)?, 1);
+    let verified = w.daemon.command(&["audit", "verify"])?.ok()?;
+    let audit = w.daemon.command(&["audit", "show"])?.ok()?;
+    assert!(audit.contains("restore"), "{verified}\n{audit}");
     Ok(())
 }

@@ -20,7 +20,8 @@ use portcullis::{
 };
 use portcullis_tests::{
     World,
-    config::DOORS,
+    client::http,
+    config::{DOORS, OBSERVE},
     dir::repository,
     gateway::{self, bearer, envoy, is_the_services, start_envoy},
     has,
@@ -30,6 +31,8 @@ use portcullis_tests::{
     process::{Process, run},
     six, until,
 };
+
+use super::plane::admin;
 
 const PAGE: &str = include_str!("../../../docs/failure-posture.md");
 
@@ -195,12 +198,25 @@ fn with_a_failed_store(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
     assert_eq!(w.daemon.status()?["revocations"]["store_failed"], false);
     fs::remove_file(&fill)?;
     w.daemon.revoke(&w.mint.hs256()?)?;
+    let ready =
+        || Ok::<_, anyhow::Error>(http(&w.net.server, OBSERVE.parse()?, "GET /ready HTTP/1.1", b"")?.status);
+    assert_eq!((ready()?, w.daemon.status()?["ready"].as_bool()), (200, Some(true)), "full is no failure");
     // Failed: the file system ends itself, as after an error of its disk.
     let ended = Command::new("mount").args(["-o", "remount,abort"]).arg(w.dir.path("small")).status()?;
     ensure!(ended.success(), "the file system cannot be made to fail");
     let refused = w.daemon.ask(&["revoke"], &w.mint.hs256()?)?;
     assert!(refused.code == 4 && refused.stderr.contains("did not take the write"), "{refused:?}");
     assert_eq!(w.daemon.status()?["revocations"]["store_failed"], true);
+    // Not acknowledged, not tried again as if it were whole, and said to whoever asks: 5xx and not ready.
+    for _ in 0..2 {
+        let order = format!("{{\"token\":\"{}\"}}", w.mint.hs256()?);
+        let (status, body) = admin(&w, "POST", "/v1/revocations", "", &order)?;
+        assert!(status == 500 && body.contains("store_failed"), "{status} {body}");
+        let (status, body) = admin(&w, "DELETE", "/v1/revocations/1", "", "")?;
+        assert!(status == 500 && body.contains("store_failed"), "{status} {body}");
+    }
+    assert_eq!((ready()?, w.daemon.status()?["ready"].as_bool()), (503, Some(false)));
+    w.assert_refused(&revoked);
     let mut seen = BTreeMap::new();
     seen.insert("the revocation store has failed".to_owned(), ask("/fine", &good)?);
     seen.insert("the revocation store has failed, the token is revoked".to_owned(), ask("/fine", &revoked)?);

@@ -9,7 +9,7 @@ use portcullis_tests::{
     dir::{copy, repository},
     gateway, has, is_root,
     pki::Pki,
-    process::{Finished, run},
+    process::{Finished, Process, run},
     tokens::claim,
 };
 use serde_json::Value;
@@ -132,6 +132,55 @@ fn certificates_and_tokens_get_where_the_policy_lets_them_and_nobody_else_anywhe
     assert_eq!(listed[1]["actor"], format!("pager (sub:{sub} iss:{ISSUER}@127.0.0.1)"));
     w.daemon.revoke(&admin)?;
     assert_eq!(status(&ask(&w, &list, &bearer(&admin), &[])?), "401");
+    Ok(())
+}
+
+/// curl at a stream, told by its standard error to be open.
+fn follow(w: &World, token: &str, more: &[&str]) -> Result<Process> {
+    let header = w.dir.write("bearer", &format!("Authorization: Bearer {token}\n"))?;
+    let mut command = Command::new("curl");
+    command.args(["-q", "-sSNv", "--max-time", "120", "--cacert"]).arg(w.dir.path("ca.pem"));
+    command.arg("-H").arg(format!("@{}", header.display())).args(more);
+    let process = Process::start(&w.net.server, &mut command)?;
+    process.await_line(0, |line| line.starts_with("< HTTP/") && line.contains("200"))?;
+    Ok(process)
+}
+
+#[test]
+fn a_stream_ends_with_its_callers_token() -> Result<()> {
+    if !is_root() || !has("curl") || !has("openssl") {
+        return Ok(());
+    }
+    let w = world()?;
+    let watch = format!("{AT}/v1/revocations/watch");
+    let cut = |process: &Process| {
+        let lines = process.lines();
+        let said = |line: &String| line.starts_with("curl: (92)") || line.starts_with("curl: (18)");
+        assert!(lines.iter().any(said), "cut off, so that it does not look whole: {lines:#?}");
+    };
+    // Over by itself: nothing comes that would make anybody look.
+    for http in ["--http2", "--http1.1"] {
+        let process = follow(&w, &w.mint.lasting(4, "admin")?, &[http, &watch])?;
+        assert!(process.await_lines(|_| false) && process.has_ended(), "{http}: {:#?}", process.lines());
+        cut(&process);
+    }
+    // Revoked while it is open, by itself and by a selector.
+    for by_selector in [false, true] {
+        let token = w.mint.aged(0, "admin")?;
+        let process = follow(&w, &token, &["--http2", &watch])?;
+        if by_selector {
+            let sub = claim(&token, "sub")?;
+            w.daemon.json(&["revoke", "--issuer", ISSUER, "--sub", &sub, "--ttl", "1h"], "")?;
+        } else {
+            w.daemon.revoke(&token)?;
+        }
+        assert!(process.await_lines(|_| false) && process.has_ended(), "{:#?}", process.lines());
+        cut(&process);
+    }
+    // What is not over goes on.
+    let process = follow(&w, &w.mint.aged(0, "admin")?, &["--http2", &watch])?;
+    w.daemon.revoke(&w.mint.hs256()?)?;
+    assert!(!process.has_ended());
     Ok(())
 }
 

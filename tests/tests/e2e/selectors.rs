@@ -127,3 +127,70 @@ fn a_selector_that_names_too_little_is_refused_in_words() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_preview_counts_tokens_and_living_connections_and_ends_none() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::make()?;
+    let (token, other) = (w.mint.hs256()?, w.mint.hs256()?);
+    let sub = claim(&token, "sub")?;
+    for t in [&token, &other] {
+        assert_eq!(w.daemon.auth("GET", "/v1/orders", t)?.status, 200);
+    }
+    // Two with a request under way; one that carried the token before; one of another token.
+    let half = |token: &str| {
+        format!(
+            "POST /slow HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 4\r\n\r\nbo"
+        )
+    };
+    let mut open = Vec::new();
+    for t in [&token, &token, &other] {
+        let mut client = w.connect()?;
+        client.send(half(t).as_bytes())?;
+        open.push(client);
+    }
+    let mut idle = w.connect()?;
+    assert_eq!(idle.ask(&bearer("/before", &token))?.status, 200);
+    let selector = ["--issuer", ISSUER, "--sub", &sub, "--dry-run"];
+    until(|| Ok(revoke(&w, &selector)?["connections"] == 2))?;
+    let dry = revoke(&w, &selector)?;
+    assert_eq!((&dry["live"], &dry["connections"]), (&1.into(), &2.into()), "{dry}");
+    assert!(dry.get("warning").is_none(), "there is a front door: {dry}");
+    let one = w.daemon.json(&["revoke", "--dry-run"], &token)?;
+    assert_eq!(one["connections"], 2, "{one}");
+    let shown = w.daemon.ask(&[&["revoke"], &selector[..]].concat(), "")?.ok()?;
+    assert!(shown.contains("would be ended: 2 connections"), "{shown}");
+    // None of them was ended.
+    for client in &mut open {
+        client.send(b"dy")?;
+        assert_eq!(client.answer()?.status, 200);
+    }
+    assert_eq!(idle.ask(&bearer("/after", &token))?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn a_selector_where_nobody_asks_says_whom_it_does_not_reach() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::make()?;
+    let done = revoke(&w, &["--issuer", ISSUER, "--sub", "alice"])?;
+    let warning = done["warning"].as_str().unwrap_or_default();
+    assert!(warning.contains("not refused"), "{done}");
+    let receipt = w.daemon.json(&["revocations", "receipt", &done["id"].to_string()], "")?;
+    assert_eq!(receipt["warning"], done["warning"]);
+    let said = w.daemon.ask(&["revoke", "--issuer", ISSUER, "--sub", "bob"], "")?;
+    assert!(said.stderr.contains("warning: nobody has asked"), "{said:?}");
+    // A token's own revocation reaches all that there is of it.
+    let token = w.mint.hs256()?;
+    let id = w.daemon.revoke(&token)?;
+    assert!(w.daemon.json(&["revocations", "receipt", &id], "")?.get("warning").is_none());
+    w.assert_refused(&token);
+    // Once somebody asks there is nothing to warn of.
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 401);
+    assert!(revoke(&w, &["--issuer", ISSUER, "--sub", "carol"])?.get("warning").is_none());
+    Ok(())
+}

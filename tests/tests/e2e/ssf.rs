@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use portcullis_tests::{
     World,
     client::{Answer, http},
@@ -27,6 +28,7 @@ const EVENTS: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
 const SECRET: &str = "push-secret";
 const TOKEN: &str = "api-token";
+const CLIENT: &str = "client-secret";
 
 /// What the transmitter knows and was told.
 #[derive(Default)]
@@ -38,6 +40,9 @@ struct Known {
     acknowledged: Vec<String>,
     errors: Value,
     made: u32,
+    /// The token for its API, where it is not [`TOKEN`]; and how often one was given.
+    token: Option<&'static str>,
+    given: u32,
     /// A verification's state, to be sent.
     verify: Option<String>,
 }
@@ -92,12 +97,26 @@ impl Transmitter {
                 }));
             }
             "/keys" => return Reply::Json(self.1.jwks()),
+            "/token" => {
+                let basic = BASE64.encode(format!("portcullis:{CLIENT}")).to_lowercase();
+                let form = "grant_type=client_credentials&scope=ssf.manage+ssf.read";
+                if head.to_lowercase().contains(&format!("authorization: basic {basic}"))
+                    && asked.ends_with(form)
+                {
+                    let mut known = self.known();
+                    known.given += 1;
+                    let token = known.token.unwrap_or(TOKEN);
+                    return ok(json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600}));
+                }
+                return Reply::Status(401);
+            }
             _ => {}
         }
-        if !head.to_lowercase().contains(&format!("authorization: bearer {TOKEN}")) {
+        let mut known = self.known();
+        let token = known.token.unwrap_or(TOKEN);
+        if !head.to_lowercase().contains(&format!("authorization: bearer {token}")) {
             return Reply::Status(401);
         }
-        let mut known = self.known();
         match (method, path) {
             ("GET", "/streams") => ok(known.stream.iter().cloned().collect()),
             ("POST", "/streams") => {
@@ -163,12 +182,12 @@ fn now() -> u64 {
 /// A daemon that follows the transmitter, by these lines of its table.
 fn world(transmitter: &Transmitter, lines: &str) -> Result<(World, Web)> {
     let w = World::with(|config, dir| {
-        for (name, text) in [("push.secret", SECRET), ("api.token", TOKEN)] {
+        for (name, text) in [("push.secret", SECRET), ("api.token", TOKEN), ("client.secret", CLIENT)] {
             fs::set_permissions(dir.write(name, text)?, fs::Permissions::from_mode(0o600))?;
         }
         config.serve = format!(
             "[standards]\nlisten = [\"{DOOR}\"]\n[[ssf.transmitter]]\nname = \"idp\"\nissuer = \"{TRANSMITTER}\"\n\
-             token_file = \"api.token\"\ntoken_issuers = [\"{ISSUER}\"]\ntimeout = \"1s\"\npoll_interval = \"100ms\"\n{lines}"
+             token_issuers = [\"{ISSUER}\"]\ntimeout = \"1s\"\npoll_interval = \"100ms\"\n{lines}"
         );
         Ok(())
     })?;
@@ -196,7 +215,7 @@ fn a_polled_event_revokes_in_the_kernel_and_is_acknowledged_behind_that() -> Res
         return Ok(());
     }
     let transmitter = Transmitter::new()?;
-    let (mut w, web) = world(&transmitter, "")?;
+    let (mut w, web) = world(&transmitter, "token_file = \"api.token\"\n")?;
     until(|| Ok(status(&w)?["last_verified"].is_i64()))?;
     let told = status(&w)?;
     assert_eq!(
@@ -283,12 +302,20 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     }
     let transmitter = Transmitter::new()?;
     let lines = format!(
-        "delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
+        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
+         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
     );
     let (mut w, _web) = world(&transmitter, &lines)?;
     until(|| Ok(status(&w)?["ready"] == true))?;
     let delivery = transmitter.known().stream.clone().unwrap_or_default()["delivery"].clone();
     assert_eq!(delivery["authorization_header"], format!("Bearer {SECRET}"));
+    // One token serves until it ends or is not taken any more; then another one is had.
+    assert_eq!(transmitter.known().given, 1);
+    transmitter.known().token = Some("second-token");
+    until(|| Ok(w.daemon.ask(&["ssf", "enable", "idp"], "")?.code == 0))?;
+    assert_eq!(transmitter.known().given, 2);
+    transmitter.known().token = None;
+    until(|| Ok(w.daemon.ask(&["ssf", "enable", "idp"], "")?.code == 0))?;
 
     let kind = "application/secevent+jwt";
     let (token, other) = (w.mint.hs256()?, w.mint.hs256()?);
@@ -330,6 +357,31 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     w.daemon.restart()?;
     w.assert_refused(&token);
     w.assert_passes(&other);
+    // Replayed over the restart it is the same order, and none where what came of it was lifted.
+    let claims = |w: &World| -> Result<Vec<Value>> {
+        let all = w.daemon.json(&["revocations", "--source", "ssf"], "")?;
+        Ok(all.as_array().cloned().unwrap_or_default())
+    };
+    let before = claims(&w)?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    assert_eq!(push(&w, SECRET, kind, &event)?.status, 202);
+    assert_eq!((before.len(), claims(&w)?), (1, before.clone()));
+    w.daemon.ask(&["unrevoke", &before[0]["id"].to_string()], "")?.ok()?;
+    w.daemon.kill9()?;
+    w.daemon.restart()?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    assert_eq!(push(&w, SECRET, kind, &event)?.status, 202);
+    assert!(claims(&w)?.is_empty());
+    w.assert_passes(&token);
+    // What was refused is in the audit log.
+    let audit = || w.daemon.command(&["audit", "show", "--json"])?.ok();
+    until(|| Ok(audit()?.contains("authentication_failed")))?;
+    let lines = audit()?;
+    let refused: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let refused: Vec<_> =
+        refused.iter().filter(|l| l["action"] == "refused" && l["actor"] == "ssf:idp").collect();
+    let codes = |code: &str| refused.iter().filter(|l| l["code"] == code).count();
+    assert_eq!((codes("authentication_failed"), codes("invalid_request")), (5, 1), "{refused:#?}");
     // A verification that nobody asked for is an error that the transmitter understands.
     until(|| Ok(status(&w)?["ready"] == true))?;
     let subject = json!({"format": "opaque", "id": "s"});
@@ -344,6 +396,6 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     assert_eq!(http(&w.net.server, DOOR.parse()?, "POST /ssf/events/other HTTP/1.1", b"")?.status, 404);
     assert_eq!(http(&w.net.server, DOOR.parse()?, "GET /ssf/events/idp HTTP/1.1", b"")?.status, 405);
     let log = w.daemon.log().join("\n");
-    assert!(!log.contains(SECRET) && !log.contains(TOKEN));
+    assert!(!log.contains(SECRET) && !log.contains(TOKEN) && !log.contains(CLIENT));
     Ok(())
 }

@@ -50,6 +50,12 @@ const TOOLS: &[Tool] = &[
         needed_by: &[Test],
     },
     Tool { program: "h2load", package: "nghttp2-client", what_for: "load that does", needed_by: &[Test] },
+    Tool {
+        program: "faketime",
+        package: "faketime",
+        what_for: "a wall clock that jumps, for one process",
+        needed_by: &[Test],
+    },
     Tool { program: "wrk", package: "wrk", what_for: "load on the front doors", needed_by: &[Bench] },
 ];
 
@@ -105,9 +111,12 @@ mod tests {
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
         assert_eq!(
             programs(&[Test, Bench], &["ip", "nsenter", "curl"]),
-            ["nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "wrk"]
+            ["nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "faketime", "wrk"]
         );
-        let all = ["ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "wrk"];
+        let all = [
+            "ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "faketime",
+            "wrk",
+        ];
         assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);
     }
 }

@@ -4,7 +4,11 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::Value;
 
-use crate::cli::{OK, Outcome, client::Target, print, print_json};
+use crate::cli::{
+    OK, Outcome,
+    client::{Ask, Target},
+    print, print_json,
+};
 
 /// Tell what the running daemon's candidate set would change
 ///
@@ -14,16 +18,13 @@ use crate::cli::{OK, Outcome, client::Target, print, print_json};
 #[derive(Debug, ClapArgs)]
 pub struct ShadowArgs {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON, examples included
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl ShadowArgs {
     pub fn run(self) -> Outcome {
-        let told = self.target.call(Method::GET, "/v1/policy/shadow", None)?;
-        if self.json {
+        let told = self.ask.target.call(Method::GET, "/v1/policy/shadow", None)?;
+        if self.ask.json {
             print_json(&told)?;
         } else {
             print(&human(&told))?;
@@ -40,10 +41,7 @@ impl ShadowArgs {
 #[derive(Debug, ClapArgs)]
 pub struct PromoteArgs {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 /// Go back to the set that was in force before the last promotion
@@ -52,21 +50,18 @@ pub struct PromoteArgs {
 #[derive(Debug, ClapArgs)]
 pub struct RollbackArgs {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl PromoteArgs {
     pub fn run(self) -> Outcome {
-        change(&self.target, "/v1/policy/promote", self.json)
+        change(&self.ask.target, "/v1/policy/promote", self.ask.json)
     }
 }
 
 impl RollbackArgs {
     pub fn run(self) -> Outcome {
-        change(&self.target, "/v1/policy/rollback", self.json)
+        change(&self.ask.target, "/v1/policy/rollback", self.ask.json)
     }
 }
 

@@ -96,7 +96,12 @@ pub fn check_ssf(c: &Config, f: &mut Faults<'_>) {
                 &format!("`{a}` is none that events may be signed with, such as `RS256`"),
             );
         }
-        for (name, url) in [("jwks_url", &t.jwks_url), ("push_url", &t.push_url), ("poll_url", &t.poll_url)] {
+        for (name, url) in [
+            ("jwks_url", &t.jwks_url),
+            ("push_url", &t.push_url),
+            ("token_url", &t.token_url),
+            ("poll_url", &t.poll_url),
+        ] {
             let good = url.as_ref().is_none_or(|u| is_address(u));
             f.unless(good, &key(name), "is not an address such as \"https://host/path\"");
         }
@@ -104,6 +109,17 @@ pub fn check_ssf(c: &Config, f: &mut Faults<'_>) {
             t.jwks_file.is_none() || t.jwks_url.is_none(),
             &key("jwks_url"),
             "or `jwks_file` is given, not both",
+        );
+        let client = [t.token_url.is_some(), t.client_id.is_some(), t.client_secret_file.is_some()];
+        f.unless(
+            client.iter().all(|given| *given == client[0]),
+            &key("token_url"),
+            "goes with `client_id` and `client_secret_file`: give all three or none",
+        );
+        f.unless(
+            t.token_file.is_none() || !client.contains(&true),
+            &key("token_file"),
+            "or `token_url` is given, not both",
         );
         let has_keys = t.jwks_file.is_some() || t.jwks_url.is_some();
         f.unless(t.manage || has_keys, &key("jwks_url"), "or `jwks_file` must be given with manage = false");
@@ -153,7 +169,13 @@ pub fn resolve(c: &mut Config, fix: impl Fn(&mut PathBuf)) {
         fix(&mut c.standards.status_list.key_file);
     }
     for t in &mut c.ssf.transmitter {
-        let files = [&mut t.jwks_file, &mut t.push_secret_file, &mut t.token_file, &mut t.ca_file];
+        let files = [
+            &mut t.jwks_file,
+            &mut t.push_secret_file,
+            &mut t.token_file,
+            &mut t.client_secret_file,
+            &mut t.ca_file,
+        ];
         files.into_iter().flatten().for_each(&fix);
     }
 }

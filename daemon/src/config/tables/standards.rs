@@ -129,6 +129,15 @@ section! {
         max_events: u32 = 100,
         /// File with the bearer token for its API, read for each request. Others may not read it.
         token_file: Option<PathBuf> = None,
+        /// In place of `token_file`: the token endpoint of an authorization server that gives the bearer token (client
+        /// credentials grant), with `client_id` and `client_secret_file`.
+        token_url: Option<String> = None,
+        /// The client that asks there, by HTTP Basic.
+        client_id: Option<String> = None,
+        /// File with its secret. Others may not read it.
+        client_secret_file: Option<PathBuf> = None,
+        /// The scopes that it asks for.
+        scope: String = "ssf.manage ssf.read".to_owned(),
         /// Authorities that it is believed from (PEM); the system's where none is given.
         ca_file: Option<PathBuf> = None,
         /// Whether it may be on another host and asked without TLS.

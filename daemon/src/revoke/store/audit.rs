@@ -7,12 +7,13 @@ use thiserror::Error;
 
 use super::{
     super::{SelectorClaim, row},
+    catalog::Piece,
     record::{Record, records},
-    snapshot,
+    snapshot::{self, Head},
 };
 use crate::{
     hex,
-    journal::{Chain, Disk as _, Entry, HostDisk, Segment, is_segment},
+    journal::{Chain, Disk as _, DiskFile, Entry, HostDisk, Segment, is_segment},
 };
 
 /// Why the log does not verify.
@@ -43,7 +44,7 @@ pub struct AuditEntry {
 #[derive(Debug)]
 pub struct AuditLog {
     segments: Vec<Segment>,
-    snapshot: Option<Chain>,
+    snapshot: Option<(Head, Piece)>,
 }
 
 impl AuditLog {
@@ -51,10 +52,29 @@ impl AuditLog {
     pub fn open(dir: &Path) -> Result<Self, AuditError> {
         let failed = |e: &dyn std::fmt::Display| AuditError::Read(dir.display().to_string(), e.to_string());
         let disk = HostDisk::read_only(dir).map_err(|e| failed(&e))?;
-        let names = disk.list().map_err(|e| failed(&e))?;
+        let list = || {
+            let mut names = disk.list().map_err(|e| failed(&e))?;
+            names.sort();
+            Ok(names)
+        };
+        // Files that come and go while they are opened would be no log of one moment.
+        let mut names = list()?;
+        for _ in 0..50 {
+            let opened = Self::of(&disk, &names, dir);
+            let now = list()?;
+            if now == names {
+                return opened;
+            }
+            names = now;
+        }
+        Err(failed(&"its files do not stay the same for long enough to be opened; try again"))
+    }
+
+    fn of(disk: &HostDisk, names: &[String], dir: &Path) -> Result<Self, AuditError> {
+        let failed = |e: &dyn std::fmt::Display| AuditError::Read(dir.display().to_string(), e.to_string());
         let mut segments = Vec::new();
         for name in names.iter().filter(|n| is_segment(n).is_some()) {
-            segments.push(Segment::open(&disk, name).map_err(|e| failed(&e))?);
+            segments.push(Segment::open(disk, name).map_err(|e| failed(&e))?);
         }
         if segments.is_empty() {
             return Err(failed(&"there is no log in it; `revocation.store` names the directory"));
@@ -62,11 +82,38 @@ impl AuditLog {
         segments.sort_by_key(|s| s.before.seq);
         let newest =
             names.iter().filter(|n| n.starts_with("snapshot-") && n.strip_suffix(".new").is_none()).max();
-        let snapshot = newest
-            .map(|name| snapshot::open(&disk, name).map(|(head, _)| head.chain))
-            .transpose()
-            .map_err(|e| failed(&e))?;
+        let snapshot = newest.map(|name| snapshot::open(disk, name)).transpose().map_err(|e| failed(&e))?;
         Ok(Self { segments, snapshot })
+    }
+
+    /// Id of the fingerprint key whose it is.
+    pub fn key_id(&self) -> u32 {
+        self.segments.first().map_or(0, |s| s.identity.key_id)
+    }
+
+    /// Reads the snapshot whole.
+    pub(super) fn check_snapshot(&self) -> Result<(), AuditError> {
+        let Some((head, piece)) = &self.snapshot else { return Ok(()) };
+        snapshot::each(head, piece, |_, _, _, _| Ok(())).map_err(|e| AuditError::Broken(e.to_string()))
+    }
+
+    /// Hands out what a copy of it consists of: names, files, so many bytes of each, and a first page of its own for the
+    /// last, which ends where it is acknowledged.
+    pub(super) fn copy<E: From<AuditError>>(
+        mut self,
+        emit: &mut impl FnMut(&str, &dyn DiskFile, Option<Vec<u8>>, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some((head, piece)) = &self.snapshot {
+            emit(&head.name(), &*piece.file, None, head.bytes)?;
+        }
+        let last = self.segments.len().saturating_sub(1);
+        for (n, segment) in self.segments.iter_mut().enumerate() {
+            segment.read_beside(|_| {}).map_err(|e| AuditError::Broken(e.to_string()))?;
+            let page = if n == last { Some(segment.page()) } else { None };
+            let page = page.transpose().map_err(|e| AuditError::Broken(e.to_string()))?;
+            emit(&segment.name, &*segment.file, page, segment.end)?;
+        }
+        Ok(())
     }
 
     /// Reads all of it, checks the chain, and hands out what stands in it in order. Gives the chain before the oldest
@@ -75,7 +122,7 @@ impl AuditLog {
         let broken = |what: String| AuditError::Broken(what);
         let start = self.segments.first().map_or(Chain { seq: 0, hash: [0; 32] }, |s| s.before);
         let mut at = start;
-        let mut snapshot = self.snapshot;
+        let mut snapshot = self.snapshot.as_ref().map(|(head, _)| head.chain);
         for segment in &mut self.segments {
             if segment.before != at {
                 return Err(broken(format!(
@@ -85,7 +132,7 @@ impl AuditLog {
             }
             let mut bad = None;
             segment
-                .scan(|entry, _, _| {
+                .read_beside(|entry| {
                     if each(entry, &mut take).is_none() {
                         bad = bad.or(Some(entry.chain.seq));
                     }

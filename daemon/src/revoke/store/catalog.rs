@@ -1,7 +1,7 @@
 //! Where each claim stands in the files, and what readers on any thread see of them.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
@@ -19,6 +19,8 @@ use crate::{
 
 /// Bytes of a file between two places that are remembered.
 const APART: u64 = 64 << 10;
+/// Entries whose very place is remembered: who follows the log reads each once, and nothing beside it.
+const RECENT: usize = 4096;
 
 /// Where an entry stands that brings this claim, or that is the first to bring one after it.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,8 @@ pub struct Answered {
     pub claims: Vec<ClaimId>,
     /// When (ms since 1970).
     pub time: i64,
+    /// Until when it is remembered, where that is longer than a day.
+    pub until: i64,
 }
 
 /// All that is known of the files.
@@ -73,6 +77,25 @@ pub struct Catalog {
     pub swaps: u64,
     /// The log's last entry.
     pub head: u64,
+    /// The last entries: each one's number, the first of its file, its offset, and the chain before it.
+    recent: VecDeque<(u64, u64, u64, Chain)>,
+}
+
+impl Catalog {
+    /// Notes where an entry stands. They come one after the other.
+    pub fn passed(&mut self, seq: u64, first: u64, at: u64, before: Chain) {
+        self.head = seq;
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((seq, first, at, before));
+    }
+
+    /// Where an entry stands, as far as that is remembered.
+    fn place_of(&self, seq: u64) -> Option<(u64, u64, Chain)> {
+        let n = usize::try_from(seq.checked_sub(self.recent.front()?.0)?).ok()?;
+        self.recent.get(n).map(|(_, first, at, before)| (*first, *at, *before))
+    }
 }
 
 /// What an entry of the log changes.
@@ -243,7 +266,16 @@ impl StoreReader {
             if gap || after > catalog.head {
                 return Ok(None);
             }
+            if after == catalog.head {
+                return Ok(Some(Vec::new()));
+            }
+            let next = catalog.place_of(after + 1);
             let seek = |p: &Piece| {
+                if let Some((first, at, before)) = next.filter(|(first, ..)| *first >= p.first) {
+                    // A file before it has nothing more to say.
+                    let (at, before) = if first == p.first { (at, before) } else { (p.end, p.before) };
+                    return (Arc::clone(&p.file), at, before, p.end);
+                }
                 let n = p.places.partition_point(|place| place.before.seq <= after);
                 let place = n.checked_sub(1).map(|n| (p.places[n].at, p.places[n].before));
                 let (at, before) = place.unwrap_or((PAGE, p.before));
@@ -323,13 +355,23 @@ impl StoreReader {
         for (file, first, place, end) in pieces {
             let mut bad = false;
             verify(&*file, place.at, end, place.before, read, |entry, _| {
-                let catalog = shared.read();
-                if catalog.swaps != swaps {
-                    again = true;
+                // What is made of them is made without the lock: the writer waits for a few lookups, and no longer.
+                let Ok(mut held) = ids(entry) else {
+                    bad = true;
                     return false;
-                }
-                more = visit(entry, first, &catalog, |found| {
-                    if found.id < next || catalog.gone.contains(&found.id) {
+                };
+                let done = {
+                    let catalog = shared.read();
+                    if catalog.swaps != swaps {
+                        again = true;
+                        return false;
+                    }
+                    held.retain(|id| *id >= next && !catalog.gone.contains(id));
+                    catalog.done.get(&entry.chain.seq).copied()
+                };
+                let mut held = held.into_iter().peekable();
+                more = visit(entry, first, done, |found| {
+                    if held.next_if_eq(&found.id).is_none() {
                         return true;
                     }
                     next = found.id + 1;
@@ -380,16 +422,28 @@ fn changes(entry: &Entry<'_>) -> Option<Vec<Change>> {
     Some(all)
 }
 
+/// The claims that an entry brings, in their order.
+fn ids(entry: &Entry<'_>) -> Result<Vec<u64>, super::record::NoRecord> {
+    let mut all = Vec::new();
+    for record in records(entry.body) {
+        match record? {
+            Record::Add(id, _) | Record::Select(id, _) | Record::Kept { id, .. } => all.push(id),
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
 /// Hands out the claims of an entry; tells whether to go on.
 fn visit(
     entry: &Entry<'_>,
     first: u64,
-    catalog: &Catalog,
+    done: Option<Done>,
     mut take: impl FnMut(&Found<'_>) -> bool,
 ) -> Result<bool, super::record::NoRecord> {
     let own = || {
         let seq = entry.chain.seq;
-        catalog.done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() })
+        done.unwrap_or(Done { seq, time: entry.time, ..Done::default() })
     };
     // A snapshot's own chain is not the log's.
     let hash = (first != 0).then_some(entry.chain.hash);

@@ -11,8 +11,8 @@ use std::{
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use super::{Store, StoreError, Tuning, catalog::damaged, host, record::Body};
-use crate::clock::WallTime;
+use super::{Store, StoreError, Tuning, catalog::damaged, record::Body};
+use crate::{clock::WallTime, journal::HostDisk};
 
 const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
 const SELECTORS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("selectors");
@@ -61,7 +61,21 @@ pub fn take_over(path: &Path, key_id: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The directory, as its owner.
+pub(super) fn host(path: &Path) -> Result<HostDisk, StoreError> {
+    HostDisk::take(path).map_err(|e| StoreError::Open {
+        path: path.to_owned(),
+        message: match e.kind() {
+            io::ErrorKind::WouldBlock => "another daemon has it open; stop that one first".to_owned(),
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                "it is a file, and no store of an earlier version; `revocation.store` must name a directory, or nothing in one that exists".to_owned()
+            }
+            _ => format!("{e}; `revocation.store` must name a directory, or nothing in one that exists and is writable"),
+        },
+    })
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -75,7 +89,7 @@ fn is_redb(path: &Path) -> bool {
         && first == *MAGIC
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(parent)?.sync_all()
 }

@@ -18,8 +18,9 @@ pub enum Record<'a> {
     Policy(u64, &'a str),
     /// What became of an earlier entry.
     Done(Done),
-    /// An order that may be repeated: its key, what was asked, and the claims that came of it.
-    Answered([u8; 16], [u8; 16], Ids<'a>),
+    /// An order that may be repeated: its key, what was asked, until when it is remembered at least (0 for a day), and the
+    /// claims that came of it.
+    Answered([u8; 16], [u8; 16], i64, Ids<'a>),
     /// Something for the audit log that changes no claim (JSON).
     Note(&'a [u8]),
     /// Ids below this one are used up.
@@ -86,6 +87,7 @@ const NEXT: u8 = 9;
 const KEPT: u8 = 10;
 const KEPT_SELECTOR: u8 = 11;
 const TRAILER: u8 = 12;
+const ANSWERED_UNTIL: u8 = 20;
 
 /// Builds the body of an entry.
 #[derive(Debug, Default)]
@@ -128,8 +130,12 @@ impl Body {
         self.put(DONE, &[&d.bytes()]);
     }
 
-    pub fn answered(&mut self, key: [u8; 16], request: [u8; 16], ids: impl Iterator<Item = u64>) {
-        self.put(ANSWERED, &[&key, &request, &pack(ids)]);
+    pub fn answered(&mut self, key: [u8; 16], request: [u8; 16], until: i64, ids: impl Iterator<Item = u64>) {
+        if until == 0 {
+            self.put(ANSWERED, &[&key, &request, &pack(ids)]);
+        } else {
+            self.put(ANSWERED_UNTIL, &[&key, &request, &until.to_le_bytes(), &pack(ids)]);
+        }
     }
 
     pub fn note(&mut self, json: &[u8]) {
@@ -194,7 +200,11 @@ fn read(kind: u8, mut b: &[u8]) -> Option<Record<'_>> {
         OVER => Record::Over(Ids(whole(b)?)),
         POLICY => Record::Policy(word(&mut b)?, std::str::from_utf8(b).ok()?),
         DONE => Record::Done(done(&mut b)?),
-        ANSWERED => Record::Answered(take(&mut b)?, take(&mut b)?, Ids(whole(b)?)),
+        ANSWERED => Record::Answered(take(&mut b)?, take(&mut b)?, 0, Ids(whole(b)?)),
+        ANSWERED_UNTIL => {
+            let (key, request, until) = (take(&mut b)?, take(&mut b)?, word(&mut b)?.cast_signed());
+            Record::Answered(key, request, until, Ids(whole(b)?))
+        }
         NOTE => Record::Note(b),
         NEXT => Record::Next(word(&mut b)?),
         KEPT | KEPT_SELECTOR => {
@@ -235,28 +245,30 @@ mod tests {
         b.over([5].into_iter());
         b.policy(6, "hash");
         b.done(d);
-        b.answered([1; 16], [2; 16], [7, 8].into_iter());
+        b.answered([1; 16], [2; 16], 0, [7, 8].into_iter());
         b.note(b"note");
         b.next(9);
         b.kept(10, b"row", true, d);
         b.trailer(b"end");
+        b.answered([1; 16], [2; 16], -3, [7].into_iter());
         let ids = |r: Record<'_>| match r {
-            Record::Lift(i, _) | Record::Over(i) | Record::Answered(_, _, i) => i.iter().collect(),
+            Record::Lift(i, _) | Record::Over(i) | Record::Answered(_, _, _, i) => i.iter().collect(),
             _ => Vec::new(),
         };
         let all: Vec<_> = records(&b.0).collect::<Result<_, _>>().unwrap();
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 12);
         assert_eq!((all[0], all[1]), (Record::Add(1, b"row"), Record::Select(2, b"{}")));
         assert!(matches!(all[2], Record::Lift(_, b"who")));
         assert_eq!((ids(all[2]), ids(all[3]), ids(all[6])), (vec![3, 4], vec![5], vec![7, 8]));
         assert_eq!((all[4], all[5]), (Record::Policy(6, "hash"), Record::Done(d)));
-        assert!(matches!(all[6], Record::Answered(k, r, _) if k == [1; 16] && r == [2; 16]));
+        assert!(matches!(all[11], Record::Answered(_, _, -3, _)) && ids(all[11]) == [7]);
+        assert!(matches!(all[6], Record::Answered(k, r, 0, _) if k == [1; 16] && r == [2; 16]));
         assert_eq!((all[7], all[8]), (Record::Note(b"note"), Record::Next(9)));
         assert_eq!(all[9], Record::Kept { id: 10, row: b"row", by_selector: true, done: d });
         assert_eq!(all[10], Record::Trailer(b"end"));
         for cut in 0..b.0.len() {
             let part: Result<Vec<_>, _> = records(&b.0[..cut]).collect();
-            assert!(part.is_err() || part.unwrap().len() < 11, "{cut}");
+            assert!(part.is_err() || part.unwrap().len() < 12, "{cut}");
         }
         assert!(records(&[99, 0, 0, 0, 0]).any(|r| r.is_err()), "a kind that is not known");
     }

@@ -101,9 +101,9 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     let mut answered = HashMap::new();
     verify(&*file, from, end, Chain { seq, hash }, FULL as u64, |entry, _| {
         for record in records(entry.body) {
-            if let Ok(Record::Answered(key, request, ids)) = record {
+            if let Ok(Record::Answered(key, request, until, ids)) = record {
                 let claims = ids.iter().map(ClaimId).collect();
-                answered.insert(key, Answered { request, claims, time: entry.time });
+                answered.insert(key, Answered { request, claims, time: entry.time, until });
             }
         }
         true
@@ -192,7 +192,7 @@ impl<'a> Writer<'a> {
             if self.body.0.is_empty() {
                 self.time = a.time;
             }
-            self.body.answered(*key, a.request, a.claims.iter().map(|id| id.0));
+            self.body.answered(*key, a.request, a.until, a.claims.iter().map(|id| id.0));
             if self.body.0.len() >= FULL {
                 self.entry()?;
             }

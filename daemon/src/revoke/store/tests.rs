@@ -9,7 +9,12 @@ use super::{
     super::{AnyClaim, Selector},
     *,
 };
-use crate::journal::sim::{Loss, SimDisk};
+use crate::journal::{
+    Sizes,
+    sim::{Loss, SimDisk},
+};
+
+mod readers;
 
 const KEY: u32 = 7;
 
@@ -22,7 +27,7 @@ const SMALL: Tuning = Tuning {
     background: false,
 };
 
-fn claim(id: ClaimId) -> Claim {
+pub(super) fn claim(id: ClaimId) -> Claim {
     Claim {
         id,
         fingerprint: DenyFingerprint([id.0, 2]),
@@ -36,6 +41,10 @@ fn claim(id: ClaimId) -> Claim {
     }
 }
 
+fn answer(key: [u8; 16], ids: Vec<ClaimId>) -> Answer {
+    Answer { once: Once { key, request: [2; 16], until: WallTime(0), renews: false }, ids }
+}
+
 fn by_selector(id: ClaimId) -> SelectorClaim {
     let selector = Selector { iss: Some(format!("https://{id}")), ..Selector::default() };
     let text = String::new;
@@ -47,7 +56,7 @@ fn open(disk: &SimDisk, tuning: Tuning) -> Result<Store, StoreError> {
     Store::open_on(&(Arc::new(disk.clone()) as _), Path::new("sim"), KEY, tuning)
 }
 
-fn ids(store: &Store) -> Vec<u64> {
+pub(super) fn ids(store: &Store) -> Vec<u64> {
     let mut ids = Vec::new();
     store
         .load(|one| {
@@ -71,7 +80,7 @@ fn what_was_committed_is_there_after_opening_again() {
     let first = store.commit(&Changes { add: vec![&a, &b], ..Changes::default() }, WallTime(5)).unwrap();
     store.done(first, WallTime(5), Duration::from_micros(70), Some(Duration::from_micros(90)));
     let c = by_selector(store.next_id());
-    let answered = vec![([1; 16], [2; 16], vec![a.id, b.id])];
+    let answered = vec![answer([1; 16], vec![a.id, b.id])];
     let changes = Changes { select: vec![&c], answered, ..Changes::default() };
     store.commit(&changes, WallTime(6)).unwrap();
     let policy = Some(("h".into(), 3));
@@ -332,7 +341,7 @@ fn a_snapshot_holds_what_the_log_did() {
     let disk = SimDisk::default();
     let mut store = open(&disk, SMALL).unwrap();
     let first = claim(store.next_id());
-    let answered = vec![([3; 16], [4; 16], vec![first.id])];
+    let answered = vec![answer([3; 16], vec![first.id])];
     let seq =
         store.commit(&Changes { add: vec![&first], answered, ..Changes::default() }, WallTime(4)).unwrap();
     store.done(seq, WallTime(4), Duration::from_micros(8), Some(Duration::from_micros(9)));
@@ -473,4 +482,26 @@ fn the_audit_log_is_a_chain_that_shows_what_was_changed() {
     assert!(matches!(read(), Err(AuditError::Broken(_))), "a file taken away");
     std::fs::write(middle, &whole).unwrap();
     assert_eq!(read().unwrap().1, end);
+}
+
+#[test]
+fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
+    let disk = SimDisk::default();
+    let mut store = open(&disk, SMALL).unwrap();
+    let (c, day) = (claim(store.next_id()), REMEMBERED);
+    let long =
+        Answer { once: Once { until: WallTime(3 * day), ..answer([5; 16], vec![]).once }, ids: vec![c.id] };
+    let answered = vec![answer([4; 16], vec![c.id]), long];
+    store.commit(&Changes { add: vec![&c], answered, ..Changes::default() }, WallTime(1)).unwrap();
+    for (now, snapshot) in [(day, false), (2 * day, false), (2 * day, true), (3 * day + 1, true)] {
+        while snapshot && store.snapshot.is_none() {
+            let c = claim(store.next_id());
+            store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(now)).unwrap();
+        }
+        store.tend(WallTime(now));
+        let known = |key: u8| store.reader().answered(&[key; 16]).is_some();
+        assert_eq!((known(4), known(5)), (now <= day, now < 3 * day), "at {now}, in a snapshot: {snapshot}");
+        drop(store);
+        store = open(&disk, SMALL).unwrap();
+    }
 }

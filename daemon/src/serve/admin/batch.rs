@@ -16,12 +16,16 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use super::{
     AdminState, ApiError, Caller, bad,
     order::{IdempotencyKey, Ordered, RevokeRequest},
-    parse, revocations,
+    parse,
 };
-use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError};
+use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder};
 
 /// Lines that are revoked together.
 const CHUNK: usize = 4096;
+/// Selectors that are ordered together.
+const SELECTORS: usize = 256;
+/// Marks the key of a selector's line among those of parts.
+const SELECTOR: u64 = 1 << 63;
 /// Longest line, in bytes.
 const MAX_LINE: usize = 16 * 1024;
 /// Claims read at once for an export.
@@ -69,12 +73,19 @@ struct Part {
     number: u64,
     /// Orders of tokens, with the number of each one's line.
     orders: Vec<(u64, Order)>,
-    selector: Option<(u64, Box<crate::revoke::SelectorOrder>)>,
+    selectors: Vec<(u64, Box<SelectorOrder>)>,
     refused: Vec<(u64, ApiError)>,
     once: Option<Once>,
-    selector_once: Option<Once>,
+    /// Of each selector.
+    selector_once: Vec<Once>,
     /// What ended the reading before its time.
     broken: Option<String>,
+}
+
+impl Part {
+    fn is_full(&self) -> bool {
+        self.orders.len() + self.refused.len() >= CHUNK || self.selectors.len() >= SELECTORS
+    }
 }
 
 /// Makes parts of what is sent.
@@ -112,7 +123,7 @@ impl Reader {
                     raw.extend_from_slice(text);
                     self.take(line, text, &mut part);
                 }
-                if part.orders.len() + part.refused.len() >= CHUNK || part.selector.is_some() {
+                if part.is_full() {
                     let next = part.number + 1;
                     let full = std::mem::replace(&mut part, Part { number: next, ..Part::default() });
                     if self.send(full, &mut raw).await.is_err() {
@@ -133,9 +144,12 @@ impl Reader {
     }
 
     async fn send(&self, mut part: Part, raw: &mut Vec<u8>) -> Result<(), mpsc::error::SendError<Part>> {
-        // A part's tokens and its selector are two orders.
-        part.once = self.key.as_ref().map(|key| key.once(2 * part.number, raw));
-        part.selector_once = self.key.as_ref().map(|key| key.once(2 * part.number + 1, raw));
+        // A part's tokens are one order, and each of its selectors is another.
+        if let Some(key) = &self.key {
+            part.once = Some(key.once(part.number, raw));
+            part.selector_once =
+                part.selectors.iter().map(|(line, _)| key.once(SELECTOR | line, raw)).collect();
+        }
         raw.clear();
         self.parts.send(part).await
     }
@@ -150,7 +164,7 @@ impl Reader {
         };
         match read() {
             Ok(Ordered::Token(order)) => part.orders.push((line, order)),
-            Ok(Ordered::Selector(order)) => part.selector = Some((line, order)),
+            Ok(Ordered::Selector(order)) => part.selectors.push((line, order)),
             Err(e) => part.refused.push((line, e)),
         }
     }
@@ -204,7 +218,7 @@ impl Run {
                     }
                 }
                 // Some of them may have room.
-                Err(RevokeError::Full { .. }) if part.once.is_none() => {
+                Err(RevokeError::Full { .. } | RevokeError::TooMany { .. }) if part.once.is_none() => {
                     for (line, order) in lines.iter().zip(orders) {
                         match self.s.plane.revoke(order).await {
                             Ok(claim) => self.accept(&mut text, *line, claim.id),
@@ -220,20 +234,45 @@ impl Run {
                 }
             }
         }
-        if let Some((line, order)) = part.selector {
-            match revocations::by_selector(&self.s, *order, part.selector_once).await {
-                Ok(told) => {
-                    self.s.metrics.revocation("admin", start.elapsed());
-                    self.accept(&mut text, line, ClaimId(told["id"].as_u64().unwrap_or(0)));
-                }
-                Err(e) => self.refuse(&mut text, line, &e.into()),
-            }
+        if !part.selectors.is_empty() {
+            self.by_selectors(&mut text, part.selectors, part.selector_once).await;
         }
         if !self.all {
             let progress = json!({"progress": {"accepted": self.accepted, "refused": self.refused}});
             push(&mut text, &progress);
         }
         text
+    }
+
+    /// Selectors share two syncs: one for themselves, one for the tokens that they condemn.
+    async fn by_selectors(
+        &mut self,
+        text: &mut String,
+        selectors: Vec<(u64, Box<SelectorOrder>)>,
+        once: Vec<Once>,
+    ) {
+        let start = Instant::now();
+        let (lines, orders): (Vec<u64>, Vec<_>) = selectors.into_iter().unzip();
+        let mut once = once.into_iter();
+        let orders = orders.into_iter().map(|order| (*order, once.next())).collect();
+        let (mut taken, mut matched) = (Vec::new(), Vec::new());
+        for (line, claim) in lines.into_iter().zip(self.s.plane.select_all(orders).await) {
+            match claim {
+                Ok(claim) => {
+                    matched.push((claim.id, self.s.decider.matched(&claim)));
+                    taken.push((line, claim.id));
+                }
+                Err(e) => self.refuse(text, line, &e.into()),
+            }
+        }
+        let followed = self.s.plane.follow_all(matched).await;
+        self.s.metrics.revocations("admin", taken.len() as u64, start.elapsed());
+        for ((line, id), condemned) in taken.into_iter().zip(followed) {
+            match condemned {
+                Ok(_) => self.accept(text, line, id),
+                Err(e) => self.refuse(text, line, &e.into()),
+            }
+        }
     }
 
     fn accept(&mut self, text: &mut String, line: u64, id: ClaimId) {

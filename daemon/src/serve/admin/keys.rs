@@ -19,6 +19,9 @@ use crate::{
     token::{ApiKey, ApiKeyError, ApiKeys, NewApiKey},
 };
 
+/// So much is noted of an id that is none.
+const MAX_ID: usize = 100;
+
 impl From<ApiKeyError> for ApiError {
     fn from(e: ApiKeyError) -> Self {
         let (status, code) = match &e {
@@ -73,12 +76,32 @@ async fn waiting<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(ApiError::from)
 }
 
+/// Notes an order about keys that was refused.
+fn noted<T>(
+    s: &AdminState,
+    by: &Caller,
+    of: &str,
+    key: Option<&str>,
+    done: Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    if let Err(e) = &done {
+        let key = key.map(|id| id.chars().take(MAX_ID).collect::<String>());
+        s.plane.note_later(&json!({"action": "refused", "of": of, "actor": by.0, "key": key, "code": e.1}));
+    }
+    done
+}
+
 pub(super) async fn issue(
     State(s): State<AdminState>,
     by: Caller,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let (keys, r): (_, IssueRequest) = (store(&s)?, parse(&body)?);
+    let done = issue_one(&s, &by, body).await;
+    noted(&s, &by, "issue_key", None, done)
+}
+
+async fn issue_one(s: &AdminState, by: &Caller, body: Bytes) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let (keys, r): (_, IssueRequest) = (store(s)?, parse(&body)?);
     let now = s.clock.wall().seconds();
     let ttl = r.ttl.as_deref().map(|text| seconds("ttl", text)).transpose()?;
     let expires = ttl.map(|ttl| now.saturating_add(ttl));
@@ -86,7 +109,7 @@ pub(super) async fn issue(
     let new = NewApiKey { subject, client, scopes, roles, expires, actor: by.0.clone() };
     let (key, token) = waiting(move || keys.issue(new, now)).await?;
     tracing::info!(id = key.id, subject = key.subject, actor = key.actor, "API key issued");
-    s.noted(&by, "issue_key", json!({"key": key.id, "subject": key.subject})).await;
+    s.noted(by, "issue_key", json!({"key": key.id, "subject": key.subject})).await;
     Ok((StatusCode::CREATED, Json(json!({"key": key, "token": token.as_str()}))))
 }
 
@@ -100,13 +123,23 @@ pub(super) async fn rotate(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let (keys, r): (_, RotateRequest) = (store(&s)?, parse(&body)?);
+    let done = rotate_one(&s, &by, id.clone(), body).await;
+    noted(&s, &by, "rotate_key", Some(&id), done)
+}
+
+async fn rotate_one(
+    s: &AdminState,
+    by: &Caller,
+    id: String,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let (keys, r): (_, RotateRequest) = (store(s)?, parse(&body)?);
     let overlap = seconds("overlap", r.overlap.as_deref().unwrap_or("0s"))?;
     let (now, actor) = (s.clock.wall().seconds(), by.0.clone());
     let (old, new, token) = waiting(move || keys.rotate(&id, overlap, &actor, now)).await?;
-    s.noted(&by, "rotate_key", json!({"key": old.id, "new": new.id, "overlap_seconds": overlap})).await;
+    s.noted(by, "rotate_key", json!({"key": old.id, "new": new.id, "overlap_seconds": overlap})).await;
     tracing::info!(old = old.id, new = new.id, actor = new.actor, overlap, "API key rotated");
-    let in_kernel = if old.disabled.is_some() { condemn(&s, &old, "rotated", &by).await } else { None };
+    let in_kernel = if old.disabled.is_some() { condemn(s, &old, "rotated", by).await } else { None };
     let told = json!({"old": old, "key": new, "token": token.as_str(), "revocation": in_kernel});
     Ok((StatusCode::CREATED, Json(told)))
 }
@@ -116,11 +149,16 @@ pub(super) async fn disable(
     by: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let (keys, now) = (store(&s)?, s.clock.wall().seconds());
+    let done = disable_one(&s, &by, id.clone()).await;
+    noted(&s, &by, "disable_key", Some(&id), done)
+}
+
+async fn disable_one(s: &AdminState, by: &Caller, id: String) -> Result<Json<Value>, ApiError> {
+    let (keys, now) = (store(s)?, s.clock.wall().seconds());
     let key = waiting(move || keys.disable(&id, now)).await?;
     tracing::info!(id = key.id, subject = key.subject, actor = by.0, "API key disabled");
-    s.noted(&by, "disable_key", json!({"key": key.id})).await;
-    let revocation = condemn(&s, &key, "disabled", &by).await;
+    s.noted(by, "disable_key", json!({"key": key.id})).await;
+    let revocation = condemn(s, &key, "disabled", by).await;
     Ok(Json(json!({"key": key, "revocation": revocation})))
 }
 

@@ -149,14 +149,6 @@ impl IdempotencyKey {
 
     /// The mark of one part of what is ordered under this key.
     pub fn once(&self, part: u64, request: &[u8]) -> Once {
-        let key = digest(&[self.0.as_slice(), &part.to_le_bytes()].concat());
-        Once { key, request: digest(request) }
+        Once::new(&[&self.0, &part.to_le_bytes()], &[request])
     }
-}
-
-fn digest(bytes: &[u8]) -> [u8; 16] {
-    let whole = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let mut half = [0; 16];
-    half.copy_from_slice(&whole.as_ref()[..16]);
-    half
 }

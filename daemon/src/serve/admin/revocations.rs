@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    AdminState, ApiError, Caller, bad,
+    AdminState, ApiError, Caller, UNSEEN, bad,
     order::{IdempotencyKey, Ordered, RevokeRequest, check_reason},
     parse,
 };
@@ -48,8 +48,13 @@ async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> 
             let (id, created) = (ClaimId(0), s.clock.wall());
             let SelectorOrder { selector, until, reason, actor, source } = *order;
             let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
-            let live = s.decider.matched(&claim).len();
-            Ok(Json(json!({"dry_run": true, "selector": claim.selector, "live": live})).into_response())
+            let live = s.decider.matched(&claim);
+            let connections = s.plane.count_connections(live.iter().map(|(f, _)| *f).collect()).await;
+            let mut told = json!({
+                "dry_run": true, "selector": claim.selector, "live": live.len(), "connections": connections,
+            });
+            warn(s, &mut told);
+            Ok(Json(told).into_response())
         }
         Ordered::Selector(order) => {
             let told = by_selector(s, *order, once).await?;
@@ -57,8 +62,11 @@ async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> 
             Ok((StatusCode::CREATED, Json(told)).into_response())
         }
         Ordered::Token(order) if dry_run => {
+            let connections = s.plane.count_connections([order.fingerprint].into()).await;
             let fingerprint = order.fingerprint.to_string();
-            Ok(Json(json!({"dry_run": true, "fingerprint": fingerprint, "live": 1})).into_response())
+            let told =
+                json!({"dry_run": true, "fingerprint": fingerprint, "live": 1, "connections": connections});
+            Ok(Json(told).into_response())
         }
         Ordered::Token(order) => {
             let claim = s.plane.revoke_once(order, once).await?;
@@ -84,7 +92,15 @@ pub(super) async fn by_selector(
     let mut told = serde_json::to_value(&claim).unwrap_or_default();
     told["live"] = live.into();
     told["condemned"] = condemned.into();
+    warn(s, &mut told);
     Ok(told)
+}
+
+/// Says of a selector what it does not reach.
+fn warn(s: &AdminState, told: &mut Value) {
+    if !(s.sees_unseen)() {
+        told["warning"] = UNSEEN.into();
+    }
 }
 
 fn unknown(id: u64) -> ApiError {
@@ -105,6 +121,9 @@ pub(super) async fn receipt(
     let receipt = s.plane.receipt(ClaimId(id)).await?.ok_or_else(|| unknown(id))?;
     let mut told = serde_json::to_value(&receipt).unwrap_or_default();
     told["host"] = (&*s.host).into();
+    if matches!(s.plane.get(ClaimId(id)).await?, Some(AnyClaim::Selector(_))) {
+        warn(&s, &mut told);
+    }
     Ok(Json(told))
 }
 

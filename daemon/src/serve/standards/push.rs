@@ -15,6 +15,7 @@ const MAX_EVENT: usize = 64 * 1024;
 
 pub(super) async fn take(transmitter: &Transmitter, request: Request<Incoming>) -> Answer {
     if !bearer(request.headers()).is_some_and(|shown| transmitter.may_push(shown)) {
+        transmitter.turned_away();
         let mut refused = error(
             StatusCode::UNAUTHORIZED,
             "authentication_failed",

@@ -31,6 +31,8 @@ const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 #[derive(Default)]
 struct Noted {
     selectors: Mutex<Vec<String>>,
+    once: Mutex<Vec<Once>>,
+    refused: Mutex<Vec<String>>,
     fails: AtomicBool,
 }
 
@@ -38,14 +40,21 @@ impl Orders for Noted {
     fn revoke(
         &self,
         order: SelectorOrder,
+        once: Once,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async move {
             if self.fails.load(Ordering::SeqCst) {
                 return Err("the disk is full".to_owned());
             }
             self.selectors.lock().unwrap().push(order.selector.to_string());
+            assert_eq!(once.until, order.until, "remembered for as long as it stands");
+            self.once.lock().unwrap().push(once);
             Ok(())
         })
+    }
+
+    fn refused(&self, transmitter: &str, code: &str, why: &str) {
+        self.refused.lock().unwrap().push(format!("{transmitter} {code} {why}"));
     }
 }
 
@@ -74,7 +83,7 @@ fn world(change: impl FnOnce(&mut TransmitterSettings)) -> World {
         manage: false,
         stream: None,
         delivery: Delivery::Push { url: None, secret: PushSecret::new("s3cret".to_owned()) },
-        token_file: None,
+        access: crate::ssf::Access::None,
         ca_file: None,
         plain_http: false,
         hosts: Vec::new(),
@@ -415,4 +424,34 @@ async fn the_examples_of_the_specifications_are_taken() {
         }
     }
     assert!(taken >= 22 && revoked >= 4, "{taken} taken, {revoked} revoked");
+}
+
+#[tokio::test]
+async fn an_event_has_a_name_that_outlasts_the_daemon_and_refusals_are_noted() {
+    let user = || json!({"format": "iss_sub", "iss": ISSUER, "sub": "jane"});
+    let (first, other) =
+        (set("session-revoked", user(), json!({})), set("session-revoked", user(), json!({})));
+    let mut names = Vec::new();
+    for event in [&first, &first, &other] {
+        // A transmitter of a daemon that was started anew remembers nothing itself.
+        let w = world(|_| {});
+        w.accept(event).await.unwrap();
+        w.accept(event).await.unwrap();
+        let once = w.noted.once.lock().unwrap().clone();
+        assert_eq!(once.len(), 1);
+        names.push((once[0].key, once[0].request));
+        assert!(w.noted.refused.lock().unwrap().is_empty());
+        w.accept(&json!({"iss": "https://somebody"})).await.unwrap_err();
+        w.transmitter.turned_away();
+        w.noted.fails.store(true, Ordering::SeqCst);
+        w.accept(&set("session-revoked", user(), json!({}))).await.unwrap_err();
+        let refused = w.noted.refused.lock().unwrap().clone();
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        assert!(
+            refused[0].starts_with("idp invalid_") && refused[1].starts_with("idp authentication_failed")
+        );
+        assert_eq!(refused[2], "idp later the disk is full");
+    }
+    assert_eq!(names[0], names[1]);
+    assert_ne!(names[0], names[2]);
 }

@@ -542,3 +542,52 @@ fn the_drafts_tokens_are_taken_apart() {
     assert!(cwt::parse(&[&bytes[..], b"\0"].concat()).is_none(), "nothing stands behind it");
     assert!(cwt::parse(&vec![0x81; 100_000]).is_none(), "nesting is bounded");
 }
+
+#[test]
+fn a_cwt_that_grows_when_it_is_read_is_refused_within_its_bounds() {
+    let content = |packed| cwt::Content {
+        uri: "https://lists/1",
+        issued_at: 1_700_000_000,
+        expires_at: 2_000_000_000,
+        ttl: 60,
+        bits: 1,
+        packed,
+    };
+    let token = |packed| cwt::write(content(packed), "k", |_| Ok::<_, ()>(vec![0; 64])).unwrap();
+    // A gigabit of zeros in some kilobytes: read as far as the bound, and no further.
+    let bomb = token(List::zeros(1 << 30).packed().unwrap());
+    assert!(bomb.len() < 200_000, "{}", bomb.len());
+    let parsed = cwt::parse(&bomb).unwrap();
+    assert!(parsed.claims.open("https://lists/1", 1_700_000_000, 0, 1 << 20).is_err());
+    let small = cwt::parse(&token(List::zeros(64).packed().unwrap())).unwrap();
+    assert!(small.claims.open("https://lists/1", 1_700_000_000, 0, 1 << 20).is_ok());
+    // Lengths that nothing stands behind, in each kind of item, alone and where a token's parts are.
+    let sign1 = |part: &[u8]| [&[0xd2, 0x84][..], part].concat();
+    for kind in [0x40_u8, 0x60, 0x80, 0xa0] {
+        for len in [u64::MAX, 1 << 60, 1 << 40, 1 << 32] {
+            let item = [&[kind | 0x1b][..], &len.to_be_bytes(), &[0; 100]].concat();
+            assert!(cwt::parse(&item).is_none() && cwt::parse(&sign1(&item)).is_none(), "{kind:x} {len}");
+        }
+    }
+    // Nesting by arrays, maps, tags and what is open-ended; maps with very many members.
+    for open in [&[0x81_u8][..], &[0xa1, 0x00], &[0xc6], &[0x9f], &[0xbf, 0x00]] {
+        let deep = open.repeat(200_000);
+        assert!(cwt::parse(&deep).is_none() && cwt::parse(&sign1(&deep)).is_none(), "{open:x?}");
+    }
+    let crowd = |n: u32| {
+        let members: Vec<u8> =
+            (0..n).flat_map(|i| [&[0x1a][..], &i.to_be_bytes(), &[0x00]].concat()).collect();
+        [&[0xba][..], &n.to_be_bytes(), &members].concat()
+    };
+    let begun = std::time::Instant::now();
+    for n in [65, 100_000] {
+        let header = crowd(n);
+        let bytes = [&[0x5a][..], &u32::try_from(header.len()).unwrap().to_be_bytes(), &header].concat();
+        assert!(cwt::parse(&sign1(&[&bytes[..], &crowd(n), &[0x40, 0x40]].concat())).is_none(), "{n}");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "members are not compared with each other: {:?}",
+        begun.elapsed()
+    );
+}
