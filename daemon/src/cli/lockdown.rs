@@ -4,7 +4,14 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Failure, OK, Outcome, REFUSED, client::Target, print, print_json, revoke::shown, table::time};
+use super::{
+    Failure, OK, Outcome, REFUSED,
+    client::Target,
+    print, print_json,
+    revoke::shown,
+    table::time,
+    wait::{self, WaitArgs},
+};
 
 /// Refuse a role, a client, a region or everything for a time, at once and on disk
 ///
@@ -28,6 +35,8 @@ pub struct Args {
     /// Only tell how many tokens seen lately it would condemn
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -85,7 +94,7 @@ impl Args {
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
         }
-        let told = self.target.call(Method::POST, "/v1/revocations", Some(&body))?;
+        let told = self.target.call(Method::POST, &self.wait.path("/v1/revocations"), Some(&body))?;
         if self.json {
             print_json(&told)?;
         } else if self.dry_run {
@@ -101,7 +110,7 @@ impl Args {
                 told["id"],
             ))?;
         }
-        Ok(OK)
+        wait::finish(&told, self.json)
     }
 }
 

@@ -6,7 +6,13 @@ use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
 use super::{
-    OK, Outcome, client::Target, input::TokenSource, print, print_json, table::time, upload::Upload,
+    Outcome,
+    client::Target,
+    input::TokenSource,
+    print, print_json,
+    table::time,
+    upload::Upload,
+    wait::{self, WaitArgs},
 };
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
@@ -44,6 +50,8 @@ pub struct Args {
     /// Who ordered it, beside the user id that the daemon notes anyway
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -151,7 +159,8 @@ impl Args {
         let key = self.idempotency_key.as_deref();
         if let (Some(from), Value::Object(defaults)) = (&self.many, &body) {
             let (target, defaults) = (&self.target, defaults.clone());
-            return Upload { target, defaults, exported: false, json: self.json, key }.run(from);
+            let wait = &self.wait;
+            return Upload { target, wait, defaults, exported: false, json: self.json, key }.run(from);
         }
         match (&self.fingerprint, self.selector.json()) {
             (Some(f), _) => body["fingerprint"] = f.as_str().into(),
@@ -161,7 +170,7 @@ impl Args {
         if self.dry_run {
             body["dry_run"] = true.into();
         }
-        let claim = self.target.order("/v1/revocations", &body, key)?;
+        let claim = self.target.order(&self.wait.path("/v1/revocations"), &body, key)?;
         if self.json {
             print_json(&claim)?;
         } else if self.dry_run {
@@ -179,7 +188,7 @@ impl Args {
             let fingerprint = claim["fingerprint"].as_str().unwrap_or_default();
             print(&format!("revoked: {fingerprint} until {until} (revocation {})", claim["id"]))?;
         }
-        Ok(OK)
+        wait::finish(&claim, self.json)
     }
 }
 

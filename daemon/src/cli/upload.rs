@@ -10,7 +10,12 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::{FAILED, Failure, OK, Outcome, REFUSED, client::Target, print};
+use super::{
+    FAILED, Failure, Outcome, REFUSED,
+    client::Target,
+    print,
+    wait::{self, WaitArgs},
+};
 
 /// Bytes sent at once.
 const PART: usize = 64 << 10;
@@ -27,6 +32,8 @@ pub struct Upload<'a> {
     pub exported: bool,
     /// Print the daemon's lines.
     pub json: bool,
+    /// How far all of it must have come.
+    pub wait: &'a WaitArgs,
     /// Sent as `Idempotency-Key`.
     pub key: Option<&'a str>,
 }
@@ -47,7 +54,7 @@ impl Upload<'_> {
         let path = if self.json { "/v1/revocations/batch" } else { "/v1/revocations/batch?results=errors" };
         let mut end = None;
         self.target.upload(
-            path,
+            &self.wait.path(path),
             self.key,
             move || lines.part(),
             |line| {
@@ -78,7 +85,10 @@ impl Upload<'_> {
         }
         match end["message"].as_str() {
             Some(why) => Err(Failure::new(FAILED, format!("not all lines were read: {why}"))),
-            None => Ok(if refused == 0 { OK } else { REFUSED }),
+            None => {
+                let code = wait::finish(&end, self.json)?;
+                Ok(if refused == 0 { code } else { REFUSED })
+            }
         }
     }
 }

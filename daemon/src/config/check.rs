@@ -1,5 +1,6 @@
 //! Reads and checks a configuration: all faults at once, each with file, line and key.
 
+mod fleet;
 mod kernel;
 mod standards;
 
@@ -241,6 +242,7 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     standards::check_standards(c, f);
     standards::check_ssf(c, f);
     standards::check_lists(c, f);
+    fleet::check(c, f);
 }
 
 /// Tables of listeners with TLS.
@@ -560,6 +562,7 @@ fn resolve(c: &mut Config, base: &Path) {
         }
     };
     standards::resolve(c, fix);
+    fleet::resolve(c, fix);
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     c.token.api_keys.file.iter_mut().for_each(fix);

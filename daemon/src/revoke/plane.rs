@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError, Store,
     StoreError,
+    foreign::Foreign,
     handle::{Command, Once, Reply, ReplyTo},
     ledger::{Condemnation, Ledger, Moment},
     store::{Changes, Loaded},
@@ -52,6 +53,8 @@ pub struct Plane {
     pub(super) index: Arc<Index>,
     pub(super) settings: PlaneSettings,
     pub(super) generation: u64,
+    /// Claims of other hosts.
+    pub(super) foreign: Foreign,
     status: Arc<RwLock<PlaneStatus>>,
     head: watch::Sender<u64>,
     refused: u64,
@@ -74,10 +77,11 @@ impl Plane {
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
         let mut ledger = Ledger::new(settings.limits, Arc::clone(&index));
-        let mut selectors = Vec::new();
+        let (mut selectors, mut foreign) = (Vec::new(), Foreign::default());
         let read = store.load(|one| match one {
             Loaded::Token(head) => ledger.add(head),
             Loaded::Selector(claim) => selectors.push(*claim),
+            Loaded::Foreign(here, name) => foreign.add(name, here),
         });
         read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
         let tokens = ledger.revoked();
@@ -93,6 +97,7 @@ impl Plane {
             index,
             settings,
             generation: 0,
+            foreign,
             status: Arc::default(),
             head: watch::Sender::default(),
             refused: 0,
@@ -137,6 +142,7 @@ impl Plane {
             clock: Arc::clone(&self.clock),
             namer: self.settings.namer.clone(),
             head: self.head.subscribe(),
+            origin: self.store.origin(),
         };
         let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
         Ok((handle, thread))
@@ -201,7 +207,7 @@ impl Plane {
                 Command::Lift(id, by, reply) => match self.store.reader().get(id) {
                     Ok(Some(AnyClaim::Token(claim))) => lifted.push((claim, by, reply)),
                     Ok(Some(AnyClaim::Selector(claim))) => {
-                        let result = self.unselect(&claim, by);
+                        let result = self.unselect(&claim, by, true);
                         let _ = reply.send(result.map(|()| AnyClaim::Selector(claim)));
                     }
                     Ok(None) => {
@@ -211,6 +217,9 @@ impl Plane {
                         let _ = reply.send(Err(RevokeError::Read(Arc::new(e))));
                     }
                 },
+                Command::Remote(update, reply) => {
+                    let _ = reply.send(self.take_remote(*update));
+                }
                 Command::Condemn(f, c, reply) => {
                     let _ = reply.send(self.condemn(f, c));
                 }
@@ -259,6 +268,8 @@ impl Plane {
             notes: noted.iter().map(|(note, _)| note.clone()).collect(),
             ..Changes::default()
         };
+        let gone: Vec<_> = lifted.iter().map(|(c, ..)| AnyClaim::Token(c.clone())).collect();
+        self.bury(gone.iter(), &mut changes);
         if let Some((hash, _)) = &policy {
             changes.policy = Some((hash.clone(), self.next_generation(hash)));
         }
@@ -388,6 +399,7 @@ impl Plane {
         }
         for (claim, ..) in &lifted {
             self.ledger.lift(claim.id, claim.fingerprint);
+            self.foreign.remove(claim.id);
         }
         let mut tokens = revoked.clone();
         tokens.extend(lifted.iter().map(|(c, ..)| c.fingerprint));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    Claim, ClaimId, Names, Once, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment,
+    AnyClaim, Claim, ClaimId, Names, Once, Plane, RevokeError, SelectorClaim, SelectorOrder, ledger::Moment,
     store::Changes,
 };
 use crate::{
@@ -77,12 +77,23 @@ impl Plane {
         self.kernel.as_mut().map_or(Ok(()), Kernel::forget_verdicts)
     }
 
-    /// Lifts a selector and every claim that follows from it.
-    pub(super) fn unselect(&mut self, claim: &SelectorClaim, by: Vec<u8>) -> Result<(), RevokeError> {
+    /// Lifts a selector and every claim that follows from it; `ordered` where somebody here wants it so, of which the fleet
+    /// is told then.
+    pub(super) fn unselect(
+        &mut self,
+        claim: &SelectorClaim,
+        by: Vec<u8>,
+        ordered: bool,
+    ) -> Result<(), RevokeError> {
         let children = self.ledger.children(claim.id).to_vec();
         let ids = std::iter::once(claim.id).chain(children.iter().map(|(id, _)| *id)).collect();
         let lift = vec![(ids, by)];
-        self.commit(&Changes { lift, ..Changes::default() }).map_err(RevokeError::Store)?;
+        let mut changes = Changes { lift, ..Changes::default() };
+        if ordered {
+            self.bury(std::iter::once(&AnyClaim::Selector(claim.clone())), &mut changes);
+        }
+        self.commit(&changes).map_err(RevokeError::Store)?;
+        self.foreign.remove(claim.id);
         self.index.selectors.remove(self.settings.namer.of(&claim.selector), claim.id);
         self.ledger.forget_children(claim.id);
         for (id, f) in &children {

@@ -175,6 +175,7 @@ impl Plane {
                 // Some were lifted before their time.
                 Some(f) => {
                     if self.ledger.lift(id, f) {
+                        self.foreign.remove(id);
                         over.push(id);
                         tokens.push(f);
                     }
@@ -196,7 +197,7 @@ impl Plane {
     fn end_selector(&mut self, id: ClaimId) {
         let by = br#"{"actor":"portcullis","reason":"its time is over"}"#.to_vec();
         let ended = match self.store.reader().selector(id) {
-            Ok(Some(claim)) => self.unselect(&claim, by),
+            Ok(Some(claim)) => self.unselect(&claim, by, false),
             // Lifted before its time.
             Ok(None) => Ok(()),
             Err(e) => Err(super::RevokeError::Read(Arc::new(e))),

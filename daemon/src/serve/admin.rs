@@ -3,6 +3,7 @@
 //! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
 
 mod batch;
+mod fleet;
 mod keys;
 mod order;
 mod remote;
@@ -43,7 +44,7 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{PlaneHandle, RevokeError, StoreError},
+    revoke::{PlaneHandle, RevokeError, StoreError, feed::Feed},
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
     usage::Book,
@@ -107,6 +108,8 @@ pub struct AdminState {
     pub default_ttl: Duration,
     /// This host's name.
     pub host: Arc<str>,
+    /// Other hosts, where there are any.
+    pub fleet: Option<Arc<Feed>>,
 }
 
 /// The caller's user id.
@@ -247,6 +250,7 @@ fn routes(state: AdminState) -> Router {
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/disable", post(keys::disable))
         .route("/v1/usage", get(usage::list))
+        .route("/v1/fleet", get(fleet::show))
         .route("/v1/ssf", get(ssf::list))
         .route("/v1/ssf/{name}/{order}", post(ssf::order))
         .route("/v1/policy/shadow", get(policy::shadow))

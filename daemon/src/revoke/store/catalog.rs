@@ -7,7 +7,11 @@ use std::{
 };
 
 use super::{
-    super::{AnyClaim, Claim, ClaimId, SelectorClaim, row},
+    super::{
+        AnyClaim, Claim, ClaimId, SelectorClaim,
+        foreign::{Fleet, Grave},
+        row,
+    },
     StoreError,
     record::{Done, Record, records},
 };
@@ -73,6 +77,10 @@ pub struct Catalog {
     pub swaps: u64,
     /// The log's last entry.
     pub head: u64,
+    /// What is kept of a fleet.
+    pub fleet: Fleet,
+    /// Ids below this one are used up.
+    pub next: u64,
 }
 
 /// What an entry of the log changes.
@@ -89,6 +97,8 @@ pub enum Change {
     },
     /// The time of claims is over.
     Expired(Vec<ClaimId>),
+    /// The lifting was ordered here: the same claims by their names in the fleet.
+    Buried(Vec<Grave>),
 }
 
 /// An entry of the log.
@@ -230,6 +240,23 @@ impl StoreReader {
     /// What came of an order with this key.
     pub fn answered(&self, key: &[u8; 16]) -> Option<Answered> {
         self.shared.upgrade()?.read().answered.get(key).cloned()
+    }
+
+    /// The entry before the oldest that [`Self::entries`] has.
+    pub fn oldest(&self) -> Option<u64> {
+        let shared = self.shared.upgrade()?;
+        let catalog = shared.read();
+        catalog.pieces.iter().find(|p| p.first != 0).map(|p| p.first - 1).or(Some(catalog.head))
+    }
+
+    /// Ids below this one are used up.
+    pub fn next_id(&self) -> u64 {
+        self.shared.upgrade().map_or(0, |s| s.read().next)
+    }
+
+    /// What is kept of a fleet.
+    pub fn fleet(&self) -> Fleet {
+        self.shared.upgrade().map(|s| s.read().fleet.clone()).unwrap_or_default()
     }
 
     /// Up to `limit` entries of the log after one, in order; `None` where some of them are not kept any more.
@@ -374,6 +401,7 @@ fn changes(entry: &Entry<'_>) -> Option<Vec<Change>> {
                 by: serde_json::from_slice(by).unwrap_or_default(),
             },
             Record::Over(ids) => Change::Expired(ids.iter().map(ClaimId).collect()),
+            Record::Buried(graves) => Change::Buried(Grave::each(graves).collect()),
             _ => continue,
         });
     }
