@@ -20,6 +20,8 @@ mod row;
 mod selecting;
 mod selector;
 mod store;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};

@@ -53,7 +53,8 @@ pub struct Host {
 }
 
 impl Host {
-    fn address(&self) -> Result<SocketAddr> {
+    /// Its guarded server, as the hub reaches it.
+    pub fn address(&self) -> Result<SocketAddr> {
         Ok(SocketAddr::new(format!("10.78.{}.2", self.n).parse()?, PORT))
     }
 
@@ -219,6 +220,11 @@ impl Fleet {
 }
 
 impl Host {
+    /// The namespace of servers and clients.
+    pub const fn hub(&self) -> &Namespace {
+        &self.hub
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.ns.0

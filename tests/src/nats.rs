@@ -61,12 +61,14 @@ pub struct Setting {
     pub port: u16,
     /// Further lines of its configuration.
     pub more: String,
+    /// Where it keeps its stream, if not beside its configuration.
+    pub store: Option<PathBuf>,
 }
 
 impl Setting {
     /// One server alone.
     pub fn alone(version: Version) -> Self {
-        Self { version, port: 4222, more: String::new() }
+        Self { version, port: 4222, more: String::new(), store: None }
     }
 
     /// The `n`th of three.
@@ -77,7 +79,7 @@ impl Setting {
             6222 + n,
             routes.join(", ")
         );
-        Self { version, port: 4222 + n, more }
+        Self { version, port: 4222 + n, more, store: None }
     }
 }
 
@@ -86,7 +88,7 @@ impl Nats {
     pub fn start(ns: &Namespace, dir: &Path, setting: &Setting) -> Result<Option<Self>> {
         let Some(program) = setting.version.program() else { return Ok(None) };
         let port = setting.port;
-        let store = dir.join(format!("nats-{port}"));
+        let store = setting.store.as_deref().unwrap_or(dir).join(format!("nats-{port}"));
         let sync = if setting.version == Version::Current { "sync_interval: always" } else { "" };
         let text = format!(
             "server_name: n{port}\nlisten: \"0.0.0.0:{port}\"\njetstream {{ store_dir: \"{}\"\n {sync} }}\n{}",
@@ -121,7 +123,13 @@ impl Nats {
 
     /// A connection of a client that knows as much of the protocol as it must.
     pub fn client(&self) -> Result<RawClient> {
-        self.ns.enter(|| RawClient::connect(self.port))
+        self.ns.enter(|| RawClient::connect(self.port, ""))
+    }
+
+    /// The same as a user.
+    pub fn client_as(&self, user: &str, password: &str) -> Result<RawClient> {
+        let who = format!(",\"user\":\"{user}\",\"pass\":\"{password}\"");
+        self.ns.enter(|| RawClient::connect(self.port, &who))
     }
 
     /// A question to JetStream.
@@ -136,13 +144,15 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    fn connect(port: u16) -> Result<Self> {
+    fn connect(port: u16, who: &str) -> Result<Self> {
         let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut client = Self { stream: BufReader::new(stream) };
         let mut info = String::new();
         client.stream.read_line(&mut info)?;
-        client.send("CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n")?;
+        client.send(&format!(
+            "CONNECT {{\"verbose\":false,\"headers\":true,\"no_responders\":true{who}}}\r\n"
+        ))?;
         Ok(client)
     }
 

@@ -8,6 +8,8 @@
 mod apply;
 mod connect;
 mod consume;
+#[cfg(test)]
+mod exchange;
 mod hosts;
 mod listen;
 mod message;
@@ -30,6 +32,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub use self::exchange::Exchange;
 use self::hosts::Hosts;
 pub use self::{
     hosts::{HostStatus, Missing},

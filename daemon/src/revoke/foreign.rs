@@ -1,10 +1,6 @@
 //! What a fleet calls its hosts and their claims, and what this host keeps of those of others.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use super::{
     ClaimId,
@@ -123,7 +119,7 @@ impl Position {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fleet {
     /// Claims of others that were lifted, with the time until which that is remembered.
-    pub graves: HashMap<Name, WallTime>,
+    pub graves: BTreeMap<Name, WallTime>,
     /// How far others' orders are known.
     pub reached: BTreeMap<Origin, Position>,
 }
@@ -218,7 +214,7 @@ mod tests {
         assert_eq!(all.below(a, 9).collect::<Vec<_>>(), [(5, ClaimId(1))]);
         assert_eq!(all.remove(ClaimId(1)), Some(Name { origin: a, id: 5 }));
         assert_eq!(
-            (all.remove(ClaimId(1)), all.get(Name { origin: a, id: 5 }), all.count()),
+            (all.remove(ClaimId(1)), all.get(Name { origin: a, id: 5 }), all.there.len()),
             (None, None, 2)
         );
     }

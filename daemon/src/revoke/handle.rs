@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     AnyClaim, Claim, ClaimId, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
     StoreError,
-    foreign::{Fleet, Origin},
+    foreign::{Fleet, Grave, Name, Origin},
     ledger::Condemnation,
     remote::{Taken, Update},
     selecting::{self, Matched},
@@ -222,6 +222,11 @@ impl PlaneHandle {
     /// What the store keeps of a fleet.
     pub fn fleet(&self) -> Fleet {
         self.reader.fleet()
+    }
+
+    /// Up to `limit` claims of other hosts that were lifted, in order of their names, behind one.
+    pub fn graves(&self, after: Option<Name>, limit: usize) -> Vec<Grave> {
+        self.reader.graves(after, limit)
     }
 
     /// The id that this host's log was given when it was made: its name in a fleet.

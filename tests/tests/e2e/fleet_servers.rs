@@ -1,10 +1,13 @@
 //! The fleet's servers: clusters and versions, who may connect and how, and hosts that do not belong together.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
 use portcullis_tests::{
+    dir::repository,
     fleet::Fleet,
     is_root,
-    nats::{Setting, Version},
+    nats::{Nats, Setting, Version},
     pki::Pki,
 };
 
@@ -88,6 +91,39 @@ fn wrong_credentials_get_nowhere_and_right_ones_are_read_anew() -> Result<()> {
 }
 
 #[test]
+fn the_permissions_of_the_page_are_enough_and_no_more() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::hub(&[])? else { return Ok(()) };
+    let page = fs::read_to_string(repository().join("docs/fleet.md"))?;
+    let (_, rest) = page.split_once("permissions: {").context("the page has them")?;
+    let (permissions, _) = rest.split_once("\n}").context("and their end")?;
+    let mut users = Vec::new();
+    for n in 0..2 {
+        let file = fleet.dir.write(&format!("password{n}"), &format!("secret{n}\n"))?;
+        let host = fleet.add(&format!("user = \"u{n}\"\npassword_file = \"{}\"", file.display()))?;
+        let own = permissions.replace("ID", &host.id()?);
+        users.push(format!("{{ user: u{n}, password: secret{n}, permissions: {{ {own} }} }}"));
+    }
+    let more = format!("authorization {{ users: [\n{}\n] }}\n", users.join("\n"));
+    let setting = Setting { more, ..Setting::alone(Version::Current) };
+    let Some(server) = Nats::start(fleet.hub_namespace(), &fleet.dir.path(""), &setting)? else {
+        return Ok(());
+    };
+    fleet.nats.push(server);
+    fleet.settle()?;
+    share(&fleet)?;
+    // Nobody speaks for another.
+    let other = fleet.hosts[1].id()?;
+    let mut client = fleet.nats[0].client_as("u0", "secret0")?;
+    let refused = client.publish(&format!("portcullis.changes.{other}"), "{}");
+    let refused = refused.err().context("it was let through")?.to_string();
+    assert!(refused.to_lowercase().contains("permissions violation"), "{refused}");
+    Ok(())
+}
+
+#[test]
 fn keys_of_nats_sign_in() -> Result<()> {
     if !is_root() {
         return Ok(());
@@ -125,9 +161,7 @@ fn over_tls_both_sides_show_who_they_are() -> Result<()> {
         path("ca.pem")
     );
     let setting = Setting { more, ..Setting::alone(Version::Current) };
-    let Some(server) =
-        portcullis_tests::nats::Nats::start(fleet.hub_namespace(), &fleet.dir.path(""), &setting)?
-    else {
+    let Some(server) = Nats::start(fleet.hub_namespace(), &fleet.dir.path(""), &setting)? else {
         return Ok(());
     };
     let table = |ca: &str, who: &str| {

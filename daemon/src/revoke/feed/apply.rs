@@ -8,7 +8,7 @@ use super::{
     super::{
         RevokeError, Taken,
         foreign::Origin,
-        remote::{Only, RemoteClaim, RemoteTarget, Update},
+        remote::{Only, RemoteClaim, RemoteLift, RemoteTarget, Update},
     },
     Feed,
     connect::Ended,
@@ -33,8 +33,8 @@ pub struct Work {
 pub enum What {
     /// Messages, as they came.
     Orders(Vec<Orders>),
-    /// Claims that were told apart from the entries that brought them.
-    Claims(Vec<RemoteClaim>),
+    /// Claims and liftings that were told apart from the entries that brought them.
+    Apart(Vec<RemoteClaim>, Vec<RemoteLift>),
     /// A host's orders are known up to an entry; where all its claims were told, these.
     Reached(Origin, u64, Option<Only>),
 }
@@ -60,7 +60,7 @@ impl Feed {
             let (mut update, mut touched) = (Update::default(), BTreeSet::new());
             match work.what {
                 What::Orders(all) => self.take_in(all, &mut tracker, &mut update, &mut touched),
-                What::Claims(all) => update.add = all,
+                What::Apart(add, lift) => (update.add, update.lift) = (add, lift),
                 What::Reached(origin, entry, only) => {
                     tracker.reach(origin, entry);
                     touched.insert(origin);

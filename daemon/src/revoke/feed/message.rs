@@ -169,6 +169,12 @@ impl ToldClaim {
 }
 
 impl ToldLift {
+    /// That a claim was lifted, whoever had it done.
+    pub const fn of(grave: Grave) -> Self {
+        let Grave { name, until } = grave;
+        Self { origin: name.origin, id: name.id, until: until.0, reason: String::new(), actor: String::new() }
+    }
+
     /// What it is here; `None` where it is none.
     pub fn lift(self, from: Origin) -> Option<RemoteLift> {
         let name = Name { origin: self.origin, id: self.id };

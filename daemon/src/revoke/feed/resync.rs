@@ -21,7 +21,7 @@ use super::{
     Feed,
     apply::What,
     connect::{ASKING, Ended, because},
-    message::{self, LONGEST, ToldClaim, VERSION},
+    message::{self, LONGEST, ToldClaim, ToldLift, VERSION},
     orders::{self, Orders},
     session::Session,
 };
@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 const ENTRIES: usize = 256;
 /// Claims read for one.
 const CLAIMS: usize = 2048;
+/// Bytes of a lifting in one, at most.
+const LIFTED: usize = 128;
 /// Bytes of one beside its messages or claims.
 const HEAD: usize = 1024;
 
@@ -63,6 +65,16 @@ struct Page {
     next: u64,
     /// Behind this one.
     after: u64,
+    /// All claims are told: those that were lifted follow, behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifted: Option<(Origin, u64)>,
+}
+
+impl Page {
+    /// Pages ascend.
+    const fn place(&self) -> (u64, Option<(Origin, u64)>) {
+        (self.after, self.lifted)
+    }
 }
 
 /// What is answered.
@@ -80,8 +92,8 @@ struct Answer {
 enum Given {
     /// Entries of the log up to this one.
     Entries { upto: u64, messages: Vec<message::Message>, more: bool },
-    /// Claims in force, and the page after these.
-    Claims { claims: Vec<ToldClaim>, page: Page, more: bool },
+    /// Claims in force, or claims of any host that were lifted, and the page after these.
+    Claims { claims: Vec<ToldClaim>, lifted: Vec<ToldLift>, page: Page, more: bool },
 }
 
 impl Feed {
@@ -164,12 +176,14 @@ impl Feed {
                     }
                     after = upto;
                 }
-                Given::Claims { claims, page: next, more } => {
+                Given::Claims { claims, lifted, page: next, more } => {
                     ids.extend(claims.iter().map(|c| c.id));
                     let (all, other_key) = orders::claims(claims, of, key == self.key).map_err(bad)?;
                     self.state().counts.other_key += other_key;
-                    session.apply(What::Claims(all)).await?;
-                    if more && page.is_none_or(|p: Page| next.after > p.after) {
+                    let lift: Option<Vec<_>> = lifted.into_iter().map(|l| l.lift(whom)).collect();
+                    let lift = lift.ok_or_else(|| bad(message::Refused::Malformed))?;
+                    session.apply(What::Apart(all, lift)).await?;
+                    if more && page.is_none_or(|p: Page| next.place() > p.place()) {
                         page = Some(next);
                         continue;
                     }
@@ -194,7 +208,8 @@ impl Feed {
             }
         };
         let Some(reply) = m.reply else { return Ok(()) };
-        let given = match self.give(&question, session).await {
+        let most = session.conn.client.max_payload();
+        let given = match self.give(&question, most).await {
             Ok(given) => given,
             Err(e) => {
                 tracing::error!(error = %e, "a question of the fleet cannot be answered");
@@ -206,8 +221,8 @@ impl Feed {
         session.conn.client.publish(reply, text.into()).await.map_err(|e| e.to_string())
     }
 
-    async fn give(&self, q: &Question, session: &Session) -> Result<Given, super::super::RevokeError> {
-        let most = session.conn.client.max_payload().min(LONGEST).saturating_sub(HEAD);
+    async fn give(&self, q: &Question, most: usize) -> Result<Given, super::super::RevokeError> {
+        let most = most.min(LONGEST).saturating_sub(HEAD);
         let head = *self.plane.head().borrow();
         if q.of == self.own
             && q.page.is_none()
@@ -219,12 +234,15 @@ impl Feed {
             let state = self.state();
             let reached = state.reached.get(&q.of).map_or(0, |p| p.whole());
             if q.of == self.own {
-                Page { upto: head, next: self.plane.next_id(), after: 0 }
+                Page { upto: head, next: self.plane.next_id(), after: 0, lifted: None }
             } else {
-                Page { upto: reached, next: 0, after: 0 }
+                Page { upto: reached, next: 0, after: 0, lifted: None }
             }
         };
         let mut page = q.page.unwrap_or_else(first);
+        if page.lifted.is_some() {
+            return Ok(self.lifted(page, most));
+        }
         let (own, of) = (self.own, q.of);
         let name = move |c: &AnyClaim| {
             let (id, source) = match c {
@@ -248,7 +266,27 @@ impl Feed {
             page.after = claim.id().0;
             claims.extend(told);
         }
-        Ok(Given::Claims { claims, page, more })
+        if !more {
+            // No host has this id: all that were lifted are behind it.
+            page.lifted = Some((Origin([0; 16]), 0));
+        }
+        Ok(Given::Claims { claims, lifted: Vec::new(), page, more: true })
+    }
+
+    /// Claims that were lifted, whoever had it done: who misses this host's orders may have them in force.
+    fn lifted(&self, mut page: Page, most: usize) -> Given {
+        let after = page.lifted.map(|(origin, id)| Name { origin, id });
+        let graves = self.plane.graves(after, (most / LIFTED).clamp(1, CLAIMS));
+        let more = !graves.is_empty();
+        if let Some(last) = graves.last() {
+            page.lifted = Some((last.name.origin, last.name.id));
+        }
+        Given::Claims {
+            claims: Vec::new(),
+            lifted: graves.into_iter().map(ToldLift::of).collect(),
+            page,
+            more,
+        }
     }
 
     /// Entries of the own log, where it has them and they are not too long.
@@ -277,5 +315,68 @@ impl Feed {
         }
         let stuck = upto == after && !entries.is_empty();
         Ok((!stuck).then_some(Given::Entries { upto, messages, more: upto < head }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::tests::Host, *};
+
+    /// All that a host answers, page by page.
+    async fn all(feed: &Feed, of: Origin, most: usize) -> (Vec<u64>, Page, usize, usize) {
+        // Of a log that is longer than this one: there are no such entries.
+        let (mut ids, mut page, mut pages, mut graves, after) = (Vec::new(), None, 0, 0, 999);
+        loop {
+            pages += 1;
+            let Given::Claims { claims, lifted, page: next, more } =
+                feed.give(&Question { v: VERSION, of, after, page }, most).await.unwrap()
+            else {
+                panic!("not all claims")
+            };
+            ids.extend(claims.iter().map(|c| c.id));
+            graves += lifted.len();
+            if !more {
+                return (ids, next, pages, graves);
+            }
+            page = Some(next);
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_are_told_while_they_are_there_and_then_all_claims_page_by_page() {
+        let (mut host, mut other) = (Host::new(1), Host::new(2));
+        let theirs: Vec<u64> = (0..20).map(|n| other.revoke(n)).collect();
+        host.learn(&mut other);
+        for id in host.others() {
+            host.lift(id);
+        }
+        let (start, theirs) = (host.head(), theirs.len());
+        let ids: Vec<u64> = (0..40).map(|n| host.revoke(n)).collect();
+        host.lift(ids[3]);
+        let (feed, thread) = host.feed();
+        let question = Question { v: VERSION, of: feed.own, after: start + 30, page: None };
+        let Given::Entries { upto, messages, more } = feed.give(&question, LONGEST).await.unwrap() else {
+            panic!("the entries are there")
+        };
+        assert_eq!((messages.len(), upto, more), (11, start + 41, false), "ten claims and the lifting");
+        assert_eq!((messages[0].prev, messages[1].prev), (start + 30, start + 31));
+        // A little at a time.
+        let Given::Entries { upto, more, .. } = feed.give(&question, 2 * HEAD).await.unwrap() else {
+            panic!("entries")
+        };
+        assert!(upto > start + 30 && upto < start + 41 && more);
+        // Entries that are longer than a message, or are no more in the log.
+        let (told, page, pages, graves) = all(&feed, feed.own, 2 * HEAD).await;
+        let left: Vec<u64> = ids.iter().copied().filter(|id| *id != ids[3]).collect();
+        assert_eq!((told, page.upto, page.next, graves), (left, start + 41, ids[39] + 1, theirs));
+        assert!(pages > 3, "{pages}");
+        // Of another host: what this one heard, and no more.
+        let (told, page, ..) = all(&feed, Origin([9; 16]), LONGEST).await;
+        assert_eq!((told.len(), page.upto, page.next), (0, 0, 0));
+        let plane = feed.plane.clone();
+        drop(feed);
+        plane.stop().await;
+        drop(plane);
+        thread.join().unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
@@ -9,7 +10,7 @@ use std::{
 use super::{
     super::{
         AnyClaim, Claim, ClaimId, SelectorClaim,
-        foreign::{Fleet, Grave},
+        foreign::{Fleet, Grave, Name, REMEMBERED},
         row,
     },
     StoreError,
@@ -254,6 +255,16 @@ impl StoreReader {
         self.shared.upgrade().map_or(0, |s| s.read().next)
     }
 
+    /// Up to `limit` claims of other hosts that were lifted, in order of their names, behind one.
+    pub fn graves(&self, after: Option<Name>, limit: usize) -> Vec<Grave> {
+        let Some(shared) = self.shared.upgrade() else { return Vec::new() };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let catalog = shared.read();
+        let some = catalog.fleet.graves.range((from, Bound::Unbounded)).take(limit);
+        some.map(|(name, until)| Grave { name: *name, until: WallTime(until.0.saturating_sub(REMEMBERED)) })
+            .collect()
+    }
+
     /// What is kept of a fleet.
     pub fn fleet(&self) -> Fleet {
         self.shared.upgrade().map(|s| s.read().fleet.clone()).unwrap_or_default()
@@ -265,7 +276,8 @@ impl StoreReader {
         let pieces: Vec<_> = {
             let catalog = shared.read();
             let mut log = catalog.pieces.iter().filter(|p| p.first != 0).peekable();
-            let gap = log.peek().is_some_and(|p| p.first > after.saturating_add(1));
+            // Right after a snapshot the log may have no entry at all.
+            let gap = log.peek().map_or(after < catalog.head, |p| p.first > after.saturating_add(1));
             // Of another log, or of this one before it was restored.
             if gap || after > catalog.head {
                 return Ok(None);
