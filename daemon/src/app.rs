@@ -166,8 +166,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     };
     // The generation is settled before a program is attached: the kernel must not judge by an older one.
     let generation = plane.activate_first(set.stamp())?;
-    let mut kernel = None;
-    let mut told = None;
+    let (mut kernel, mut told) = (None, None);
     if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
         if let Some(k) = plane.kernel_mut() {
             k.look_for_older()?;
@@ -196,9 +195,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let candidate = Candidate::default();
     let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
-    let fleet = fleet::feed(&config, &plane, &decider);
     let shared = Arc::new(Shared {
-        fleet,
+        fleet: fleet::feed(&config, &plane, &decider),
         decider,
         verifier,
         api_keys,

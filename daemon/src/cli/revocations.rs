@@ -1,6 +1,6 @@
 //! `portcullis revocations` and `portcullis unrevoke`
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
 use http::Method;
@@ -188,16 +188,14 @@ fn receipt(r: &Value) -> String {
         } else {
             format!("in force on {}", names.join(", "))
         };
-        text.push_str(&format!("\n  fleet     {stored}; {on}"));
+        let _ = write!(text, "\n  fleet     {stored}; {on}");
         for m in fleet["missing"].as_array().into_iter().flatten() {
             let part = |name: &str| m[name].as_str().unwrap_or_default().to_owned();
-            text.push_str(&format!("\n            {}: {}", part("host"), part("why")));
+            let _ = write!(text, "\n            {}: {}", part("host"), part("why"));
         }
     } else if let Some(host) = fleet["ordered_on"].as_str() {
-        text.push_str(&format!(
-            "\n  fleet     ordered on host {host}, as its revocation {}",
-            fleet["id_there"]
-        ));
+        let id = &fleet["id_there"];
+        let _ = write!(text, "\n  fleet     ordered on host {host}, as its revocation {id}");
     }
     text
 }

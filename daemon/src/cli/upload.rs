@@ -83,13 +83,11 @@ impl Upload<'_> {
         if !self.json {
             print(&format!("revoked: {accepted}, refused: {refused}"))?;
         }
-        match end["message"].as_str() {
-            Some(why) => Err(Failure::new(FAILED, format!("not all lines were read: {why}"))),
-            None => {
-                let code = wait::finish(&end, self.json)?;
-                Ok(if refused == 0 { code } else { REFUSED })
-            }
+        if let Some(why) = end["message"].as_str() {
+            return Err(Failure::new(FAILED, format!("not all lines were read: {why}")));
         }
+        let code = wait::finish(&end, self.json)?;
+        Ok(if refused == 0 { code } else { REFUSED })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Waiting until the fleet has an order, for commands that give one.
 
+use std::fmt::Write as _;
+
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
@@ -76,7 +78,7 @@ pub fn shown(fleet: &Value) -> Option<String> {
     }
     for m in fleet["missing"].as_array().into_iter().flatten() {
         let part = |name: &str| m[name].as_str().unwrap_or_default().to_owned();
-        text.push_str(&format!("\n  {}: {}", part("host"), part("why")));
+        let _ = write!(text, "\n  {}: {}", part("host"), part("why"));
     }
     Some(text)
 }

@@ -81,7 +81,7 @@ impl Decider {
                 tracing::info!(id = claim.id.0, selector = %claim.selector, source = claim.source, live, condemned, "revoked by selector, on another host");
             }
             Err(e) => {
-                tracing::warn!(error = %e, "tokens that a selector matches are refused by the decision path alone")
+                tracing::warn!(error = %e, "tokens that a selector matches are refused by the decision path alone");
             }
         }
     }

@@ -40,7 +40,7 @@ pub enum RemoteTarget {
     /// A token, fingerprinted under this host's key.
     Token(DenyFingerprint),
     /// All that a selector matches.
-    Selector(Selector),
+    Selector(Box<Selector>),
 }
 
 /// A lifting that another host ordered.
@@ -152,7 +152,7 @@ impl Plane {
             let RemoteTarget::Selector(selector) = c.on else { continue };
             by_selector.push(SelectorClaim {
                 id: self.store.next_id(),
-                selector,
+                selector: *selector,
                 created: taken.wall,
                 until: c.until,
                 reason: c.reason,
@@ -183,8 +183,12 @@ impl Plane {
             self.foreign.add(name, id);
         }
         let revoked: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
-        claims.iter().for_each(|c| self.ledger.add(c.into()));
-        by_selector.iter().for_each(|c| self.select_in_force(c));
+        for c in &claims {
+            self.ledger.add(c.into());
+        }
+        for c in &by_selector {
+            self.select_in_force(c);
+        }
         let mut written = revoked.clone();
         if self.behind {
             written.extend(again);

@@ -293,15 +293,12 @@ fn run(steps: &[Step], tuning: Tuning) {
     // All is told in the end, at least once and in some order.
     for _ in 0..2 {
         for (to, from) in [(0, 2), (2, 1), (1, 0), (0, 1), (1, 2), (2, 0)] {
-            match hosts[from].messages() {
-                Some(all) => {
-                    let all: Vec<&[u8]> = all.iter().rev().map(Vec::as_slice).collect();
-                    hosts[to].hear(&all);
-                }
-                None => {
-                    let (of, whole) = (hosts[from].origin(), hosts[from].whole());
-                    hosts[to].hear_whole(of, &whole);
-                }
+            if let Some(all) = hosts[from].messages() {
+                let all: Vec<&[u8]> = all.iter().rev().map(Vec::as_slice).collect();
+                hosts[to].hear(&all);
+            } else {
+                let (of, whole) = (hosts[from].origin(), hosts[from].whole());
+                hosts[to].hear_whole(of, &whole);
             }
         }
     }

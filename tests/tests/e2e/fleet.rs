@@ -116,7 +116,7 @@ fn a_host_that_is_cut_off_catches_up_and_its_own_orders_go_out_then() -> Result<
         return Ok(());
     }
     let Some(mut fleet) = Fleet::hub(&current())? else { return Ok(()) };
-    fleet.table = "max_staleness = \"3s\"".to_owned();
+    fleet.table = String::from("max_staleness = \"3s\"");
     for _ in 0..3 {
         fleet.add("")?;
     }

@@ -30,7 +30,7 @@ fn a_cluster_survives_one_of_three(version: Version) -> Result<()> {
         return Ok(());
     }
     let Some(mut fleet) = Fleet::hub(&three(version))? else { return Ok(()) };
-    fleet.table = "replicas = 3".to_owned();
+    fleet.table = String::from("replicas = 3");
     fleet.add("")?;
     fleet.add("")?;
     fleet.settle()?;
@@ -195,7 +195,7 @@ fn under_another_fingerprint_key_selectors_are_obeyed_and_tokens_are_counted() -
         return Ok(());
     }
     let Some(mut fleet) = Fleet::of(1, &[Setting::alone(Version::Current)])? else { return Ok(()) };
-    fleet.add_with("", |_, dir| Ok(std::fs::remove_file(dir.path("fingerprint.key"))?))?;
+    fleet.add_with("", |_, dir| Ok(fs::remove_file(dir.path("fingerprint.key"))?))?;
     fleet.settle()?;
     let [a, b] = &fleet.hosts[..] else { unreachable!("two hosts") };
     let token = fleet.mint.hs256()?;

@@ -220,7 +220,8 @@ fn without_the_fleet(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
         dir.write("own/p.rego", rules)?;
         config.policies = dir.path("own");
         config.policy = format!("decision = \"{DECISION}\"");
-        config.serve = "[fleet]\nservers = [\"nats://127.0.0.1:4222\"]\nmax_staleness = \"3s\"\n".to_owned();
+        config.serve =
+            String::from("[fleet]\nservers = [\"nats://127.0.0.1:4222\"]\nmax_staleness = \"3s\"\n");
         Ok(())
     })?;
     let ask = |token: &str| -> Result<Vec<String>> {

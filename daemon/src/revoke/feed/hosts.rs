@@ -220,6 +220,8 @@ impl Hosts {
         for name in named.difference(&found) {
             missing.push(Missing { host: name.clone(), why: "there is no host of this name".to_owned() });
         }
+        have.sort();
+        missing.sort_by(|a, b| a.host.cmp(&b.host));
         (have, missing)
     }
 
@@ -240,7 +242,9 @@ impl Hosts {
                 staleness_seconds: h.said.staleness.map(|ms| ms / 1000),
             }
         };
-        self.0.iter().map(show).collect()
+        let mut all: Vec<_> = self.0.iter().map(show).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Message {
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Told {
     /// A claim.
-    Revoke(ToldClaim),
+    Revoke(Box<ToldClaim>),
     /// A claim was lifted.
     Lift(ToldLift),
 }
@@ -153,7 +153,7 @@ impl ToldClaim {
             (Some(f), None) => {
                 RemoteTarget::Token(f.parse().ok().filter(|f: &DenyFingerprint| f.0 != [0, 0])?)
             }
-            (None, Some(s)) if s.check().is_ok() => RemoteTarget::Selector(s),
+            (None, Some(s)) if s.check().is_ok() => RemoteTarget::Selector(Box::new(s)),
             _ => return None,
         };
         let name = Name { origin, id: self.id };
@@ -204,7 +204,7 @@ pub fn told(entry: &LogEntry) -> Vec<Told> {
     let mut all = Vec::new();
     for change in &entry.changes {
         match change {
-            Change::Revoked(claim) => all.extend(ToldClaim::own(claim).map(Told::Revoke)),
+            Change::Revoked(claim) => all.extend(ToldClaim::own(claim).map(Box::new).map(Told::Revoke)),
             Change::Buried(graves) => {
                 for (n, grave) in graves.iter().enumerate() {
                     let by = lifted.get(if lifted.len() == graves.len() { n } else { 0 });
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_long_entry_is_told_in_parts_that_are_read_back() {
-        let all: Vec<_> = (1..200).map(|id| Told::Revoke(claim(id))).collect();
+        let all: Vec<_> = (1..200).map(|id| Told::Revoke(claim(id).into())).collect();
         let parts = write(A, "0000002a", 7, 3, &all, 4096);
         assert!(parts.len() > 3 && parts.iter().all(|p| p.len() <= 4096));
         let read: Vec<_> = parts.iter().map(|p| read(p, &A.to_string()).unwrap()).collect();
@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn what_is_not_as_it_should_be_is_refused() {
         let good =
-            String::from_utf8(write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1))], 4096).remove(0)).unwrap();
+            String::from_utf8(write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1).into())], 4096).remove(0))
+                .unwrap();
         let name = A.to_string();
         assert!(read(good.as_bytes(), &name).is_ok());
         assert_eq!(read(good.as_bytes(), &Origin([1; 16]).to_string()), Err(Refused::Subject));
@@ -339,7 +340,7 @@ mod tests {
         #[test]
         fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..400, flip in 0usize..400) {
             let _ = read(&bytes, "a");
-            let mut good = write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1))], 4096).remove(0);
+            let mut good = write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1).into())], 4096).remove(0);
             let n = good.len();
             good[flip % n] ^= 1;
             let _ = read(&good, &A.to_string());

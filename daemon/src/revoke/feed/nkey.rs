@@ -177,7 +177,7 @@ mod tests {
     fn a_seed_is_read_and_signs_and_no_other_text_is_one() {
         let seed = b"0123456789abcdef0123456789abcdef";
         // A user's.
-        let mut bytes = vec![SEED | 160 >> 5, (160 & 31) << 3];
+        let mut bytes = vec![SEED | 0xa0 >> 5, (0xa0 & 0x1f) << 3];
         bytes.extend(seed);
         bytes.extend(crc16(&bytes).to_le_bytes());
         let text = base32(&bytes);

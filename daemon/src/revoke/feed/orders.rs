@@ -27,7 +27,7 @@ impl Orders {
         let (mut told, mut lift) = (Vec::new(), Vec::new());
         for change in std::mem::take(&mut message.changes) {
             match change {
-                Told::Revoke(claim) => told.push(claim),
+                Told::Revoke(claim) => told.push(*claim),
                 Told::Lift(one) => lift.push(one.lift(message.origin).ok_or(Refused::Malformed)?),
             }
         }

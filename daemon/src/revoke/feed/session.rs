@@ -40,7 +40,6 @@ impl Feed {
                 ended = Box::pin(self.session(&mut said)) => ended,
             };
             let (why, pause) = match ended {
-                Err(Failed::Connecting(why)) => (why, self.settings.reconnect),
                 Err(Failed::Lost(why)) => (why, self.settings.reconnect),
                 Err(Failed::Working(why)) => (why, self.settings.reconnect.max(PAUSE)),
                 Ok(()) => ("the connection ended".to_owned(), self.settings.reconnect),
@@ -66,7 +65,7 @@ impl Feed {
     }
 
     async fn session(&self, said: &mut String) -> Result<(), Failed> {
-        let mut conn = self.connect().await.map_err(Failed::Connecting)?;
+        let mut conn = self.connect().await.map_err(Failed::Lost)?;
         let mut lost = std::mem::replace(&mut conn.lost, mpsc::channel(1).1);
         let info = conn.client.server_info();
         let (work, queue) = mpsc::channel(QUEUE);
@@ -98,7 +97,6 @@ impl Feed {
 
 /// Why there is no connection any more.
 enum Failed {
-    Connecting(Ended),
     Lost(Ended),
     Working(Ended),
 }

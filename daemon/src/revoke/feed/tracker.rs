@@ -142,7 +142,7 @@ mod tests {
         }
         for i in 0..n {
             permute(order, n - 1, each);
-            order.swap(if n % 2 == 0 { i } else { 0 }, n - 1);
+            order.swap(if n.is_multiple_of(2) { i } else { 0 }, n - 1);
         }
     }
 

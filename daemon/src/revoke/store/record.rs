@@ -165,7 +165,9 @@ impl Body {
     pub fn fleet(&mut self, buried: &[Grave], graves: &[Grave], reached: &[(Origin, Position)]) {
         for (kind, all) in [(BURIED, buried), (GRAVES, graves)] {
             let mut bytes = Vec::new();
-            all.iter().for_each(|g| g.write(&mut bytes));
+            for grave in all {
+                grave.write(&mut bytes);
+            }
             if !bytes.is_empty() {
                 self.put(kind, &[&bytes]);
             }

@@ -25,7 +25,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 #[serde(deny_unknown_fields)]
 pub struct Wait {
     /// `local`, `stored` or `applied`.
-    wait: Option<Level>,
+    #[serde(rename = "wait")]
+    level: Option<Level>,
     /// Names of hosts, with commas between; all live ones where none are given.
     hosts: Option<String>,
     /// Longest time.
@@ -34,14 +35,14 @@ pub struct Wait {
 
 impl Wait {
     /// As it stands in another query.
-    pub const fn new(wait: Option<Level>, hosts: Option<String>, timeout: Option<String>) -> Self {
-        Self { wait, hosts, timeout }
+    pub const fn new(level: Option<Level>, hosts: Option<String>, timeout: Option<String>) -> Self {
+        Self { level, hosts, timeout }
     }
 
     /// Checks it, before anything is ordered; `None` where nobody waits.
     pub fn read(&self, s: &AdminState) -> Result<Option<Waiting>, ApiError> {
         let usual = s.fleet.as_ref().map(|f| f.usual());
-        let level = self.wait.or(usual.map(|u| u.0)).unwrap_or_default();
+        let level = self.level.or(usual.map(|u| u.0)).unwrap_or_default();
         let timeout = match &self.timeout {
             None => usual.map_or(LONGEST, |u| u.1),
             Some(text) => humantime::parse_duration(text)
@@ -97,7 +98,7 @@ pub async fn answer(
 }
 
 /// What other hosts have of a claim that was ordered here; of another's, where to ask.
-pub async fn receipt(s: &AdminState, claim: &AnyClaim, entry: u64) -> Option<Value> {
+pub fn receipt(s: &AdminState, claim: &AnyClaim, entry: u64) -> Option<Value> {
     let feed = s.fleet.as_ref()?;
     let source = match claim {
         AnyClaim::Token(c) => &c.source,

@@ -116,7 +116,7 @@ pub(super) async fn receipt(
     let mut told = serde_json::to_value(&receipt).unwrap_or_default();
     told["host"] = (&*s.host).into();
     if let Some(claim) = s.plane.get(ClaimId(id)).await?
-        && let Some(others) = fleet::receipt(&s, &claim, receipt.entry).await
+        && let Some(others) = fleet::receipt(&s, &claim, receipt.entry)
     {
         told["fleet"] = others;
     }
