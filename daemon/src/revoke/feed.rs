@@ -126,8 +126,8 @@ struct State {
     gaps: usize,
     hosts: Hosts,
     counts: Counts,
-    /// When the stream last brought something.
-    delivered: Instant,
+    /// Messages that the stream has and this host does not, as it said last.
+    backlog: u64,
 }
 
 /// The fleet, as the rest of the daemon sees it.
@@ -201,7 +201,7 @@ impl Feed {
             gaps: 0,
             hosts: Hosts::default(),
             counts: Counts::default(),
-            delivered: Instant::now(),
+            backlog: u64::MAX,
         };
         Self {
             settings,

@@ -237,12 +237,12 @@ impl Plane {
     fn going(&self, lifts: &[RemoteLift], only: Option<&Only>) -> Result<Vec<Going>, RevokeError> {
         let reader = self.store.reader();
         let own = self.store.origin();
-        let mut ids: HashMap<ClaimId, Vec<u8>> = HashMap::new();
+        let mut ids: HashMap<ClaimId, (Name, Vec<u8>)> = HashMap::new();
         for lift in lifts {
             let name = lift.grave.name;
             let here = if name.origin == own { Some(ClaimId(name.id)) } else { self.foreign.get(name) };
             if let Some(here) = here {
-                ids.insert(here, lift.by.to_string().into_bytes());
+                ids.insert(here, (name, lift.by.to_string().into_bytes()));
             }
         }
         if let Some(only) = only {
@@ -251,17 +251,17 @@ impl Plane {
             });
             for (id, here) in self.foreign.below(only.origin, only.next) {
                 if !only.ids.contains(&id) {
-                    ids.insert(here, by.to_string().into_bytes());
+                    let name = Name { origin: only.origin, id };
+                    ids.insert(here, (name, by.to_string().into_bytes()));
                 }
             }
         }
         let mut all = Vec::new();
-        for (id, by) in ids {
+        for (id, (name, by)) in ids {
             let found = reader.get(id).map_err(|e| RevokeError::Read(Arc::new(e)))?;
-            // What another host calls ours is ours: a claim that was ordered here.
-            let ours =
-                |c: &AnyClaim| self.grave_of(c).is_some_and(|g| g.name.origin != own || g.name.id == id.0);
-            all.extend(found.filter(ours).map(|claim| Going { claim, by }));
+            // Whoever names it must mean it: an id of ours may be that of a claim which is another's, or follows from one.
+            let meant = |c: &AnyClaim| self.grave_of(c).is_some_and(|g| g.name == name);
+            all.extend(found.filter(meant).map(|claim| Going { claim, by }));
         }
         all.sort_by_key(|g| g.claim.id());
         Ok(all)

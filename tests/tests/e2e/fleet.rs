@@ -221,6 +221,39 @@ fn a_server_that_is_absent_or_has_lost_all_is_told_again() -> Result<()> {
 }
 
 #[test]
+fn without_room_nothing_is_acknowledged_and_what_needs_none_is_taken() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::of(1, &current())? else { return Ok(()) };
+    fleet.add_with("", |config, _| {
+        (config.max_entries, config.policy_entries) = (8, 2);
+        Ok(())
+    })?;
+    fleet.settle()?;
+    let [a, b] = &fleet.hosts[..] else { unreachable!("two hosts") };
+    let tokens: Vec<String> = (0..8).map(|_| fleet.mint.hs256()).collect::<Result<_>>()?;
+    let mut ids = Vec::new();
+    for token in &tokens {
+        ids.push(a.daemon.revoke(token)?);
+    }
+    let told = b.await_fleet(|f| f["error"].as_str().is_some_and(|e| e.contains("find no room here")))?;
+    assert!(told["error"].as_str().is_some_and(|e| e.contains("kernel.max_entries")), "{told}");
+    b.await_refused(&tokens[0], true);
+    assert!(!b.refuses(&tokens[7])?, "there is no room for it");
+    // What needs none is not held up by it.
+    let selector = ["revoke", "--issuer", ISSUER, "--sub", "nobody", "--json"];
+    a.daemon.ask(&selector, "")?.ok()?;
+    a.daemon.ask(&["unrevoke", &ids[0], &ids[1], &ids[2]], "")?.ok()?;
+    b.await_refused(&tokens[0], false);
+    b.await_refused(&tokens[7], true);
+    b.await_fleet(|f| f["error"].is_null() && f["hosts"][0]["applied_here"] == f["hosts"][0]["head"])?;
+    let kept = b.daemon.json(&["revocations", "list", "--kind", "selector"], "")?;
+    assert_eq!(kept.as_array().map(Vec::len), Some(1), "{kept}");
+    Ok(())
+}
+
+#[test]
 fn what_is_no_order_is_refused_and_holds_up_nothing() -> Result<()> {
     if !is_root() {
         return Ok(());

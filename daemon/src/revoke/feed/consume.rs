@@ -1,12 +1,6 @@
 //! Takes what the stream has of other hosts, and acknowledges what is in force.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    sync::atomic::Ordering,
-    task::Poll,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, pin::Pin, sync::atomic::Ordering, task::Poll, time::Duration};
 
 use async_nats::jetstream::{
     AckKind, Message,
@@ -100,7 +94,6 @@ impl Feed {
     }
 
     async fn take(&self, session: &Session, batch: Vec<Message>) -> Result<(), Ended> {
-        self.state().delivered = Instant::now();
         let changes = self.subject("changes", "");
         let own = self.own.to_string();
         let (mut orders, mut good) = (Vec::new(), Vec::new());

@@ -97,10 +97,12 @@ impl Feed {
         let info = session.conn.stream.consumer_info(self.consumer()).await;
         let info = info.map_err(|e| because("the stream or this host's consumer is gone", &e))?;
         let mut state = self.state();
+        state.backlog = info.num_pending;
         let heads = state.hosts.heads(self.own, now);
         let known = |origin, head: u64| state.reached.get(&origin).map_or(0, |p| p.whole()) >= head;
         let all = heads.into_iter().all(|(origin, head)| known(origin, head));
-        if info.num_pending == 0 && info.num_ack_pending == 0 && state.gaps == 0 && all {
+        // A gap that nobody who is there can fill says nothing about what there is to know.
+        if info.num_pending == 0 && info.num_ack_pending == 0 && all {
             state.complete = Some(now);
         }
         Ok(())

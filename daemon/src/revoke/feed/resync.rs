@@ -30,6 +30,8 @@ use super::{
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the stream has to bring it by itself.
 const WAIT: Duration = Duration::from_millis(500);
+/// Messages that the stream may still have for this host.
+const BACKLOG: u64 = 512;
 /// How long after an answer that did not help it is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Entries read for an answer.
@@ -125,10 +127,10 @@ impl Feed {
         }
     }
 
-    /// Hosts whose orders are not all known while the stream brings nothing: how far they are, and whom to ask.
+    /// Hosts whose orders are not all known while the stream has no more of them: how far they are, and whom to ask.
     fn behind(&self) -> BTreeMap<Origin, (u64, Origin)> {
         let state = self.state();
-        if state.delivered.elapsed() < WAIT {
+        if state.backlog > BACKLOG {
             return BTreeMap::new();
         }
         let now = Instant::now();

@@ -78,6 +78,7 @@ impl Feed {
             state.server = Some(format!("{name} {}", info.version));
             state.error = None;
             state.gaps = 0;
+            state.backlog = u64::MAX;
             state.counts.connections += 1;
         }
         tracing::info!(server = name, version = info.version, "the fleet is reached");
