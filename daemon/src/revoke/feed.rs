@@ -116,6 +116,8 @@ pub struct Counts {
 struct State {
     /// The server, while connected.
     server: Option<String>,
+    /// Since when it is.
+    since: Option<Instant>,
     /// Why it is not connected, or what went wrong last.
     error: Option<String>,
     /// When this host last knew itself complete.
@@ -194,6 +196,7 @@ impl Feed {
         let _ = aws_lc_rs::rand::fill(&mut drawn);
         let state = State {
             server: None,
+            since: None,
             error: Some("not connected yet".to_owned()),
             complete: None,
             head: 0,

@@ -41,6 +41,7 @@ fn a_cluster_survives_one_of_three(version: Version) -> Result<()> {
         fleet.nats[n].restart()?;
         share(&fleet)?;
     }
+    fleet.settle()?;
     let token = fleet.mint.hs256()?;
     let stored = fleet.hosts[1].daemon.ask(&["revoke", "--wait", "all"], &token)?.ok()?;
     assert!(stored.contains("in force on host0"), "{stored}");

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ impl Feed {
             }
             {
                 let mut state = self.state();
-                state.server = None;
+                (state.server, state.since) = (None, None);
                 state.error = Some(why);
             }
             self.heard();
@@ -76,6 +76,7 @@ impl Feed {
         {
             let mut state = self.state();
             state.server = Some(format!("{name} {}", info.version));
+            state.since = Some(Instant::now());
             state.error = None;
             state.gaps = 0;
             state.backlog = u64::MAX;

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Feed, hosts::Missing};
 
+/// Time in which every live host says that it is there.
+const HEARD: Duration = Duration::from_millis(2500);
+
 /// How far an order has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,10 +80,10 @@ impl Feed {
             loop {
                 heard.borrow_and_update();
                 let missing = self.state().hosts.standing(target, &self.key, named, Instant::now()).1;
-                // A host that is silent is live for a while: the next look is not only by what is heard.
-                if missing.is_empty() {
+                if missing.is_empty() && self.knows_who_is_there() {
                     return;
                 }
+                // A host that falls silent is missed by nobody after a while, and nothing is heard of that.
                 let _ = tokio::time::timeout(Duration::from_secs(1), heard.changed()).await;
             }
         };
@@ -89,9 +92,14 @@ impl Feed {
         let reached = match level {
             Level::Local => true,
             Level::Stored => stored,
-            Level::Applied => stored && missing.is_empty(),
+            Level::Applied => stored && missing.is_empty() && self.knows_who_is_there(),
         };
         Waited { level, reached, stored, applied, missing }
+    }
+
+    /// Whether it has been connected for long enough to have heard of everybody.
+    fn knows_who_is_there(&self) -> bool {
+        self.state().since.is_some_and(|since| since.elapsed() >= HEARD)
     }
 
     /// How far the orders up to an entry have come by now.
