@@ -7,6 +7,7 @@
 mod bundles;
 mod candidate;
 mod documents;
+mod fleet;
 mod floods;
 mod promoted;
 mod records;
@@ -42,7 +43,7 @@ use crate::{
     outside::Outside,
     policy::{self, Active, PolicySet},
     record::Recorder,
-    revoke::{Index, Limits, Plane, PlaneHandle, Store},
+    revoke::{Index, Limits, Plane, PlaneHandle, Store, feed::Feed},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
         answer_kernel, bind, serve_admin, serve_observe, serve_remote_admin,
@@ -87,6 +88,8 @@ pub(crate) struct Shared {
     status_lists: Option<Arc<StatusLists>>,
     policy: Arc<Active>,
     plane: PlaneHandle,
+    /// Other hosts, where there are any.
+    fleet: Option<Arc<Feed>>,
     metrics: Arc<Metrics>,
     /// Uses of tokens, where they are noted.
     usage: Option<Arc<Book>>,
@@ -163,8 +166,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     };
     // The generation is settled before a program is attached: the kernel must not judge by an older one.
     let generation = plane.activate_first(set.stamp())?;
-    let mut kernel = None;
-    let mut told = None;
+    let (mut kernel, mut told) = (None, None);
     if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
         if let Some(k) = plane.kernel_mut() {
             k.look_for_older()?;
@@ -194,6 +196,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
+        fleet: fleet::feed(&config, &plane, &decider),
         decider,
         verifier,
         api_keys,
@@ -364,6 +367,7 @@ async fn serve(
         default_ttl: shared.config.load().revocation.default_ttl.0,
         host: settings::host_name(&shared.config.load()).into(),
         sees_unseen: status::sees_unseen(&shared),
+        fleet: shared.fleet.clone(),
     };
     let observe = ObserveState {
         metrics: Arc::clone(&shared.metrics),
@@ -383,6 +387,9 @@ async fn serve(
         tasks.spawn(tasks::places(Arc::clone(geo), stop.clone()));
     }
     tasks.spawn(tasks::sweep(Arc::clone(&shared), stop.clone()));
+    if let Some(feed) = &shared.fleet {
+        tasks.spawn(Arc::clone(feed).run(stop.clone()));
+    }
     tasks.spawn(candidate::keep(Arc::clone(&shared), Arc::clone(&clock), promoted, stop.clone()));
     let max_lag = shared.config.load().decide.max_lag.0;
     if !max_lag.is_zero() {

@@ -14,6 +14,7 @@ mod detach;
 mod docs;
 mod events;
 mod fingerprint;
+mod fleet;
 mod import;
 mod input;
 mod keys;
@@ -28,6 +29,7 @@ mod status;
 mod table;
 mod upload;
 mod usage;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -43,13 +45,15 @@ pub const UNREACHABLE: u8 = 3;
 pub const REFUSED: u8 = 4;
 /// `decide`: the request is denied.
 pub const DENIED: u8 = 5;
+/// An order is in force here, but has not come as far in the fleet as was asked, in time.
+pub const WAITING: u8 = 6;
 
 #[derive(Debug, Parser)]
 #[command(
     name = "portcullis",
     version,
     about = "Decides API-token requests with Rego policies and answers revoked tokens in the kernel",
-    after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 daemon not reachable, 4 order refused by the daemon, 5 request denied (decide).\n\nExample:\n  portcullis run --config /etc/portcullis/portcullis.toml\n  portcullis revoke --reason leaked < token.txt"
+    after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 daemon not reachable, 4 order refused by the daemon, 5 request denied (decide), 6 in force here but not in the fleet in time (--wait).\n\nExample:\n  portcullis run --config /etc/portcullis/portcullis.toml\n  portcullis revoke --reason leaked < token.txt"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -70,6 +74,7 @@ enum Command {
     Events(events::Args),
     Decide(decide::Args),
     Fingerprint(fingerprint::Args),
+    Fleet(fleet::Args),
     Import(import::Args),
     Keys(keys::Args),
     Policy(policy::Args),
@@ -133,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Events(a) => a.run(),
         Command::Decide(a) => a.run(),
         Command::Fingerprint(a) => a.run(),
+        Command::Fleet(a) => a.run(),
         Command::Import(a) => a.run(),
         Command::Keys(a) => a.run(),
         Command::Policy(a) => a.run(),

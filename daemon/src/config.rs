@@ -13,11 +13,11 @@ mod values;
 pub use check::{ConfigError, Fault, host_port, load, parse};
 pub use reference::reference;
 pub use tables::{
-    Admin, ApiKeys, AttachMode, Binding, CertificateForm, ClientRevokes, Config, Decide, DecisionLog,
-    EnforcementMode, FailOpenDoor, GateMode, Host, HttpSend, Introspection, Issuer, Kernel, KernelMode, Log,
-    LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy, PolicyBundle, PublishedList,
-    ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Ssf, SsfAction, SsfDelivery,
-    SsfTransmitter, Standards, StandardsClient, Token, TokenStatusList, Trace, UnavailableMode, UnknownMode,
-    Usage,
+    Acknowledge, Admin, ApiKeys, AttachMode, Binding, CertificateForm, ClientRevokes, Config, Decide,
+    DecisionLog, EnforcementMode, FailOpenDoor, Fleet, GateMode, Host, HttpSend, Introspection, Issuer,
+    Kernel, KernelMode, Log, LogFormat, LogSink, MissingMode, Observe, OlderMode, OpaqueMode, Policy,
+    PolicyBundle, PublishedList, ReactionMode, Revocation, Serve, ServeTls, ShedAttach, ShedMode, Ssf,
+    SsfAction, SsfDelivery, SsfTransmitter, Standards, StandardsClient, Token, TokenStatusList, Trace,
+    UnavailableMode, UnknownMode, Usage,
 };
 pub use values::{Endpoint, Port, Prefix, Span};

@@ -9,24 +9,31 @@
 
 mod calendar;
 mod claim;
+pub mod feed;
+mod foreign;
 mod handle;
 mod index;
 mod ledger;
 mod plane;
 mod refusals;
+mod remote;
 mod room;
 mod row;
 mod selecting;
 mod selector;
 mod store;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};
+pub use foreign::{Fleet, Grave, Name, Origin, Position};
 pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};
 pub use plane::{Plane, PlaneSettings};
 pub use refusals::Refusals;
+pub use remote::{Only, RemoteClaim, RemoteLift, RemoteTarget, Taken, Update};
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{

@@ -5,5 +5,5 @@ mod metrics;
 mod rules;
 
 pub use logs::init as init_logs;
-pub use metrics::{Door, IssuerKeys, KernelSide, Metrics};
+pub use metrics::{Door, Fleet, IssuerKeys, KernelSide, Metrics};
 pub use rules::Counted;

@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod daemon;
 pub mod deaths;
 pub mod disk;
+pub mod fleet;
 pub mod flood;
 pub mod grpc;
 pub mod h2c;

@@ -35,6 +35,19 @@ pub const PORT: u16 = 8080;
 pub struct Namespace(String);
 
 impl Namespace {
+    /// Makes one, with `lo` up; it is to be removed by [`Self::remove`].
+    pub fn make(name: &str) -> Result<Self> {
+        ip(&["netns", "add", name])?;
+        let ns = Self(name.to_owned());
+        ns.ip(&["link", "set", "lo", "up"])?;
+        Ok(ns)
+    }
+
+    /// Removes it.
+    pub fn remove(&self) {
+        remove(&self.0);
+    }
+
     /// Its name, for `ip`.
     pub fn name(&self) -> &str {
         &self.0

@@ -27,12 +27,17 @@ impl Pki<'_> {
 
     /// A certificate of an authority's, under `name`.
     pub fn certificate(&self, name: &str, authority: &str) -> Result<()> {
+        self.certificate_for(name, authority, "IP:127.0.0.1")
+    }
+
+    /// The same for other addresses, as openssl writes them.
+    pub fn certificate_for(&self, name: &str, authority: &str, addresses: &str) -> Result<()> {
         let file = |ending: &str| format!("{name}.{ending}");
         let (key, request, pem) = (file("key"), file("csr"), file("pem"));
         let subject = format!("/CN={name}");
         let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
         self.openssl(&[&["req", "-subj", &subject, "-keyout", &key, "-out", &request][..], &curve].concat())?;
-        self.0.write("san.ext", "subjectAltName = IP:127.0.0.1\n")?;
+        self.0.write("san.ext", &format!("subjectAltName = {addresses}\n"))?;
         let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}.key"));
         let new = format!("{name}.new");
         let sign =

@@ -21,6 +21,8 @@ mod e2e {
     mod edges;
     mod envoy;
     mod errors;
+    mod fleet;
+    mod fleet_servers;
     mod forward;
     mod gate;
     mod grpc;

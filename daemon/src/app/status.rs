@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::{Shared, candidate, floods};
+use super::{Shared, candidate, fleet, floods};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::{KernelMode, ShedMode, UnknownMode},
@@ -100,6 +100,7 @@ fn read(s: &Shared) -> Value {
         "introspection": s.introspector.as_ref().map(|i| i.status()),
         "status_lists": s.status_lists.as_ref().map(|l| l.status(SystemClock.wall().seconds())),
         "revocations": plane,
+        "fleet": s.fleet.as_ref().map(|f| f.status()),
         "usage": s.usage.as_ref().map(|book| {
             let (entries, missed) = book.counts();
             json!({
@@ -156,7 +157,7 @@ pub fn readiness(shared: &Arc<Shared>) -> Arc<dyn Fn() -> bool + Send + Sync> {
 }
 
 fn is_ready(s: &Shared) -> bool {
-    s.decider.is_ready() && !s.plane.status().store_failed
+    s.decider.is_ready() && !s.plane.status().store_failed && !s.fleet.as_ref().is_some_and(|f| f.is_stale())
 }
 
 /// Brings the gauges up to date.
@@ -209,6 +210,9 @@ fn refresh(s: &Shared) {
     }
     for (file, built) in s.decider.geo().into_iter().flat_map(|geo| geo.built()) {
         s.metrics.geo(&file.display().to_string(), built);
+    }
+    if let Some(f) = &s.fleet {
+        s.metrics.fleet(&fleet::gauges(&f.status()));
     }
     s.metrics.ready(is_ready(s));
     s.metrics.bundles(&s.bundles.gauges());

@@ -10,6 +10,7 @@ use super::{
     print, print_json,
     revoke::{preview, shown, warn},
     table::time,
+    wait::{self, WaitArgs},
 };
 
 /// Refuse a role, a client, a region or everything for a time, at once and on disk
@@ -34,6 +35,8 @@ pub struct Args {
     /// Only tell how many tokens seen lately it would condemn
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     ask: Ask,
 }
@@ -88,7 +91,7 @@ impl Args {
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
         }
-        let told = self.ask.target.call(Method::POST, "/v1/revocations", Some(&body))?;
+        let told = self.ask.target.call(Method::POST, &self.wait.path("/v1/revocations"), Some(&body))?;
         if self.ask.json {
             print_json(&told)?;
         } else if self.dry_run {
@@ -105,7 +108,7 @@ impl Args {
             ))?;
             warn(&told);
         }
-        Ok(OK)
+        wait::finish(&told, self.ask.json)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `portcullis revocations` and `portcullis unrevoke`
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
 use http::Method;
@@ -14,6 +14,7 @@ use super::{
     revoke::shown,
     table::{table, time},
     upload::Upload,
+    wait::{self, WaitArgs},
 };
 
 /// List the revocations in force; show one, its receipt, or changes as they come; take them to another store
@@ -130,7 +131,15 @@ impl Args {
             }
             Some(Command::Import { file, target, json }) => {
                 let defaults = Map::new();
-                Upload { target: &target, defaults, exported: true, json, key: None }.run(&file)
+                Upload {
+                    target: &target,
+                    wait: &WaitArgs::default(),
+                    defaults,
+                    exported: true,
+                    json,
+                    key: None,
+                }
+                .run(&file)
             }
             Some(Command::Backup(args)) => args.run(),
             Some(Command::Restore(args)) => args.run(),
@@ -159,7 +168,7 @@ fn receipt(r: &Value) -> String {
     };
     let hash = r["hash"].as_str().unwrap_or("no longer kept");
     let warning = r["warning"].as_str().map_or_else(String::new, |why| format!("\n  warning   {why}"));
-    format!(
+    let mut text = format!(
         "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){warning}",
         r["id"],
         r["host"].as_str().unwrap_or_default(),
@@ -167,7 +176,28 @@ fn receipt(r: &Value) -> String {
         after("synced_us"),
         after("in_force_us"),
         r["entry"],
-    )
+    );
+    let fleet = &r["fleet"];
+    if fleet["stored"].is_boolean() {
+        let names = fleet["applied"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let names: Vec<&str> = names.collect();
+        let stored =
+            if fleet["stored"] == true { "the stream has it" } else { "the stream does not have it yet" };
+        let on = if names.is_empty() {
+            "no other host known to have it".to_owned()
+        } else {
+            format!("in force on {}", names.join(", "))
+        };
+        let _ = write!(text, "\n  fleet     {stored}; {on}");
+        for m in fleet["missing"].as_array().into_iter().flatten() {
+            let part = |name: &str| m[name].as_str().unwrap_or_default().to_owned();
+            let _ = write!(text, "\n            {}: {}", part("host"), part("why"));
+        }
+    } else if let Some(host) = fleet["ordered_on"].as_str() {
+        let id = &fleet["id_there"];
+        let _ = write!(text, "\n  fleet     ordered on host {host}, as its revocation {id}");
+    }
+    text
 }
 
 fn watch(target: &Target, after: Option<u64>, json: bool) -> Outcome {
@@ -274,7 +304,7 @@ impl ListArgs {
 }
 
 /// Percent-encodes what is not plain (RFC 3986, section 2.3).
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let one = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
         b => format!("%{b:02X}"),
@@ -294,14 +324,17 @@ pub struct UnrevokeArgs {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     ask: Ask,
 }
 
 impl UnrevokeArgs {
     pub fn run(self) -> Outcome {
+        let mut code = OK;
         for id in self.ids {
             let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
-            let claim = self.ask.target.call(Method::DELETE, &path, None)?;
+            let claim = self.ask.target.call(Method::DELETE, &self.wait.path(&path), None)?;
             if self.ask.json {
                 print_json(&json!({"lifted": claim}))?;
             } else {
@@ -311,7 +344,8 @@ impl UnrevokeArgs {
                 };
                 print(&format!("lifted: revocation {id} of {token}"))?;
             }
+            code = code.max(wait::finish(&claim, self.ask.json)?);
         }
-        Ok(OK)
+        Ok(code)
     }
 }

@@ -5,7 +5,15 @@ use std::{path::PathBuf, time::SystemTime};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::{OK, Outcome, client::Ask, input::TokenSource, print, print_json, table::time, upload::Upload};
+use super::{
+    Outcome,
+    client::Ask,
+    input::TokenSource,
+    print, print_json,
+    table::time,
+    upload::Upload,
+    wait::{self, WaitArgs},
+};
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
 ///
@@ -42,6 +50,8 @@ pub struct Args {
     /// Who ordered it, beside the user id that the daemon notes anyway
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     ask: Ask,
     // Last, for its heading is every later option's too.
@@ -146,7 +156,8 @@ impl Args {
         let key = self.idempotency_key.as_deref();
         if let (Some(from), Value::Object(defaults)) = (&self.many, &body) {
             let (target, defaults) = (&self.ask.target, defaults.clone());
-            return Upload { target, defaults, exported: false, json: self.ask.json, key }.run(from);
+            let wait = &self.wait;
+            return Upload { target, wait, defaults, exported: false, json: self.ask.json, key }.run(from);
         }
         match (&self.fingerprint, self.selector.json()) {
             (Some(f), _) => body["fingerprint"] = f.as_str().into(),
@@ -156,7 +167,7 @@ impl Args {
         if self.dry_run {
             body["dry_run"] = true.into();
         }
-        let claim = self.ask.target.order("/v1/revocations", &body, key)?;
+        let claim = self.ask.target.order(&self.wait.path("/v1/revocations"), &body, key)?;
         if self.ask.json {
             print_json(&claim)?;
         } else if self.dry_run {
@@ -175,7 +186,7 @@ impl Args {
             let fingerprint = claim["fingerprint"].as_str().unwrap_or_default();
             print(&format!("revoked: {fingerprint} until {until} (revocation {})", claim["id"]))?;
         }
-        Ok(OK)
+        wait::finish(&claim, self.ask.json)
     }
 }
 

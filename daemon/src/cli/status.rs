@@ -5,7 +5,7 @@ use http::Method;
 use portcullis_common::reason::Sight;
 use serde_json::Value;
 
-use super::{OK, Outcome, client::Ask, print, print_json, table::table};
+use super::{OK, Outcome, client::Ask, fleet, print, print_json, table::table};
 
 /// Show what is attached where, the maps, the policy set in force and the kernel's counters
 ///
@@ -188,6 +188,9 @@ fn human(s: &Value) -> String {
     }
     if r["kernel_behind"] == true {
         lines.push("KERNEL       a write to the deny map failed: it is tried again".to_owned());
+    }
+    if s["fleet"].is_object() {
+        lines.push(format!("fleet        {}", fleet::line(&s["fleet"])));
     }
     vouchers(s, &mut lines);
     lines.push(format!(

@@ -14,7 +14,12 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::{FAILED, Failure, OK, Outcome, REFUSED, client::Target, print};
+use super::{
+    FAILED, Failure, Outcome, REFUSED,
+    client::Target,
+    print,
+    wait::{self, WaitArgs},
+};
 
 /// Bytes sent at once.
 const PART: usize = 64 << 10;
@@ -31,6 +36,8 @@ pub struct Upload<'a> {
     pub exported: bool,
     /// Print the daemon's lines.
     pub json: bool,
+    /// How far all of it must have come.
+    pub wait: &'a WaitArgs,
     /// Sent as `Idempotency-Key`.
     pub key: Option<&'a str>,
 }
@@ -53,7 +60,7 @@ impl Upload<'_> {
         let path = if self.json { "/v1/revocations/batch" } else { "/v1/revocations/batch?results=errors" };
         let mut end = None;
         self.target.upload(
-            path,
+            &self.wait.path(path),
             self.key,
             move || lines.part(),
             |line| {
@@ -82,10 +89,11 @@ impl Upload<'_> {
         if !self.json {
             print(&format!("revoked: {accepted}, refused: {refused}"))?;
         }
-        match end["message"].as_str() {
-            Some(why) => Err(Failure::new(FAILED, format!("not all lines were read: {why}"))),
-            None => Ok(if refused == 0 { OK } else { REFUSED }),
+        if let Some(why) = end["message"].as_str() {
+            return Err(Failure::new(FAILED, format!("not all lines were read: {why}")));
         }
+        let code = wait::finish(&end, self.json)?;
+        Ok(if refused == 0 { code } else { REFUSED })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads and checks a configuration: all faults at once, each with file, line and key.
 
+mod fleet;
 mod kernel;
 mod standards;
 
@@ -223,10 +224,9 @@ fn check(c: &Config, f: &mut Faults<'_>) {
         "policy.decision",
         "is not a rule's path such as \"portcullis/decision\"",
     );
-    for (name, ttl) in [("default_ttl", Some(c.decide.default_ttl)), ("deny_ttl", c.decide.deny_ttl)] {
-        let fits = ttl.is_none_or(|ttl| ttl <= c.decide.max_ttl);
-        f.unless(fits, &format!("decide.{name}"), "is longer than decide.max_ttl");
-    }
+    let fits = |ttl| ttl <= c.decide.max_ttl;
+    f.unless(fits(c.decide.default_ttl), "decide.default_ttl", "is longer than decide.max_ttl");
+    f.unless(c.decide.deny_ttl.is_none_or(fits), "decide.deny_ttl", "is longer than decide.max_ttl");
     for h in &c.decide.headers {
         f.unless(
             is_name(h, 100) && !h.bytes().any(|b| b.is_ascii_uppercase()),
@@ -244,6 +244,7 @@ fn check(c: &Config, f: &mut Faults<'_>) {
     standards::check_standards(c, f);
     standards::check_ssf(c, f);
     standards::check_lists(c, f);
+    fleet::check(c, f);
 }
 
 /// Tables of listeners with TLS.
@@ -564,6 +565,7 @@ fn resolve(c: &mut Config, base: &Path) {
         }
     };
     standards::resolve(c, fix);
+    fleet::resolve(c, fix);
     fix(&mut c.kernel.pin_dir);
     fix(&mut c.token.fingerprint_key);
     c.token.api_keys.file.iter_mut().for_each(fix);

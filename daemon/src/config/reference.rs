@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::{
     section::Section,
     tables::{
-        Admin, ApiKeys, Binding, Decide, DecisionLog, Host, HttpSend, Introspection, Issuer, Kernel, Log,
-        Observe, Policy, PolicyBundle, PublishedList, Revocation, Serve, ServeTls, SsfTransmitter, Standards,
-        StandardsClient, Token, TokenStatusList, Trace, Usage,
+        Admin, ApiKeys, Binding, Decide, DecisionLog, Fleet, Host, HttpSend, Introspection, Issuer, Kernel,
+        Log, Observe, Policy, PolicyBundle, PublishedList, Revocation, Serve, ServeTls, SsfTransmitter,
+        Standards, StandardsClient, Token, TokenStatusList, Trace, Usage,
     },
 };
 
@@ -31,6 +31,7 @@ pub fn reference() -> String {
     write::<PolicyBundle>(&mut page);
     write::<Decide>(&mut page);
     write::<Revocation>(&mut page);
+    write::<Fleet>(&mut page);
     write::<Host>(&mut page);
     write::<Usage>(&mut page);
     write::<DecisionLog>(&mut page);

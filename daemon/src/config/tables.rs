@@ -1,5 +1,6 @@
 //! Every table and key, with documentation and default. Order here is the order of the reference page.
 
+mod fleet;
 mod kernel;
 mod standards;
 
@@ -7,6 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use fleet::{Acknowledge, Fleet};
 pub use kernel::{
     AttachMode, EnforcementMode, GateMode, Kernel, KernelMode, MissingMode, OlderMode, OpaqueMode,
     ReactionMode, ShedAttach, ShedMode, UnknownMode,
@@ -582,4 +584,6 @@ pub struct Config {
     pub standards: Standards,
     /// `[ssf]`
     pub ssf: Ssf,
+    /// `[fleet]`
+    pub fleet: Fleet,
 }

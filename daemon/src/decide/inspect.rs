@@ -74,4 +74,19 @@ impl Decider {
         tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, source, reason = claim.reason, live, condemned, "revoked by selector");
         Ok(claim)
     }
+
+    /// Has tokens condemned that were seen lately and match a selector which another host ordered. The decision path refuses
+    /// them anyway.
+    pub async fn follow_selected(&self, claim: SelectorClaim) {
+        let matched = self.matched(&claim);
+        let live = matched.len();
+        match self.parts.plane.follow(claim.id, matched).await {
+            Ok(condemned) => {
+                tracing::info!(id = claim.id.0, selector = %claim.selector, source = claim.source, live, condemned, "revoked by selector, on another host");
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "tokens that a selector matches are refused by the decision path alone");
+            }
+        }
+    }
 }

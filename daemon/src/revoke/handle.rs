@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     AnyClaim, Claim, ClaimId, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
     StoreError,
+    foreign::{Fleet, Grave, Name, Origin},
     ledger::Condemnation,
+    remote::{Taken, Update},
     selecting::{self, Matched},
     store::StoreReader,
 };
@@ -153,6 +155,7 @@ pub(super) enum Command {
     Select(Box<SelectorOrder>, Option<Once>, Reply<SelectorClaim>),
     Follow(ClaimId, Vec<Matched>, Reply<usize>),
     Note(Vec<u8>, Option<Reply<()>>),
+    Remote(Box<Update>, Reply<Taken>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
     End(DenyFingerprint),
     Activate(String, Reply<u64>),
@@ -202,6 +205,7 @@ pub struct PlaneHandle {
     pub(super) clock: SharedClock,
     pub(super) namer: Namer,
     pub(super) head: watch::Receiver<u64>,
+    pub(super) origin: Origin,
 }
 
 impl PlaneHandle {
@@ -271,6 +275,37 @@ impl PlaneHandle {
         if !room || self.commands.try_send(note()).is_err() {
             tracing::warn!("a line of the audit log was dropped: too many orders wait, or the daemon stops");
         }
+    }
+
+    /// Takes what other hosts of a fleet told. Returns when it is on the disk and in force; selectors are then to be
+    /// followed, as those ordered here are.
+    pub async fn take_remote(&self, update: Update) -> Result<Taken, RevokeError> {
+        self.ask(|reply| Command::Remote(Box::new(update), reply)).await?
+    }
+
+    /// What the store keeps of a fleet.
+    pub fn fleet(&self) -> Fleet {
+        self.reader.fleet()
+    }
+
+    /// Up to `limit` claims of other hosts that were lifted, in order of their names, behind one.
+    pub fn graves(&self, after: Option<Name>, limit: usize) -> Vec<Grave> {
+        self.reader.graves(after, limit)
+    }
+
+    /// The id that this host's log was given when it was made: its name in a fleet.
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The entry before the oldest that [`Self::entries`] has.
+    pub fn oldest(&self) -> u64 {
+        self.reader.oldest().unwrap_or(0)
+    }
+
+    /// Ids of claims below this one are used up.
+    pub fn next_id(&self) -> u64 {
+        self.reader.next_id()
     }
 
     /// How a claim's order was carried out; `None` where there is no such claim in force.

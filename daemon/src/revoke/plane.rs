@@ -2,6 +2,7 @@
 //!
 //! It runs on a thread of its own, for it waits for the disk. Orders that arrive together share one fsync, and one
 //! call into the kernel. What takes long is done a part at a time between orders, by [`super::upkeep`].
+//! Long because the steps of a batch are read in one piece.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError,
     SelectorClaim, SelectorOrder, Store, StoreError,
+    foreign::Foreign,
     handle::{Command, Once, Reply, ReplyTo},
     ledger::{Condemnation, Ledger, Moment},
     room::Room,
@@ -53,6 +55,8 @@ pub struct Plane {
     pub(super) index: Arc<Index>,
     pub(super) settings: PlaneSettings,
     pub(super) generation: u64,
+    /// Claims of other hosts.
+    pub(super) foreign: Foreign,
     status: Arc<RwLock<PlaneStatus>>,
     head: watch::Sender<u64>,
     refused: u64,
@@ -75,10 +79,11 @@ impl Plane {
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
         let mut ledger = Ledger::new(settings.limits, Arc::clone(&index));
-        let mut selectors = Vec::new();
+        let (mut selectors, mut foreign) = (Vec::new(), Foreign::default());
         let read = store.load(|one| match one {
             Loaded::Token(head) => ledger.add(head),
             Loaded::Selector(claim) => selectors.push(*claim),
+            Loaded::Foreign(here, name) => foreign.add(name, here),
         });
         read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
         ledger.calendar().resume(store.seen(), clock.boot());
@@ -95,6 +100,7 @@ impl Plane {
             index,
             settings,
             generation: 0,
+            foreign,
             status: Arc::default(),
             head: watch::Sender::default(),
             refused: 0,
@@ -139,6 +145,7 @@ impl Plane {
             clock: Arc::clone(&self.clock),
             namer: self.settings.namer.clone(),
             head: self.head.subscribe(),
+            origin: self.store.origin(),
         };
         let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
         Ok((handle, thread))
@@ -189,6 +196,7 @@ impl Plane {
         let mut noted = Vec::new();
         let mut policy = None;
         let mut sweeps = Vec::new();
+        let mut remote = Vec::new();
         for command in batch {
             match command {
                 Command::Revoke(new, once, reply) => {
@@ -223,6 +231,7 @@ impl Plane {
                         let _ = reply.send(Err(RevokeError::Read(Arc::new(e))));
                     }
                 },
+                Command::Remote(update, reply) => remote.push((update, reply)),
                 Command::Condemn(f, c, reply) => {
                     let _ = reply.send(self.condemn(f, c));
                 }
@@ -241,6 +250,12 @@ impl Plane {
         // Behind the orders of the batch, wherever in it they came: they make room for those.
         let follows = self.following(follows, &lifted, &mut room);
         self.carry_out(Batch { orders, selects, follows, lifted, policy, noted });
+        // Other hosts' orders are entries of their own.
+        for (update, reply) in remote {
+            let taken = self.take_remote(*update);
+            self.publish();
+            let _ = reply.send(taken);
+        }
         let more = !sweeps.is_empty() && self.sweep();
         self.publish();
         for reply in sweeps {
@@ -280,6 +295,7 @@ impl Plane {
             notes: noted.iter().map(|(note, _)| note.clone()).collect(),
             ..Changes::default()
         };
+        self.bury(lifted.iter().map(|l| &l.claim), &mut changes);
         if let Some((hash, _)) = &policy {
             changes.policy = Some((hash.clone(), self.next_generation(hash)));
         }
@@ -413,6 +429,7 @@ impl Plane {
         let mut tokens = revoked.clone();
         for one in &lifted {
             self.lift(one);
+            self.foreign.remove(one.claim.id());
             tokens.extend(one.tokens.iter().map(|(_, f)| *f));
         }
         tokens.sort_unstable_by_key(|f| f.0);

@@ -4,7 +4,7 @@
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
-use super::{Claim, ClaimId, ledger::ClaimHead};
+use super::{Claim, ClaimId, SelectorClaim, foreign::Name, ledger::ClaimHead};
 use crate::clock::WallTime;
 
 /// First byte of a row of format 2.
@@ -46,6 +46,24 @@ pub fn head(id: u64, row: &[u8]) -> Option<ClaimHead> {
     let until = WallTime(word(&mut rest)?.cast_signed());
     let parent = id_of(parent(row, &mut rest)?);
     Some(ClaimHead { id: ClaimId(id), fingerprint, until, parent })
+}
+
+/// By which name the fleet knows a claim that another host ordered; `None` for others. Reads no more of it than it must.
+pub fn foreign(row: &[u8], by_selector: bool) -> Option<Name> {
+    if by_selector {
+        let named = row.windows(7).any(|w| w == b"\"fleet/");
+        return named
+            .then(|| serde_json::from_slice::<SelectorClaim>(row).ok())?
+            .and_then(|c| Name::of_source(&c.source));
+    }
+    // Rows of earlier formats are older than fleets.
+    let mut rest = row.get(FIXED..).filter(|_| row.first() == Some(&BINARY))?;
+    let mut text = &rest[..0];
+    for _ in 0..3 {
+        let len = usize::from(u16::from_le_bytes(take(&mut rest)?));
+        (text, rest) = rest.split_at_checked(len)?;
+    }
+    Name::of_source(std::str::from_utf8(text).ok()?)
 }
 
 /// The parent's id, 0 for none; rows of format 2 have none.
@@ -121,6 +139,10 @@ mod tests {
             let h = head(id, &row).unwrap();
             prop_assert_eq!(h, ClaimHead::from(&claim));
             prop_assert_eq!(decode(id, &row[..row.len() - 1 - cut.min(row.len() - 1)]), None);
+            prop_assert_eq!(foreign(&row, false), None);
+            let name = Name { origin: super::super::foreign::Origin([7; 16]), id: a };
+            let theirs = encode(&Claim { source: name.source(), ..claim.clone() });
+            prop_assert_eq!(foreign(&theirs, false), Some(name));
             let json = serde_json::to_vec(&claim).unwrap();
             prop_assert_eq!(decode(id, &json), Some(claim.clone()));
             // As format 2 had it.

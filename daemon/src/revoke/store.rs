@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod catalog;
 mod compact;
+mod error;
 mod migrate;
 mod record;
 mod seen;
@@ -21,12 +22,11 @@ use std::{
     time::Duration,
 };
 
-use thiserror::Error;
-
 pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
     backup::{BackupError, Held, Restored, backup, restore},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
+    error::StoreError,
     tuning::Tuning,
 };
 use self::{
@@ -34,79 +34,17 @@ use self::{
     compact::Compacted,
     record::{Body, Done, Record, records},
 };
-use super::{Claim, ClaimId, Once, SelectorClaim, calendar::Seen, ledger::ClaimHead, row};
+use super::{
+    Claim, ClaimId, Once, SelectorClaim,
+    calendar::Seen,
+    foreign::{Grave, Name, Origin, Position as Reached},
+    ledger::ClaimHead,
+    row,
+};
 use crate::{
     clock::WallTime,
     journal::{Chain, Disk, Entry, Identity, Journal, JournalError, PAGE, Position, verify},
 };
-
-/// Orders that may be repeated are remembered for so long, in ms.
-const REMEMBERED: i64 = 24 * 3600 * 1000;
-/// Bytes that may wait for the next entry; beyond them one is written for their sake.
-const WAITING: usize = 1 << 20;
-/// Read at once where all is read.
-const READ: u64 = 1 << 20;
-
-/// What can go wrong with the store.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// It cannot be opened or made.
-    #[error("cannot open the revocation store {path}: {message}")]
-    Open {
-        /// The directory.
-        path: PathBuf,
-        /// Why, and what to do.
-        message: String,
-    },
-    /// It was made under another fingerprint key.
-    #[error(
-        "the revocation store {path} belongs to fingerprint key {found:08x}, the configured one is {expected:08x}: restore that key file, or move the store away to start without its revocations"
-    )]
-    KeyMismatch {
-        /// The directory.
-        path: PathBuf,
-        /// Key id found.
-        found: u32,
-        /// Key id configured.
-        expected: u32,
-    },
-    /// It has another format.
-    #[error(
-        "the revocation store {path} has format {found}, which this daemon does not read: use the version that wrote it"
-    )]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Format found.
-        found: u64,
-    },
-    /// A write did not become durable: what it held is not acknowledged.
-    #[error("the revocation store {path} did not take the write: {message}")]
-    Write {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        message: String,
-    },
-    /// There is no room on the disk; the store is as it was.
-    #[error("no room on the disk for the revocation store {path} ({message}): make room and try again")]
-    NoRoom {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        message: String,
-    },
-    /// What is there cannot be read.
-    #[error(
-        "the revocation store {path} cannot be read: {message}; restore it from a copy, or move it away to start without its revocations"
-    )]
-    Damaged {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        message: String,
-    },
-}
 
 /// What came of an order that may be repeated.
 #[derive(Clone, Debug)]
@@ -116,6 +54,13 @@ pub struct Answer {
     /// The claims that came of it.
     pub ids: Vec<ClaimId>,
 }
+
+/// Orders that may be repeated are remembered for so long, in ms.
+const REMEMBERED: i64 = 24 * 3600 * 1000;
+/// Bytes that may wait for the next entry; beyond them one is written for their sake.
+const WAITING: usize = 1 << 20;
+/// Read at once where all is read.
+const READ: u64 = 1 << 20;
 
 /// What a batch changes.
 #[derive(Debug, Default)]
@@ -134,6 +79,12 @@ pub struct Changes<'a> {
     pub answered: Vec<Answer>,
     /// For the audit log (JSON).
     pub notes: Vec<Vec<u8>>,
+    /// Claims that were lifted by an order given here, for the fleet.
+    pub buried: Vec<Grave>,
+    /// Claims of other hosts that are lifted, whether they are here or still to come.
+    pub graves: Vec<Grave>,
+    /// How far other hosts' orders are known with this.
+    pub reached: Vec<(Origin, Reached)>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
     pub lazy: bool,
 }
@@ -152,6 +103,8 @@ impl Changes<'_> {
             && self.over.is_empty()
             && self.policy.is_none()
             && self.answered.is_empty()
+            && self.graves.is_empty()
+            && self.reached.is_empty()
     }
 
     fn gone(&self) -> impl Iterator<Item = u64> {
@@ -166,6 +119,8 @@ pub enum Loaded {
     Token(ClaimHead),
     /// A claim by selector.
     Selector(Box<SelectorClaim>),
+    /// The claim that came last is another host's.
+    Foreign(ClaimId, Name),
 }
 
 /// The open store. It has one owner.
@@ -230,10 +185,13 @@ impl Catalog {
                     self.answered.insert(key, Answered { request, claims, time: entry.time, until });
                 }
                 Record::Next(id) => told.next = told.next.max(id),
-                Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
+                Record::Graves(graves) => self.fleet.bury(Grave::each(graves)),
+                Record::Reached(origin, to) => drop(self.fleet.reached.insert(origin, to)),
+                Record::Buried(_) | Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
             }
         }
         self.passed(entry.chain.seq, p.segment, p.at, p.before);
+        self.next = self.next.max(told.next);
         let end = p.at + entry.size() as u64;
         if self.pieces.last().is_none_or(|last| last.first != p.segment) {
             let file = Arc::clone(&p.file);
@@ -285,7 +243,9 @@ impl Store {
             replay.next = head.trailer.next;
             replay.policy.clone_from(&head.trailer.policy);
             replay.catalog.answered = std::mem::take(&mut head.answered);
+            replay.catalog.fleet = std::mem::take(&mut head.fleet);
             replay.catalog.head = head.chain.seq;
+            replay.catalog.next = head.trailer.next;
             replay.catalog.pieces.push(piece.clone());
         } else {
             aws_lc_rs::rand::fill(&mut log).map_err(|_| StoreError::Open {
@@ -360,6 +320,9 @@ impl Store {
                         Some(one) => take(one),
                         None => bad = Some(id),
                     }
+                    if let Some(name) = row::foreign(row, by_selector) {
+                        take(Loaded::Foreign(ClaimId(id), name));
+                    }
                 }
                 bad.is_none()
             })
@@ -371,6 +334,16 @@ impl Store {
     /// A reader for other threads.
     pub fn reader(&self) -> StoreReader {
         StoreReader { shared: Arc::downgrade(&self.shared), path: self.path.clone() }
+    }
+
+    /// The id that its log was given when it was made.
+    pub fn origin(&self) -> Origin {
+        Origin(self.journal.identity().log)
+    }
+
+    /// Whether a claim of another host was lifted.
+    pub fn is_buried(&self, name: Name) -> bool {
+        self.shared.read().fleet.graves.contains_key(&name)
     }
 
     /// The last active policy set: its hash and generation.
@@ -430,6 +403,7 @@ impl Store {
         for note in &changes.notes {
             body.note(note);
         }
+        body.fleet(&changes.buried, &changes.graves, &changes.reached);
         self.append(&body.0, now)
     }
 
@@ -559,6 +533,7 @@ impl Store {
         let mut catalog = self.shared.write();
         let old = now.0 - REMEMBERED;
         catalog.answered.retain(|_, a| a.time >= old || a.until > now.0);
+        catalog.fleet.forget(now);
     }
 
     /// Removes files of the log that are kept for the audit alone, and have been for long enough.

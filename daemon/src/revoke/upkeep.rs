@@ -194,6 +194,7 @@ impl Plane {
                 // Some were lifted before their time.
                 Some(f) => {
                     if self.ledger.lift(id, f) {
+                        self.foreign.remove(id);
                         over.push(id);
                         tokens.push(f);
                     }
@@ -223,6 +224,7 @@ impl Plane {
             }
         };
         over.push(id);
+        self.foreign.remove(id);
         self.index.selectors.remove(self.settings.namer.of(&claim.selector), id);
         let children: Vec<_> = self.ledger.children(id).collect();
         self.ledger.forget_children(id);

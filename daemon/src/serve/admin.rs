@@ -3,6 +3,7 @@
 //! Who may open the socket may revoke: the file's mode is the permission. The peer's user id is the actor.
 
 mod batch;
+mod fleet;
 mod keys;
 mod lease;
 mod order;
@@ -44,7 +45,7 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{PlaneHandle, RevokeError, StoreError},
+    revoke::{PlaneHandle, RevokeError, StoreError, feed::Feed},
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
     usage::Book,
@@ -110,6 +111,8 @@ pub struct AdminState {
     pub host: Arc<str>,
     /// Whether tokens that were never seen are shown to the daemon, so that a selector refuses them.
     pub sees_unseen: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Other hosts, where there are any.
+    pub fleet: Option<Arc<Feed>>,
 }
 
 /// Said of selectors where they reach nothing but what was seen.
@@ -254,6 +257,7 @@ fn routes(state: AdminState) -> Router {
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/disable", post(keys::disable))
         .route("/v1/usage", get(usage::list))
+        .route("/v1/fleet", get(fleet::show))
         .route("/v1/ssf", get(ssf::list))
         .route("/v1/ssf/{name}/{order}", post(ssf::order))
         .route("/v1/policy/shadow", get(policy::shadow))

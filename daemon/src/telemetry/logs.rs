@@ -6,7 +6,9 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
 /// Starts logging; `json` as asked for, or by what standard error is. Errors name the filter.
 pub fn init(level: &str, json: Option<bool>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|e| {
+    // What the fleet's client says of itself is said here in other words; asked for by name, it comes too.
+    let quiet = if level.contains("async_nats") { "" } else { ",async_nats=warn" };
+    let filter = EnvFilter::try_new(format!("{level}{quiet}")).map_err(|e| {
         format!("`log.level` \"{level}\" is not a filter such as \"info\" or \"portcullis=debug,warn\": {e}")
     })?;
     let terminal = stderr().is_terminal();

@@ -1,8 +1,9 @@
 //! Every metric, declared in one place and documented in `docs/metrics.md`.
 
+mod fleet;
 mod standards;
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use super::rules::{Counted, Rules};
 use portcullis_common::reason::{Outcome, Reason, Sight};
@@ -11,6 +12,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
+pub use fleet::Fleet;
 pub use standards::StandardsMetrics;
 
 /// How the kernel side stands, as gauges show it.
@@ -138,6 +140,8 @@ pub struct Metrics {
     usage_observed: IntGauge,
     log_lines: IntCounter,
     log_dropped: IntCounterVec,
+    /// Those of the fleet, where there is one.
+    fleet: OnceLock<fleet::FleetMetrics>,
     /// Those of the standards' endpoints and feeds.
     pub standards: StandardsMetrics,
 }
@@ -261,6 +265,7 @@ impl Metrics {
             issuer_refreshes: make.counters("portcullis_issuer_refreshes_total", "Attempts to read an issuer's keys.", &["issuer", "result"])?,
             ready: make.gauge("portcullis_ready", "1 when decisions are made and revocations taken.")?,
             overloaded: make.gauge("portcullis_overloaded", "1 while what is not in the verdict cache is refused for want of time.")?,
+            fleet: OnceLock::new(),
             standards: StandardsMetrics::new(&make)?,
             registry,
         })
@@ -497,6 +502,21 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Shows how the fleet stands; its metrics are there from the first time on.
+    pub fn fleet(&self, f: &Fleet<'_>) {
+        if self.fleet.get().is_none()
+            && let Ok(made) = fleet::FleetMetrics::new(&Maker(&self.registry))
+        {
+            // Another thread's are as good.
+            let _ = self.fleet.set(made);
+        }
+        if let Some(metrics) = self.fleet.get() {
+            metrics.set(f);
+        }
+    }
+}
+
 /// Brings a counter to a total that may have started again from nothing.
 fn follow(counter: &IntCounter, total: u64) {
     let seen = counter.get();
@@ -526,6 +546,7 @@ mod tests {
         m.shadow("same");
         m.policy_request("answered");
         m.standards.touch();
+        m.fleet(&Fleet { lag: vec![("a", 1)], refused: vec![("version", 1)], ..Fleet::default() });
         m.counted(None, Reason::Allowed, None).note();
         m.candidate("none", false);
         m.deny_map(0, (0, 0), (0, 0));

@@ -24,7 +24,7 @@ use portcullis_tests::{
         admin::Admin,
         bulk,
         daemon::{Daemon, Setting, quoted},
-        deaths, disk, percentile,
+        deaths, disk, fleet, percentile,
     },
     figures::Figures,
 };
@@ -49,6 +49,11 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     let (orders, syncs) = if args.quick { (200, 100) } else { (2000, 500) };
     let parent = args.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     let dir = tempfile::Builder::new().prefix("portcullis-bench-").tempdir_in(&parent)?;
+    // It makes namespaces of its own, which are to be seen from all of this process.
+    fleet::measure(figures, &dir.path().join("fleet"), args.quick)?;
+    if args.only.as_deref() == Some("fleet") {
+        return Ok(());
+    }
     let _pins = isolate(dir.path())?;
     let daemon = start(dir.path())?;
     let disk = format!("{}, {}", parent.display(), disk::file_system(&parent));

@@ -228,6 +228,33 @@ fn with_a_failed_store(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(seen)
 }
 
+/// The rows of a host that has not heard of its fleet.
+fn without_the_fleet(rules: &str) -> Result<BTreeMap<String, Vec<String>>> {
+    let w = World::with(|config, dir| {
+        fs::create_dir(dir.path("own"))?;
+        dir.write("own/p.rego", rules)?;
+        config.policies = dir.path("own");
+        config.policy = format!("decision = \"{DECISION}\"");
+        config.serve =
+            String::from("[fleet]\nservers = [\"nats://127.0.0.1:4222\"]\nmax_staleness = \"3s\"\n");
+        Ok(())
+    })?;
+    let ask = |token: &str| -> Result<Vec<String>> {
+        let answers = w.net.server.enter(|| six::ask_from(DOORS.parse()?, DECISION, "/fine", token))?;
+        Ok(answers.to_vec())
+    };
+    let (good, revoked) = (w.mint.hs256()?, w.mint.hs256()?);
+    w.daemon.revoke(&revoked)?;
+    let status = w.daemon.status()?;
+    assert_eq!((&status["fleet"]["stale"], &status["ready"]), (&true.into(), &false.into()), "{status}");
+    let ready = http(&w.net.server, OBSERVE.parse()?, "GET /ready HTTP/1.1", b"")?;
+    assert_eq!(ready.status, 503);
+    Ok(BTreeMap::from([
+        ("the fleet is out of reach for longer than max_staleness".to_owned(), ask(&good)?),
+        ("the fleet is out of reach, the token is revoked".to_owned(), ask(&revoked)?),
+    ]))
+}
+
 /// The rows that a daemon is brought into from outside.
 fn from_outside() -> Result<BTreeMap<String, Vec<String>>> {
     let mut seen = BTreeMap::new();
@@ -270,6 +297,7 @@ fn from_outside() -> Result<BTreeMap<String, Vec<String>>> {
     seen.insert("the policies' part of it is full, and a policy condemns".to_owned(), over);
     drop(w);
     seen.extend(with_a_failed_store(rules)?);
+    seen.extend(without_the_fleet(rules)?);
     Ok(seen)
 }
 

@@ -56,6 +56,12 @@ const TOOLS: &[Tool] = &[
         what_for: "a wall clock that jumps, for one process",
         needed_by: &[Test],
     },
+    Tool {
+        program: "nats-server",
+        package: "nats-server",
+        what_for: "the fleet's server, as Debian has it",
+        needed_by: &[Test],
+    },
     Tool { program: "wrk", package: "wrk", what_for: "load on the front doors", needed_by: &[Bench] },
 ];
 
@@ -78,7 +84,9 @@ pub fn ensure(purposes: &[Purpose], say: &Say) -> Result<()> {
     let why: Vec<String> =
         missing.iter().map(|tool| format!("`{}`: {}", tool.program, tool.what_for)).collect();
     apt::install(&packages, &why.join("; "), say)?;
-    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy"), ("caddy", "caddy")] {
+    for (package, service) in
+        [("nginx-light", "nginx"), ("haproxy", "haproxy"), ("caddy", "caddy"), ("nats-server", "nats-server")]
+    {
         if packages.contains(&package) {
             println!(
                 "note: Debian starts {service} when it is installed; the tests do not need that one running:"
@@ -111,10 +119,20 @@ mod tests {
         assert_eq!(programs(&[Demo], &["curl"]), ["ip", "nsenter"]);
         assert_eq!(
             programs(&[Test, Bench], &["ip", "nsenter", "curl"]),
-            ["nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "faketime", "wrk"]
+            ["nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "faketime", "nats-server", "wrk"]
         );
         let all = [
-            "ip", "nsenter", "curl", "nginx", "haproxy", "caddy", "node", "nghttpd", "h2load", "faketime",
+            "ip",
+            "nsenter",
+            "curl",
+            "nginx",
+            "haproxy",
+            "caddy",
+            "node",
+            "nghttpd",
+            "h2load",
+            "faketime",
+            "nats-server",
             "wrk",
         ];
         assert_eq!(programs(&[Demo, Test, Bench], &all), [""; 0]);

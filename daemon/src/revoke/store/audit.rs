@@ -177,7 +177,12 @@ fn each(entry: &Entry<'_>, take: &mut impl FnMut(AuditEntry)) -> Option<()> {
                 merged("policy", json!({"generation": generation, "hash": hash}))
             }
             Record::Note(json) => merged("", serde_json::from_slice(json).unwrap_or_default()),
-            Record::Done(_) | Record::Answered(..) | Record::Next(_) => continue,
+            Record::Done(_)
+            | Record::Answered(..)
+            | Record::Next(_)
+            | Record::Buried(_)
+            | Record::Graves(_)
+            | Record::Reached(..) => continue,
             Record::Kept { .. } | Record::Trailer(_) => return None,
         };
         take(AuditEntry { entry: entry.chain.seq, time: entry.time, hash: entry.chain.hash, what });

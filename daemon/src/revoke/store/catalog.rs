@@ -2,12 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
 use super::{
-    super::{AnyClaim, Claim, ClaimId, SelectorClaim, row},
+    super::{
+        AnyClaim, Claim, ClaimId, SelectorClaim,
+        foreign::{Fleet, Grave, Name, REMEMBERED},
+        row,
+    },
     StoreError,
     record::{Done, Record, records},
 };
@@ -77,6 +82,10 @@ pub struct Catalog {
     pub swaps: u64,
     /// The log's last entry.
     pub head: u64,
+    /// What is kept of a fleet.
+    pub fleet: Fleet,
+    /// Ids below this one are used up.
+    pub next: u64,
     /// The last entries: each one's number, the first of its file, its offset, and the chain before it.
     recent: VecDeque<(u64, u64, u64, Chain)>,
 }
@@ -112,6 +121,8 @@ pub enum Change {
     },
     /// The time of claims is over.
     Expired(Vec<ClaimId>),
+    /// The lifting was ordered here: the same claims by their names in the fleet.
+    Buried(Vec<Grave>),
 }
 
 /// An entry of the log.
@@ -255,13 +266,41 @@ impl StoreReader {
         self.shared.upgrade()?.read().answered.get(key).cloned()
     }
 
+    /// The entry before the oldest that [`Self::entries`] has.
+    pub fn oldest(&self) -> Option<u64> {
+        let shared = self.shared.upgrade()?;
+        let catalog = shared.read();
+        catalog.pieces.iter().find(|p| p.first != 0).map(|p| p.first - 1).or(Some(catalog.head))
+    }
+
+    /// Ids below this one are used up.
+    pub fn next_id(&self) -> u64 {
+        self.shared.upgrade().map_or(0, |s| s.read().next)
+    }
+
+    /// Up to `limit` claims of other hosts that were lifted, in order of their names, behind one.
+    pub fn graves(&self, after: Option<Name>, limit: usize) -> Vec<Grave> {
+        let Some(shared) = self.shared.upgrade() else { return Vec::new() };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let catalog = shared.read();
+        let some = catalog.fleet.graves.range((from, Bound::Unbounded)).take(limit);
+        some.map(|(name, until)| Grave { name: *name, until: WallTime(until.0.saturating_sub(REMEMBERED)) })
+            .collect()
+    }
+
+    /// What is kept of a fleet.
+    pub fn fleet(&self) -> Fleet {
+        self.shared.upgrade().map(|s| s.read().fleet.clone()).unwrap_or_default()
+    }
+
     /// Up to `limit` entries of the log after one, in order; `None` where some of them are not kept any more.
     pub fn entries(&self, after: u64, limit: usize) -> Result<Option<Vec<LogEntry>>, StoreError> {
         let shared = self.shared.upgrade().ok_or_else(|| damaged(&self.path, "the daemon is stopping"))?;
         let pieces: Vec<_> = {
             let catalog = shared.read();
             let mut log = catalog.pieces.iter().filter(|p| p.first != 0).peekable();
-            let gap = log.peek().is_some_and(|p| p.first > after.saturating_add(1));
+            // Right after a snapshot the log may have no entry at all.
+            let gap = log.peek().map_or(after < catalog.head, |p| p.first > after.saturating_add(1));
             // Of another log, or of this one before it was restored.
             if gap || after > catalog.head {
                 return Ok(None);
@@ -416,6 +455,7 @@ fn changes(entry: &Entry<'_>) -> Option<Vec<Change>> {
                 by: serde_json::from_slice(by).unwrap_or_default(),
             },
             Record::Over(ids) => Change::Expired(ids.iter().map(ClaimId).collect()),
+            Record::Buried(graves) => Change::Buried(Grave::each(graves).collect()),
             _ => continue,
         });
     }

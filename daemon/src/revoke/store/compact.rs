@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    super::foreign::Fleet,
     Store,
     catalog::{Answered, Piece},
     record::{Done, Record, records},
@@ -34,6 +35,8 @@ pub struct Work {
     policy: Option<(String, u64)>,
     /// Orders that may be repeated, those of later entries among them: they are told once more.
     answered: HashMap<[u8; 16], Answered>,
+    /// Likewise.
+    fleet: Fleet,
     /// What became of the last entry: the file after it says.
     last: Option<Done>,
     now: WallTime,
@@ -64,6 +67,7 @@ impl Work {
             next: store.next,
             policy: store.policy.clone(),
             answered: store.shared.read().answered.clone(),
+            fleet: store.shared.read().fleet.clone(),
             last: files.last().and_then(|f| store.shared.read().done.get(&f.chain.seq).copied()),
             files,
             now,
@@ -106,7 +110,7 @@ impl Work {
             let d = done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() });
             if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
         })?;
-        let (head, piece) = writer.finish(self.next, self.policy, &self.answered)?;
+        let (head, piece) = writer.finish(self.next, self.policy, &self.answered, &self.fleet)?;
         Ok(Compacted { head, piece, gone })
     }
 

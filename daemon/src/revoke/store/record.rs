@@ -1,6 +1,9 @@
 //! What stands in an entry of the log: records of a kind, a length and their bytes.
 
-use super::super::row::{take, word};
+use super::super::{
+    foreign::{Grave, Origin, Position},
+    row::{take, word},
+};
 use crate::journal::Chain;
 
 /// A record, as it is read.
@@ -38,6 +41,12 @@ pub enum Record<'a> {
     },
     /// The last of a snapshot (JSON).
     Trailer(&'a [u8]),
+    /// Claims that an order given here lifted, by their names in the fleet.
+    Buried(&'a [u8]),
+    /// Claims of other hosts that were lifted.
+    Graves(&'a [u8]),
+    /// How far another host's orders are known.
+    Reached(Origin, Position),
 }
 
 /// What became of an entry.
@@ -88,6 +97,9 @@ const KEPT: u8 = 10;
 const KEPT_SELECTOR: u8 = 11;
 const TRAILER: u8 = 12;
 const ANSWERED_UNTIL: u8 = 20;
+const BURIED: u8 = 13;
+const GRAVES: u8 = 14;
+const REACHED: u8 = 15;
 
 /// Builds the body of an entry.
 #[derive(Debug, Default)]
@@ -154,6 +166,22 @@ impl Body {
     pub fn trailer(&mut self, json: &[u8]) {
         self.put(TRAILER, &[json]);
     }
+
+    /// What concerns a fleet; nothing where there is nothing.
+    pub fn fleet(&mut self, buried: &[Grave], graves: &[Grave], reached: &[(Origin, Position)]) {
+        for (kind, all) in [(BURIED, buried), (GRAVES, graves)] {
+            let mut bytes = Vec::new();
+            for grave in all {
+                grave.write(&mut bytes);
+            }
+            if !bytes.is_empty() {
+                self.put(kind, &[&bytes]);
+            }
+        }
+        for (origin, to) in reached {
+            self.put(REACHED, &[&origin.0, &to.entry.to_le_bytes(), &to.left.to_le_bytes()]);
+        }
+    }
 }
 
 fn pack(ids: impl Iterator<Item = u64>) -> Vec<u8> {
@@ -212,6 +240,13 @@ fn read(kind: u8, mut b: &[u8]) -> Option<Record<'_>> {
             Record::Kept { id, done: done(&mut b)?, row: b, by_selector: kind == KEPT_SELECTOR }
         }
         TRAILER => Record::Trailer(b),
+        BURIED => Record::Buried(Some(b).filter(|b| Grave::fits(b))?),
+        GRAVES => Record::Graves(Some(b).filter(|b| Grave::fits(b))?),
+        REACHED => {
+            let origin = Origin(take(&mut b)?);
+            let to = Position { entry: word(&mut b)?, left: u32::from_le_bytes(take(&mut b)?) };
+            Record::Reached(origin, to)
+        }
         _ => return None,
     })
 }
@@ -251,12 +286,19 @@ mod tests {
         b.kept(10, b"row", true, d);
         b.trailer(b"end");
         b.answered([1; 16], [2; 16], -3, [7].into_iter());
+        let origin = Origin([3; 16]);
+        let grave = Grave {
+            name: super::super::super::foreign::Name { origin, id: 1 },
+            until: crate::clock::WallTime(2),
+        };
+        let to = Position { entry: 4, left: 1 };
+        b.fleet(&[grave], &[grave, grave], &[(origin, to)]);
         let ids = |r: Record<'_>| match r {
             Record::Lift(i, _) | Record::Over(i) | Record::Answered(_, _, _, i) => i.iter().collect(),
             _ => Vec::new(),
         };
         let all: Vec<_> = records(&b.0).collect::<Result<_, _>>().unwrap();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 15);
         assert_eq!((all[0], all[1]), (Record::Add(1, b"row"), Record::Select(2, b"{}")));
         assert!(matches!(all[2], Record::Lift(_, b"who")));
         assert_eq!((ids(all[2]), ids(all[3]), ids(all[6])), (vec![3, 4], vec![5], vec![7, 8]));
@@ -266,9 +308,12 @@ mod tests {
         assert_eq!((all[7], all[8]), (Record::Note(b"note"), Record::Next(9)));
         assert_eq!(all[9], Record::Kept { id: 10, row: b"row", by_selector: true, done: d });
         assert_eq!(all[10], Record::Trailer(b"end"));
+        assert!(matches!(all[12], Record::Buried(g) if Grave::each(g).eq([grave])));
+        assert!(matches!(all[13], Record::Graves(g) if Grave::each(g).count() == 2));
+        assert_eq!(all[14], Record::Reached(origin, to));
         for cut in 0..b.0.len() {
             let part: Result<Vec<_>, _> = records(&b.0[..cut]).collect();
-            assert!(part.is_err() || part.unwrap().len() < 12, "{cut}");
+            assert!(part.is_err() || part.unwrap().len() < 15, "{cut}");
         }
         assert!(records(&[99, 0, 0, 0, 0]).any(|r| r.is_err()), "a kind that is not known");
     }

@@ -8,7 +8,10 @@ use std::{collections::HashMap, io, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::ClaimId,
+    super::{
+        ClaimId,
+        foreign::{Fleet, Grave},
+    },
     catalog::{Answered, Piece, Place},
     record::{Body, Done, Record, records, snapshot_chain},
 };
@@ -32,6 +35,8 @@ pub struct Head {
     pub trailer: Trailer,
     /// Orders that may be repeated.
     pub answered: HashMap<[u8; 16], Answered>,
+    /// What is kept of a fleet.
+    pub fleet: Fleet,
     /// Its length in bytes.
     pub bytes: u64,
 }
@@ -98,12 +103,20 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     .map_err(|e| bad(&e.to_string()))?;
     let trailer = trailer.ok_or_else(|| bad("it has no trailer"))?;
     let (from, seq, hash) = trailer.answers;
-    let mut answered = HashMap::new();
+    let (mut answered, mut fleet) = (HashMap::new(), Fleet::default());
     verify(&*file, from, end, Chain { seq, hash }, FULL as u64, |entry, _| {
         for record in records(entry.body) {
-            if let Ok(Record::Answered(key, request, until, ids)) = record {
-                let claims = ids.iter().map(ClaimId).collect();
-                answered.insert(key, Answered { request, claims, time: entry.time, until });
+            match record {
+                Ok(Record::Answered(key, request, until, ids)) => {
+                    let claims = ids.iter().map(ClaimId).collect();
+                    answered.insert(key, Answered { request, claims, time: entry.time, until });
+                }
+                Ok(Record::Graves(graves)) => fleet.graves.extend(
+                    // As they are remembered, not as they were lifted.
+                    Grave::each(graves).map(|g| (g.name, g.until)),
+                ),
+                Ok(Record::Reached(origin, to)) => drop(fleet.reached.insert(origin, to)),
+                _ => {}
             }
         }
         true
@@ -116,7 +129,7 @@ pub fn open(disk: &dyn Disk, name: &str) -> io::Result<(Head, Piece)> {
     };
     let places = trailer.places.iter().map(place).collect();
     Ok((
-        Head { identity, chain, trailer, answered, bytes },
+        Head { identity, chain, trailer, answered, fleet, bytes },
         Piece { file, first: 0, before: snapshot_chain(chain), places, end },
     ))
 }
@@ -180,6 +193,7 @@ impl<'a> Writer<'a> {
         next: u64,
         policy: Option<(String, u64)>,
         answered: &HashMap<[u8; 16], Answered>,
+        fleet: &Fleet,
     ) -> io::Result<(Head, Piece)> {
         if !self.body.0.is_empty() {
             self.entry()?;
@@ -196,6 +210,14 @@ impl<'a> Writer<'a> {
             if self.body.0.len() >= FULL {
                 self.entry()?;
             }
+        }
+        let reached: Vec<_> = fleet.reached.iter().map(|(origin, to)| (*origin, *to)).collect();
+        self.body.fleet(&[], &[], &reached);
+        let graves: Vec<_> =
+            fleet.graves.iter().map(|(name, until)| Grave { name: *name, until: *until }).collect();
+        for some in graves.chunks(FULL / 32) {
+            self.body.fleet(&[], some, &[]);
+            self.entry()?;
         }
         if !self.body.0.is_empty() {
             self.entry()?;

@@ -59,11 +59,10 @@ fn open(disk: &SimDisk, tuning: Tuning) -> Result<Store, StoreError> {
 pub(super) fn ids(store: &Store) -> Vec<u64> {
     let mut ids = Vec::new();
     store
-        .load(|one| {
-            ids.push(match one {
-                Loaded::Token(head) => head.id.0,
-                Loaded::Selector(c) => c.id.0,
-            });
+        .load(|one| match one {
+            Loaded::Token(head) => ids.push(head.id.0),
+            Loaded::Selector(c) => ids.push(c.id.0),
+            Loaded::Foreign(..) => {}
         })
         .unwrap();
     let listed = store.reader().list(ClaimId(0), usize::MAX, WallTime(0), |_| true).unwrap();

@@ -15,10 +15,11 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     AdminState, ApiError, Caller, bad,
+    fleet::{Wait, Waiting},
     order::{IdempotencyKey, Ordered, RevokeRequest},
     parse,
 };
-use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder};
+use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder, feed::Level};
 
 /// Lines that are revoked together.
 const CHUNK: usize = 4096;
@@ -38,6 +39,9 @@ pub(super) struct Options {
     /// `all` or `errors`.
     #[serde(default)]
     results: Results,
+    wait: Option<Level>,
+    hosts: Option<String>,
+    timeout: Option<String>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -56,10 +60,12 @@ pub(super) async fn revoke(
     body: Body,
 ) -> Result<Response, ApiError> {
     let key = IdempotencyKey::read(&headers, &by)?;
+    let all = options.results == Results::All;
+    let waiting = Wait::new(options.wait, options.hosts, options.timeout).read(&s)?;
     let (told, lines) = mpsc::channel(8);
     // Two parts wait at most: one is read while another is on its way to the disk.
     let (read, parts) = mpsc::channel(2);
-    let run = Run { s, by, told, all: options.results == Results::All, accepted: 0, refused: 0 };
+    let run = Run { s, by, told, all, waiting, accepted: 0, refused: 0 };
     let (state, caller) = (run.s.clone(), run.by.clone());
     tokio::spawn(async move { Reader { s: state, by: caller, key, parts: read }.run(body).await });
     tokio::spawn(run.run(parts));
@@ -176,6 +182,7 @@ struct Run {
     by: Caller,
     told: mpsc::Sender<Result<String, std::io::Error>>,
     all: bool,
+    waiting: Option<Waiting>,
     accepted: u64,
     refused: u64,
 }
@@ -198,6 +205,9 @@ impl Run {
             let note =
                 json!({"action": "refused", "of": "revoke", "actor": actor, "count": refused, "why": broken});
             self.s.plane.note_later(&note);
+        }
+        if let Some(waiting) = &self.waiting {
+            end["fleet"] = waiting.wait(&self.s).await.0;
         }
         let _ = self.told.send(Ok(format!("{end}\n"))).await;
     }

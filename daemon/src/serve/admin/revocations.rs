@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 
 use super::{
     AdminState, ApiError, Caller, UNSEEN, bad,
+    fleet::{self, Wait},
     order::{IdempotencyKey, Ordered, RevokeRequest, check_reason},
     parse,
 };
 use crate::{
     clock::WallTime,
-    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder},
+    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder, feed::Level},
 };
 
 /// Longest page of a listing.
@@ -28,18 +29,26 @@ pub(super) const MAX_PAGE: usize = 10_000;
 pub(super) async fn revoke(
     State(s): State<AdminState>,
     by: Caller,
+    Query(wait): Query<Wait>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let result = one(&s, &by, &headers, &body).await;
+    let result = one(&s, &by, &wait, &headers, &body).await;
     if let Err(e) = &result {
         s.plane.note_later(&json!({"action": "refused", "of": "revoke", "actor": by.0, "code": e.1}));
     }
     result
 }
 
-async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> Result<Response, ApiError> {
+async fn one(
+    s: &AdminState,
+    by: &Caller,
+    wait: &Wait,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response, ApiError> {
     let start = Instant::now();
+    let waiting = wait.read(s)?;
     let once = IdempotencyKey::read(headers, by)?.map(|key| key.once(0, body));
     let r: RevokeRequest = parse(body)?;
     let dry_run = r.dry_run;
@@ -59,7 +68,7 @@ async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> 
         Ordered::Selector(order) => {
             let told = by_selector(s, *order, once).await?;
             s.metrics.revocation("admin", start.elapsed());
-            Ok((StatusCode::CREATED, Json(told)).into_response())
+            Ok(fleet::answer(s, waiting, StatusCode::CREATED, told).await)
         }
         Ordered::Token(order) if dry_run => {
             let connections = s.plane.count_connections([order.fingerprint].into()).await;
@@ -72,7 +81,8 @@ async fn one(s: &AdminState, by: &Caller, headers: &HeaderMap, body: &Bytes) -> 
             let claim = s.plane.revoke_once(order, once).await?;
             s.metrics.revocation("admin", start.elapsed());
             tracing::info!(id = claim.id.0, fingerprint = %claim.fingerprint, actor = claim.actor, reason = claim.reason, "revoked");
-            Ok((StatusCode::CREATED, Json(claim)).into_response())
+            let told = serde_json::to_value(claim).unwrap_or_default();
+            Ok(fleet::answer(s, waiting, StatusCode::CREATED, told).await)
         }
     }
 }
@@ -121,8 +131,12 @@ pub(super) async fn receipt(
     let receipt = s.plane.receipt(ClaimId(id)).await?.ok_or_else(|| unknown(id))?;
     let mut told = serde_json::to_value(&receipt).unwrap_or_default();
     told["host"] = (&*s.host).into();
-    if matches!(s.plane.get(ClaimId(id)).await?, Some(AnyClaim::Selector(_))) {
+    let claim = s.plane.get(ClaimId(id)).await?;
+    if matches!(claim, Some(AnyClaim::Selector(_))) {
         warn(&s, &mut told);
+    }
+    if let Some(others) = claim.and_then(|claim| fleet::receipt(&s, &claim, receipt.entry)) {
+        told["fleet"] = others;
     }
     Ok(Json(told))
 }
@@ -133,6 +147,9 @@ pub(super) struct By {
     #[serde(default)]
     reason: String,
     actor: Option<String>,
+    wait: Option<Level>,
+    hosts: Option<String>,
+    timeout: Option<String>,
 }
 
 pub(super) async fn lift(
@@ -141,6 +158,7 @@ pub(super) async fn lift(
     UrlPath(id): UrlPath<u64>,
     Query(r): Query<By>,
 ) -> Result<Response, ApiError> {
+    let waiting = Wait::new(r.wait, r.hosts, r.timeout).read(&s)?;
     let reason = check_reason(r.reason)?;
     let actor = by.named(r.actor.as_deref())?;
     let lifted = s.plane.lift(ClaimId(id), &json!({"actor": actor, "reason": reason})).await;
@@ -154,7 +172,8 @@ pub(super) async fn lift(
         AnyClaim::Token(c) => tracing::info!(id, fingerprint = %c.fingerprint, actor, "revocation lifted"),
         AnyClaim::Selector(c) => tracing::info!(id, selector = %c.selector, actor, "revocation lifted"),
     }
-    Ok(Json(claim).into_response())
+    let told = serde_json::to_value(claim).unwrap_or_default();
+    Ok(fleet::answer(&s, waiting, StatusCode::OK, told).await)
 }
 
 /// A page, and what is to be in it.

@@ -82,6 +82,8 @@ fn told(entry: &LogEntry) -> String {
             Change::Revoked(claim) => ("revoked", serde_json::to_value(claim).unwrap_or_default()),
             Change::Lifted { ids, by } => ("lifted", json!({"ids": ids, "by": by})),
             Change::Expired(ids) => ("expired", json!({"ids": ids})),
+            // The same as the lifting beside it.
+            Change::Buried(_) => return String::new(),
         };
         format!("id: {}\nevent: {kind}\ndata: {data}\n\n", entry.entry)
     };

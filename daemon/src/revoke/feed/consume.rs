@@ -1,0 +1,126 @@
+//! Takes what the stream has of other hosts, and acknowledges what is in force.
+
+use std::{future::poll_fn, pin::Pin, sync::atomic::Ordering, task::Poll, time::Duration};
+
+use async_nats::jetstream::{
+    AckKind, Message,
+    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+};
+use futures_core::Stream as _;
+use tokio_stream::StreamExt as _;
+
+use super::{
+    Feed,
+    apply::What,
+    connect::{Ended, because},
+    message,
+    orders::Orders,
+    session::Session,
+};
+
+/// Messages taken at once.
+const BATCH: usize = 512;
+/// Bytes of them.
+const BYTES: usize = 8 << 20;
+/// How long a request for messages stands.
+const EXPIRES: Duration = Duration::from_secs(10);
+/// How often the server says that it is there while it has none.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// After so long a message that was not acknowledged is sent again.
+const ACK_WAIT: Duration = Duration::from_secs(10);
+/// A consumer that nobody uses for so long is removed: a host that is back after it takes all from the beginning.
+const UNUSED: Duration = Duration::from_hours(30 * 24);
+
+impl Feed {
+    /// The name of this host's consumer.
+    pub(super) fn consumer(&self) -> String {
+        format!("portcullis-{}", self.own)
+    }
+
+    pub(super) async fn consume(&self, session: &Session) -> Result<(), Ended> {
+        let consumer = self.make_consumer(session).await?;
+        session.consuming.store(true, Ordering::Relaxed);
+        let messages = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
+        let mut messages =
+            messages.messages().await.map_err(|e| because("the stream gives no messages", &e))?;
+        loop {
+            let first = messages.next().await.ok_or("the stream gives no more messages")?;
+            let mut batch = vec![first.map_err(|e| because("the stream gives no messages", &e))?];
+            let mut bytes = batch[0].payload.len();
+            while batch.len() < BATCH && bytes < BYTES {
+                // What is there already comes along; nothing is waited for.
+                let more = poll_fn(|cx| match Pin::new(&mut messages).poll_next(cx) {
+                    Poll::Ready(more) => Poll::Ready(more),
+                    Poll::Pending => Poll::Ready(None),
+                });
+                let Some(more) = more.await else { break };
+                let more = more.map_err(|e| because("the stream gives no messages", &e))?;
+                bytes += more.payload.len();
+                batch.push(more);
+            }
+            self.take(session, batch).await?;
+        }
+    }
+
+    /// This host's own, which goes on behind what was acknowledged. It is made anew for each connection: what was on its
+    /// way to an earlier one is sent at once, and not after its time.
+    async fn make_consumer(&self, session: &Session) -> Result<Consumer<pull::Config>, Ended> {
+        let (stream, name) = (&session.conn.stream, self.consumer());
+        let failed = |e: &dyn std::error::Error| because("this host's consumer cannot be made", e);
+        let floor = match stream.consumer_info(&name).await {
+            Ok(info) => {
+                stream.delete_consumer(&name).await.map_err(|e| failed(&e))?;
+                info.ack_floor.stream_sequence
+            }
+            // There is none; where something else is wrong, making one says so.
+            Err(_) => 0,
+        };
+        let deliver_policy = match floor {
+            0 => DeliverPolicy::All,
+            floor => DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
+        };
+        let config = pull::Config {
+            durable_name: Some(name),
+            description: Some(format!("portcullis on {}", self.settings.name)),
+            deliver_policy,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            filter_subject: self.subject("changes", "*"),
+            max_ack_pending: 4 * i64::try_from(BATCH).unwrap_or(512),
+            inactive_threshold: UNUSED,
+            ..pull::Config::default()
+        };
+        stream.create_consumer(config).await.map_err(|e| failed(&e))
+    }
+
+    async fn take(&self, session: &Session, batch: Vec<Message>) -> Result<(), Ended> {
+        let changes = self.subject("changes", "");
+        let own = self.own.to_string();
+        let (mut orders, mut good) = (Vec::new(), Vec::new());
+        for m in batch {
+            let from = m.subject.strip_prefix(&changes).unwrap_or_default().to_owned();
+            if from == own {
+                good.push(m);
+                continue;
+            }
+            match message::read(&m.payload, &from).and_then(|read| Orders::of(read, &self.key)) {
+                Ok(read) => {
+                    orders.push(read);
+                    good.push(m);
+                }
+                Err(why) => {
+                    self.refuse(why, "a message", &from);
+                    // It would be the same the next time.
+                    m.ack_with(AckKind::Term).await.map_err(|e| e.to_string())?;
+                }
+            }
+        }
+        if !orders.is_empty() {
+            session.apply(What::Orders(orders)).await?;
+        }
+        for m in good {
+            m.ack().await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! What hosts of a fleet tell each other: JSON, read strictly and within bounds, for it comes from the network.
+
+use portcullis_common::fingerprint::DenyFingerprint;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::super::{
+    AnyClaim, Change, LogEntry,
+    foreign::{Grave, Name, Origin},
+    remote::{RemoteClaim, RemoteLift, RemoteTarget},
+    selector::Selector,
+};
+use crate::clock::WallTime;
+
+/// The form that is spoken here.
+pub const VERSION: u32 = 1;
+/// Longest message, in bytes, whatever the server lets pass.
+pub const LONGEST: usize = 512 * 1024;
+/// Room in it for all that is no change.
+const HEAD: usize = 1024;
+/// Longest text of a change, in bytes.
+const TEXT: usize = 4096;
+
+/// Why a message is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// Too long.
+    #[error("it is longer than {LONGEST} bytes")]
+    TooLong,
+    /// No JSON, or not as it should be.
+    #[error("it cannot be read")]
+    Malformed,
+    /// Another form.
+    #[error("it is of a version that is not known here")]
+    Version,
+    /// Told under another host's name.
+    #[error("it came under another host's subject")]
+    Subject,
+}
+
+impl Refused {
+    /// Its label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::Subject => "subject",
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Orders of one entry of a host's log, or a part of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    v: u32,
+    /// Whose log.
+    pub origin: Origin,
+    /// The entry's number.
+    pub entry: u64,
+    /// The entry before it that has orders too; 0 for none.
+    pub prev: u64,
+    /// Which part of the entry this is, from 0.
+    pub part: u32,
+    /// How many there are.
+    pub parts: u32,
+    /// The key that fingerprints were made under, as eight hexadecimal digits.
+    pub key: String,
+    /// The orders.
+    pub changes: Vec<Told>,
+}
+
+/// An order, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Told {
+    /// A claim.
+    Revoke(Box<ToldClaim>),
+    /// A claim was lifted.
+    Lift(ToldLift),
+}
+
+/// A claim, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldClaim {
+    /// Its id at its host.
+    pub id: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selector: Option<Selector>,
+    until: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    actor: String,
+}
+
+/// A lifting, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldLift {
+    origin: Origin,
+    id: u64,
+    until: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    actor: String,
+}
+
+impl ToldClaim {
+    /// A claim that was ordered here; `None` for one that follows from a selector or is another host's.
+    pub fn own(claim: &AnyClaim) -> Option<Self> {
+        let (id, until) = (claim.id().0, claim.until().0);
+        let (fingerprint, selector, reason, actor, source) = match claim {
+            AnyClaim::Token(c) if c.parent.is_some() => return None,
+            AnyClaim::Token(c) => (Some(c.fingerprint.to_string()), None, &c.reason, &c.actor, &c.source),
+            AnyClaim::Selector(c) => (None, Some(c.selector.clone()), &c.reason, &c.actor, &c.source),
+        };
+        let told = || Self { id, fingerprint, selector, until, reason: cut(reason), actor: cut(actor) };
+        Name::of_source(source).is_none().then(told)
+    }
+
+    /// Another host's claim, as that host told it.
+    pub fn passed_on(claim: &AnyClaim, id: u64) -> Option<Self> {
+        let mut claim = claim.clone();
+        match &mut claim {
+            AnyClaim::Token(c) => c.source.clear(),
+            AnyClaim::Selector(c) => c.source.clear(),
+        }
+        Some(Self { id, ..Self::own(&claim)? })
+    }
+
+    /// What it is here; `None` where it is none.
+    pub fn claim(self, origin: Origin) -> Option<RemoteClaim> {
+        let on = match (self.fingerprint, self.selector) {
+            (Some(f), None) => {
+                RemoteTarget::Token(f.parse().ok().filter(|f: &DenyFingerprint| f.0 != [0, 0])?)
+            }
+            (None, Some(s)) if s.check().is_ok() => RemoteTarget::Selector(Box::new(s)),
+            _ => return None,
+        };
+        let name = Name { origin, id: self.id };
+        let sound = self.id != 0 && is_text(&self.reason) && is_text(&self.actor);
+        sound.then_some(RemoteClaim {
+            name,
+            on,
+            until: WallTime(self.until),
+            reason: self.reason,
+            actor: self.actor,
+        })
+    }
+}
+
+impl ToldLift {
+    /// That a claim was lifted, whoever had it done.
+    pub const fn of(grave: Grave) -> Self {
+        let Grave { name, until } = grave;
+        Self { origin: name.origin, id: name.id, until: until.0, reason: String::new(), actor: String::new() }
+    }
+
+    /// What it is here; `None` where it is none.
+    pub fn lift(self, from: Origin) -> Option<RemoteLift> {
+        let name = Name { origin: self.origin, id: self.id };
+        let by = json!({"actor": self.actor, "reason": self.reason, "host": from});
+        let sound = self.id != 0 && is_text(&self.reason) && is_text(&self.actor);
+        sound.then_some(RemoteLift { grave: Grave { name, until: WallTime(self.until) }, by })
+    }
+}
+
+fn is_text(text: &str) -> bool {
+    text.len() <= TEXT && !text.chars().any(char::is_control)
+}
+
+/// As much of a text as a message takes.
+fn cut(text: &str) -> String {
+    let end = (0..=text.len().min(TEXT)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What an entry of this host's log tells others: its own orders.
+pub fn told(entry: &LogEntry) -> Vec<Told> {
+    let lifted: Vec<&Value> = entry
+        .changes
+        .iter()
+        .filter_map(|c| if let Change::Lifted { by, .. } = c { Some(by) } else { None })
+        .collect();
+    let mut all = Vec::new();
+    for change in &entry.changes {
+        match change {
+            Change::Revoked(claim) => all.extend(ToldClaim::own(claim).map(Box::new).map(Told::Revoke)),
+            Change::Buried(graves) => {
+                for (n, grave) in graves.iter().enumerate() {
+                    let by = lifted.get(if lifted.len() == graves.len() { n } else { 0 });
+                    let text = |name: &str| cut(by.and_then(|b| b[name].as_str()).unwrap_or_default());
+                    all.push(Told::Lift(ToldLift {
+                        origin: grave.name.origin,
+                        id: grave.name.id,
+                        until: grave.until.0,
+                        reason: text("reason"),
+                        actor: text("actor"),
+                    }));
+                }
+            }
+            Change::Lifted { .. } | Change::Expired(_) => {}
+        }
+    }
+    all
+}
+
+/// Writes the messages of an entry, none longer than `most`.
+pub fn write(
+    origin: Origin,
+    key: &str,
+    entry: u64,
+    prev: u64,
+    changes: &[Told],
+    most: usize,
+) -> Vec<Vec<u8>> {
+    let room = most.min(LONGEST).saturating_sub(HEAD).max(HEAD);
+    let mut bodies = vec![String::new()];
+    for change in changes {
+        let text = serde_json::to_string(change).unwrap_or_default();
+        let full = bodies.last().is_some_and(|b| !b.is_empty() && b.len() + text.len() + 1 > room);
+        if full {
+            bodies.push(String::new());
+        }
+        if let Some(body) = bodies.last_mut() {
+            if !body.is_empty() {
+                body.push(',');
+            }
+            body.push_str(&text);
+        }
+    }
+    let parts = bodies.len();
+    let one = |(part, body): (usize, String)| {
+        format!(
+            r#"{{"v":{VERSION},"origin":"{origin}","entry":{entry},"prev":{prev},"part":{part},"parts":{parts},"key":"{key}","changes":[{body}]}}"#
+        )
+        .into_bytes()
+    };
+    bodies.into_iter().enumerate().map(one).collect()
+}
+
+/// Reads JSON of this version.
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refused> {
+    #[derive(Deserialize)]
+    struct Any {
+        v: u32,
+    }
+    if bytes.len() > LONGEST + HEAD {
+        return Err(Refused::TooLong);
+    }
+    let any: Any = serde_json::from_slice(bytes).map_err(|_| Refused::Malformed)?;
+    if any.v != VERSION {
+        return Err(Refused::Version);
+    }
+    serde_json::from_slice(bytes).map_err(|_| Refused::Malformed)
+}
+
+/// Reads a message that came under a host's subject.
+pub fn read(bytes: &[u8], subject: &str) -> Result<Message, Refused> {
+    let message: Message = parse(bytes)?;
+    if subject != message.origin.to_string() {
+        return Err(Refused::Subject);
+    }
+    let key = message.key.len() == 8 && message.key.bytes().all(|b| b.is_ascii_hexdigit());
+    let order = message.part < message.parts && message.prev < message.entry && message.entry < u64::MAX;
+    if key && order { Ok(message) } else { Err(Refused::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: Origin = Origin([0xa; 16]);
+
+    fn claim(id: u64) -> ToldClaim {
+        let fingerprint = Some(DenyFingerprint([id, 1]).to_string());
+        ToldClaim { id, fingerprint, selector: None, until: 9, reason: "x".repeat(40), actor: "uid:0".into() }
+    }
+
+    #[test]
+    fn a_long_entry_is_told_in_parts_that_are_read_back() {
+        let all: Vec<_> = (1..200).map(|id| Told::Revoke(claim(id).into())).collect();
+        let parts = write(A, "0000002a", 7, 3, &all, 4096);
+        assert!(parts.len() > 3 && parts.iter().all(|p| p.len() <= 4096));
+        let read: Vec<_> = parts.iter().map(|p| read(p, &A.to_string()).unwrap()).collect();
+        assert!(read.iter().enumerate().all(|(n, m)| m.part as usize == n && m.parts as usize == read.len()));
+        assert_eq!(read.into_iter().flat_map(|m| m.changes).collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_is_refused() {
+        let good =
+            String::from_utf8(write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1).into())], 4096).remove(0))
+                .unwrap();
+        let name = A.to_string();
+        assert!(read(good.as_bytes(), &name).is_ok());
+        assert_eq!(read(good.as_bytes(), &Origin([1; 16]).to_string()), Err(Refused::Subject));
+        for (from, to, why) in [
+            ("\"v\":1", "\"v\":2", Refused::Version),
+            ("\"entry\":7", "\"entry\":3", Refused::Malformed),
+            ("\"parts\":1", "\"parts\":0", Refused::Malformed),
+            ("\"revoke\"", "\"forget\"", Refused::Malformed),
+            ("\"key\":\"0000002a\"", "\"key\":\"\"", Refused::Malformed),
+            ("\"until\":9", "\"until\":9,\"x\":1", Refused::Malformed),
+        ] {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good);
+            assert_eq!(read(bad.as_bytes(), &name), Err(why), "{bad}");
+        }
+        assert_eq!(read(&vec![b' '; LONGEST + 2000], &name), Err(Refused::TooLong));
+        let mut nobody = claim(1);
+        nobody.fingerprint = Some("0".repeat(32));
+        assert_eq!(nobody.claim(A), None);
+        assert_eq!(ToldClaim { reason: "a\nb".into(), ..claim(1) }.claim(A), None);
+        assert_eq!(ToldClaim { selector: Some(Selector::default()), ..claim(1) }.claim(A), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..400, flip in 0usize..400) {
+            let _ = read(&bytes, "a");
+            let mut good = write(A, "0000002a", 7, 3, &[Told::Revoke(claim(1).into())], 4096).remove(0);
+            let n = good.len();
+            good[flip % n] ^= 1;
+            let _ = read(&good, &A.to_string());
+            prop_assert!(read(&good[..cut % n], &A.to_string()).is_err());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Waiting until an order has come as far as is asked: to this disk, to the stream, to the other hosts' kernels.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Feed, hosts::Missing};
+
+/// Time in which every live host says that it is there.
+const HEARD: Duration = Duration::from_millis(2500);
+
+/// How far an order has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// It is on this host's disk and in force here.
+    #[default]
+    Local,
+    /// The stream has it, as many of its servers as make a majority.
+    Stored,
+    /// The other hosts have it in force.
+    Applied,
+}
+
+/// How far an order came in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Waited {
+    /// What was asked.
+    pub level: Level,
+    /// Whether it came so far.
+    pub reached: bool,
+    /// Whether the stream has it. Whether its servers have it on their disks they do not say.
+    pub stored: bool,
+    /// Hosts that have it in force.
+    pub applied: Vec<String>,
+    /// Hosts that do not, as far as is known.
+    pub missing: Vec<Missing>,
+}
+
+/// How far an order has come by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Receipts {
+    /// Whether the stream has it.
+    pub stored: bool,
+    /// Hosts that have it in force.
+    pub applied: Vec<String>,
+    /// Hosts that do not, as far as is known.
+    pub missing: Vec<Missing>,
+}
+
+impl Feed {
+    /// The level that is waited for where nobody asks for another, and how long.
+    pub const fn usual(&self) -> (Level, Duration) {
+        (self.settings.acknowledge, self.settings.timeout)
+    }
+
+    /// Waits until all that this host's log says up to an entry has come as far as `level`, but no longer than `timeout`.
+    /// `named` are hosts that are waited for whether they are there or not; without any, all live ones.
+    pub async fn wait(
+        &self,
+        level: Level,
+        entry: u64,
+        named: &BTreeSet<String>,
+        timeout: Duration,
+    ) -> Waited {
+        let wait = async {
+            if level == Level::Local {
+                return;
+            }
+            if self.stored.subscribe().wait_for(|stored| *stored >= entry).await.is_err()
+                || level == Level::Stored
+            {
+                return;
+            }
+            let target = self.state().head;
+            let mut heard = self.heard.subscribe();
+            loop {
+                heard.borrow_and_update();
+                let missing = self.state().hosts.standing(target, &self.key, named, Instant::now()).1;
+                if missing.is_empty() && self.knows_who_is_there() {
+                    return;
+                }
+                // A host that falls silent is missed by nobody after a while, and nothing is heard of that.
+                let _ = tokio::time::timeout(Duration::from_secs(1), heard.changed()).await;
+            }
+        };
+        let _ = tokio::time::timeout(timeout, wait).await;
+        let Receipts { stored, applied, missing } = self.receipts(entry, named);
+        let reached = match level {
+            Level::Local => true,
+            Level::Stored => stored,
+            Level::Applied => stored && missing.is_empty() && self.knows_who_is_there(),
+        };
+        Waited { level, reached, stored, applied, missing }
+    }
+
+    /// Whether it has been connected for long enough to have heard of everybody.
+    fn knows_who_is_there(&self) -> bool {
+        self.state().since.is_some_and(|since| since.elapsed() >= HEARD)
+    }
+
+    /// How far the orders up to an entry have come by now.
+    pub fn receipts(&self, entry: u64, named: &BTreeSet<String>) -> Receipts {
+        let stored = *self.stored.borrow() >= entry;
+        let state = self.state();
+        // Entries without orders are told to nobody: the last one with some is what others have, once the stream has it.
+        let target = if stored { entry.min(state.head) } else { entry };
+        let (applied, missing) = state.hosts.standing(target, &self.key, named, Instant::now());
+        Receipts { stored, applied, missing }
+    }
+}
