@@ -16,6 +16,7 @@ const FENCES: &[Fence] = &[
     Fence { crates: &["prometheus"],        only_in: &["daemon/src/telemetry"] },
     Fence { crates: &["axum", "tonic", "prost"],     only_in: &["daemon/src/serve"] },
     Fence { crates: &["async_nats"],        only_in: &["daemon/src/revoke/feed"] },
+    Fence { crates: &["maxminddb"],         only_in: &["daemon/src/geo"] },
     Fence { crates: &["tar"],               only_in: &["daemon/src/bundle"] },
     Fence { crates: &["rustls_native_certs"], only_in: &["daemon/src/fetch"] },
     Fence { crates: &["tower_service"],     only_in: &["daemon/src/fetch", "daemon/src/serve/admin"] },
