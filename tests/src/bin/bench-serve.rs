@@ -99,7 +99,7 @@ impl Bench {
         }
         fs::create_dir(&dir)?;
         let mut tables = format!(
-            "[kernel]\nmode = \"off\"\n[policy]\ndirs = [{}]\ndecision = \"{DECISION}\"\nwatch = false\n[decide]\n{decide}\n[token]\nfingerprint_key = {}\n",
+            "[kernel]\nmode = \"off\"\n[policy]\ndirs = [{}]\ndecision = \"{DECISION}\"\nwatch = false\n[decide]\nmax_lag = \"0s\"\n{decide}\n[token]\nfingerprint_key = {}\n",
             quoted(&self.dir.path().join("policies")),
             quoted(&dir.join("fingerprint.key")),
         );
