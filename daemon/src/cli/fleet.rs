@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use http::Method;
 use serde_json::Value;
 
-use super::{OK, Outcome, client::Target, print, print_json, table::table};
+use super::{OK, Outcome, client::Ask, print, print_json, table::table};
 
 /// Show the hosts that share revocations, and what each has in force
 ///
@@ -14,16 +14,13 @@ use super::{OK, Outcome, client::Target, print, print_json, table::table};
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Args {
     pub fn run(self) -> Outcome {
-        let told = self.target.call(Method::GET, "/v1/fleet", None)?;
-        if self.json {
+        let told = self.ask.target.call(Method::GET, "/v1/fleet", None)?;
+        if self.ask.json {
             print_json(&told)?;
         } else {
             print(&human(&told))?;

@@ -18,7 +18,7 @@ use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
     cache::{Found, Hit, Identities, Verdict, Verdicts, bounded},
-    flights::Flights,
+    flights::{Flight, Flights},
     input::request_input,
     known::Known,
     limits::{Asked, Limiter, Rate},
@@ -207,15 +207,7 @@ impl Decider {
         let by_target = || self.request_key(&attributes, true, request, credential);
         let look =
             || self.hit(key).or_else(|| if attributes.names_target() { None } else { self.hit(by_target()) });
-        let mut hit = look();
-        let mut flight = None;
-        if hit.is_none() && !self.is_overloaded() {
-            flight = self.flights.join(key).await;
-            if flight.is_none() {
-                hit = look();
-            }
-        }
-        self.parts.metrics.cache(hit.is_some());
+        let (hit, flight) = self.look_or_lead(key, look).await;
         match hit {
             Some(Hit::Revoked(v)) => {
                 return Found::refused(Refusal::of(Reason::TokenRevoked), v.about.clone(), true);
@@ -245,6 +237,23 @@ impl Decider {
         let kept = self.keep(&[key], attributes.generation, verdict);
         drop(flight);
         Found::verdict(kept, false)
+    }
+
+    /// What the cache says, once nobody else is deciding the same; or, where it says nothing, the lead in deciding it.
+    pub(super) async fn look_or_lead(
+        &self,
+        key: [u64; 2],
+        look: impl Fn() -> Option<Hit>,
+    ) -> (Option<Hit>, Option<Flight<'_>>) {
+        let (mut hit, mut flight) = (look(), None);
+        if hit.is_none() && !self.is_overloaded() {
+            flight = self.flights.join(key).await;
+            if flight.is_none() {
+                hit = look();
+            }
+        }
+        self.parts.metrics.cache(hit.is_some());
+        (hit, flight)
     }
 
     /// A denial for a decision that panicked; may itself panic of the same cause.

@@ -47,15 +47,7 @@ impl Decider {
             return Ok(Ruling::Deny(self.without_decision(token, Reason::NotReady)));
         }
         let key = self.parts.key.digest_all(DOCUMENT_DOMAIN, [text]);
-        let mut hit = self.hit(key);
-        let mut flight = None;
-        if hit.is_none() && !self.is_overloaded() {
-            flight = self.flights.join(key).await;
-            if flight.is_none() {
-                hit = self.hit(key);
-            }
-        }
-        self.parts.metrics.cache(hit.is_some());
+        let (hit, flight) = self.look_or_lead(key, || self.hit(key)).await;
         match hit {
             Some(Hit::Revoked(verdict)) => {
                 (*about, *cached) = (verdict.about.clone(), true);

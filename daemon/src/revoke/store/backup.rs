@@ -302,16 +302,10 @@ fn wall() -> WallTime {
 #[cfg(test)]
 mod tests {
     use super::{super::super::ClaimId, *};
-    use crate::journal::Sizes;
 
     const KEY: u32 = 7;
-    const SMALL: Tuning = Tuning {
-        sizes: Sizes { segment: 2048, zeros: 512 },
-        snapshot_after: 6000,
-        audit_keep: Duration::from_secs(9),
-        audit_max: 20_000,
-        background: true,
-    };
+    /// As the store's other tests have it, with snapshots beside the writer.
+    const SMALL: Tuning = Tuning { background: true, ..super::super::tests::SMALL };
 
     fn order(store: &mut Store, now: i64) -> ClaimId {
         let claim = super::super::tests::claim(store.next_id());

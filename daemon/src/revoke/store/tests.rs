@@ -19,7 +19,7 @@ mod readers;
 const KEY: u32 = 7;
 
 /// So small that files and snapshots follow each other quickly.
-const SMALL: Tuning = Tuning {
+pub(super) const SMALL: Tuning = Tuning {
     sizes: Sizes { segment: 2048, zeros: 512 },
     snapshot_after: 6000,
     audit_keep: Duration::from_secs(9),
