@@ -24,8 +24,9 @@ import data.portcullis.window
 longest_ttl := 60
 
 ttl := seconds if {
-	seconds := min([longest_ttl, window.seconds_left, hours.seconds_left])
-} else := min([longest_ttl, window.seconds_left])
+	not hours.seconds_left
+	seconds := min([longest_ttl, window.seconds_left])
+} else := min([longest_ttl, window.seconds_left, hours.seconds_left])
 
 # Nobody can tell whether these tokens are good: a client that got 401 would throw its token away.
 not_the_tokens_fault := {"issuer_not_ready", "keys_stale", "introspection_failed", "status_unavailable"}
@@ -39,6 +40,7 @@ decision := emergency.denial if {
 	scopes.public
 } else := {"allow": false, "reason": status, "status": 503} if {
 	status := input.token_status
+	status != "valid"
 	status in not_the_tokens_fault
 } else := {"allow": false, "reason": status, "status": 401} if {
 	status := input.token_status
@@ -62,14 +64,15 @@ decision := emergency.denial if {
 	risk.denial
 } else := scopes.denial if {
 	scopes.denial
+} else := {"allow": true, "ttl": seconds} if {
+	not limits.any
+	input.token_status == "valid"
+	scopes.granted
+	seconds := ttl
 } else := {"allow": true, "ttl": seconds, "limit": all} if {
 	limits.any
 	input.token_status == "valid"
 	scopes.granted
 	seconds := ttl
 	all := limits.all
-} else := {"allow": true, "ttl": ttl} if {
-	not limits.any
-	input.token_status == "valid"
-	scopes.granted
 }

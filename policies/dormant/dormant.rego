@@ -20,14 +20,19 @@ used := seen if {
 	seen := input.usage
 }
 
-denial := {"allow": false, "reason": "the token was not used for too long", "status": 401, "block": "token"} if {
+denial := {"allow": false, "reason": reason, "status": 401, "block": "token"} if {
+	data.dormant != {"max_idle_days": 0, "max_unused_days": 0, "by_subject": false}
+	reason
+}
+
+reason := "the token was not used for too long" if {
 	data.dormant.max_idle_days > 0
 	input.time - used.last_used > data.dormant.max_idle_days * day
-} else := {"allow": false, "reason": "the token was never used", "status": 401, "block": "token"} if {
+} else := "the token was never used" if {
 	data.dormant.max_unused_days > 0
 	not used.first_used
 	input.time - unseen_since > data.dormant.max_unused_days * day
-} else := {"allow": false, "reason": "the token was not used for too long", "status": 401, "block": "token"} if {
+} else := "the token was not used for too long" if {
 	data.dormant.max_idle_days > 0
 	not used.last_used
 	input.time - unseen_since > data.dormant.max_idle_days * day

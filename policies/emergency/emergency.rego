@@ -58,4 +58,11 @@ block := "token" if {
 	input.token_status == "valid"
 } else := "none"
 
-denial := {"allow": false, "reason": stopped, "status": 503, "block": block, "ttl": 5}
+denial := {"allow": false, "reason": stopped, "status": 503, "block": block, "ttl": 5} if {
+	# What most requests meet: nothing is stopped.
+	data.emergency != {
+		"everything": false, "clients": [], "subjects": [], "issuers": [], "regions": [], "roles": [],
+		"block_tokens": false,
+	}
+	stopped
+}

@@ -45,9 +45,13 @@ left := [seconds |
 	seconds := max([0, ((window.to - hour) * 3600) - 1])
 ]
 
-seconds_left := max(left) if count(windows) > 0
+seconds_left := max(left) if {
+	data.hours.windows != []
+	count(windows) > 0
+}
 
 denial := {"allow": false, "reason": "outside the hours of this client", "status": 403} if {
+	data.hours.windows != []
 	count(windows) > 0
 	count(left) == 0
 }

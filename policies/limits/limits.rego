@@ -12,13 +12,7 @@ import rego.v1
 
 import data.portcullis.risk
 
-any if data.limits.token != null
-
-any if data.limits.user != null
-
-any if data.limits.high_risk != null
-
-any if count(data.limits.roles) > 0
+any if data.limits != {"token": null, "user": null, "roles": {}, "high_risk": null}
 
 user := concat("|", [input.identity.iss, object.get(input.identity, "sub", ""), object.get(input.identity, "client", "")])
 

@@ -11,13 +11,14 @@ package portcullis.network
 
 import rego.v1
 
-# What most requests need: no list says anything.
-silent := {
-	"allowed": [], "denied": [], "countries_allowed": [], "countries_denied": [],
-	"regions_allowed": [], "regions_denied": [],
+denial := {"allow": false, "reason": reason, "status": 403} if {
+	# What most requests meet: no list says anything.
+	data.network != {
+		"allowed": [], "denied": [], "countries_allowed": [], "countries_denied": [],
+		"regions_allowed": [], "regions_denied": [],
+	}
+	reason
 }
-
-denial := {"allow": false, "reason": reason, "status": 403} if data.network != silent
 
 reason := "the client's address is not known" if {
 	by_address

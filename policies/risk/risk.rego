@@ -19,7 +19,10 @@ noted := number if {
 	number := data.risk.subjects[input.identity.sub]
 } else := 0
 
-score := max([signalled, noted])
+score := 0 if {
+	not input.request.headers["x-risk-score"]
+	not data.risk.subjects[input.identity.sub]
+} else := max([signalled, noted])
 
 level := "high" if {
 	score >= data.risk.high_from

@@ -12,32 +12,29 @@ import rego.v1
 
 # The path as applications read it: every segment decoded, no slash at the end. The path as it was sent has many
 # spellings (`%6f` for `o`), and a literal route must match them all, or a pattern beside it would grant more.
-path := joined if {
-	count(input.request.segments) > 0
-	joined := concat("/", array.concat([""], input.request.segments))
-} else := "/"
+# The path as applications read it: every segment decoded, no slash at the end. The path as it was sent has many
+# spellings (`%6f` for `o`), and a literal route must match them all, or a pattern beside it would grant more.
+joined := concat("/", input.request.segments)
 
-literal := data.scopes.routes[path][input.request.method]
+# What the request needs; undefined where no route matches.
+required := scopes if {
+	hits := array.concat(literal_hits, pattern_hits)
+	hits != []
+	scopes := [scope | some hit in hits; some scope in hit]
+}
+
+literal_hits := [scopes |
+	path := concat("", ["/", joined])
+	scopes := data.scopes.routes[path][input.request.method]
+]
 
 pattern_hits := [pattern.scopes |
 	some pattern in data.scopes.patterns
 	pattern.method == input.request.method
-	fits(split(trim_prefix(pattern.path, "/"), "/"), input.request.segments)
-]
-
-# What the request needs; undefined where no route matches.
-required := literal if {
-	literal
-	count(pattern_hits) == 0
-} else := both if {
-	both := array.concat(literal, pattern_scopes)
-} else := pattern_scopes if {
-	count(pattern_hits) > 0
-}
-
-pattern_scopes := [scope |
-	some scopes in pattern_hits
-	some scope in scopes
+	shape := trim_prefix(pattern.path, "/")
+	# The parts before the first wildcard: few patterns are worth a closer look.
+	startswith(concat("", [joined, "/"]), split(shape, "*")[0])
+	fits(split(shape, "/"), input.request.segments)
 ]
 
 missing := [scope |
@@ -61,28 +58,24 @@ else := {"allow": false, "reason": reason, "status": 403} if {
 
 fits(pattern, segments) if {
 	count(pattern) == count(segments)
-	count(misfits(pattern, segments)) == 0
+	same(pattern, segments)
 }
 
 fits(pattern, segments) if {
 	head := count(pattern) - 1
 	pattern[head] == "**"
 	count(segments) >= head
-	count(misfits(array.slice(pattern, 0, head), segments)) == 0
+	same(array.slice(pattern, 0, head), segments)
 	every segment in segments {
 		ordinary(segment)
 	}
 }
 
-# The parts of a pattern that their segments do not fit.
-misfits(pattern, segments) := [part |
-	some i, part in pattern
-	not part_fits(part, segments[i])
-]
-
-part_fits(part, segment) if part == segment
-
-part_fits("*", segment) if ordinary(segment)
+# No part of the pattern but its wildcards differs from its segment, and these stand for ordinary ones.
+same(pattern, segments) if {
+	count([i | some i, part in pattern; part != segments[i]; part != "*"]) == 0
+	count([i | some i, part in pattern; part == "*"; not ordinary(segments[i])]) == 0
+}
 
 # A wildcard stands for no segment that a server may read as another path.
 ordinary(segment) if not segment in {"", ".", ".."}

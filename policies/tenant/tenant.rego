@@ -18,6 +18,7 @@ asked := input.request.segments[depth] if {
 own if asked == input.identity.claims[data.tenant.claim]
 
 denial := {"allow": false, "reason": "another tenant's resource", "status": 403} if {
+	data.tenant.prefix != []
 	asked
 	not own
 }

@@ -8,13 +8,10 @@ package portcullis.window
 
 import rego.v1
 
-own_max_age := data.window.max_age_seconds_by_client[input.identity.client]
-
-max_age := own_max_age if {
-	own_max_age
-} else := data.window.max_age_seconds
-
-seconds_left := (input.identity.iat + max_age) - input.time
+seconds_left := left if {
+	own := data.window.max_age_seconds_by_client[input.identity.client]
+	left := (input.identity.iat + own) - input.time
+} else := (input.identity.iat + data.window.max_age_seconds) - input.time
 
 denial := {"allow": false, "reason": "the token does not say when it was issued", "status": 401} if {
 	not is_number(input.identity.iat)

@@ -42,33 +42,24 @@ const TIMES_ENVOY: f64 = 1.5;
 const TIMES_UNCACHED: f64 = 3.0;
 const ALLOWED: &str = r#"{"result":{"allow":true,"ttl":60}}"#;
 
+/// What `--only` names.
+const PARTS: [(&str, Part); 4] = [
+    ("cached", Bench::cached),
+    ("envoy", Bench::through_envoy),
+    ("policy", Bench::policy),
+    ("distinct", Bench::distinct),
+];
+
+type Part = fn(&mut Bench, Run) -> Result<()>;
+
 fn main() -> Result<()> {
     let args = Args::read()?;
+    let parts: Vec<_> =
+        PARTS.iter().filter(|(name, _)| args.only.as_deref().is_none_or(|only| only == *name)).collect();
+    ensure!(!parts.is_empty(), "there is no such part; there are {}", PARTS.map(|(name, _)| name).join(", "));
     let mut bench = Bench::new(args.quick)?;
-    let cached = bench.daemon("cached", Some(SERVER_CORE), "")?;
-    let noop = bench.noop(&cached)?;
-    for (algorithm, opa, best) in OPA {
-        let requests = bench.requests(algorithm, data_request)?;
-        let run = bench.run(&cached, &requests, ALLOWED, None)?;
-        bench.against_opa(&format!("/v1/data {algorithm}"), run, noop, opa, best, algorithm == "ES256");
-    }
-    let (_, opa, best) = OPA[2];
-    let requests = bench.requests("ES256", auth_request)?;
-    let run = bench.run(&cached, &requests, "", None)?;
-    bench.against_opa("/auth ES256", run, noop, opa, best, true);
-    for (algorithm, plugin) in PLUGIN {
-        bench.ext_authz(&cached, algorithm, noop, plugin)?;
-    }
-    drop(cached);
-    bench.through_envoy(noop)?;
-    // What a miss costs: the policy each time, and with it the signature each time.
-    let daemon = bench.daemon("uncached", Some(SERVER_CORE), "max_ttl = \"0s\"")?;
-    let requests = bench.requests("ES256", data_request)?;
-    let run = bench.run(&daemon, &requests, ALLOWED, None)?;
-    let note = format!("{:.1} × OPA; server's core {:.0} % busy with it", run.rate / opa, run.busy * 100.0);
-    bench.row("/v1/data ES256, uncached (policy)", run, noop, &note);
-    drop(daemon);
-    bench.distinct(noop, opa, args.quick)?;
+    let noop = bench.noop()?;
+    parts.into_iter().try_for_each(|(_, part)| part(&mut bench, noop))?;
     bench.figures.write(args.json.as_deref())
 }
 
@@ -79,6 +70,7 @@ struct Bench {
     figures: Figures,
     runs: usize,
     seconds: u32,
+    quick: bool,
 }
 
 impl Bench {
@@ -88,7 +80,7 @@ impl Bench {
         policy::write(&dir.path().join("policies"))?;
         let (runs, seconds) = if quick { (1, 1) } else { (3, 6) };
         let (issuers, routes) = (Issuer::all()?, policy::routes());
-        Ok(Self { dir, issuers, routes, figures: Figures::default(), runs, seconds })
+        Ok(Self { dir, issuers, routes, figures: Figures::default(), runs, seconds, quick })
     }
 
     /// Starts a daemon that decides by the policy, and sees that it denies what it must.
@@ -148,6 +140,32 @@ impl Bench {
         load.median(daemon, LOAD_CORE, self.runs, self.seconds)
     }
 
+    /// Tokens whose verdict is there.
+    fn cached(&mut self, noop: Run) -> Result<()> {
+        let daemon = self.daemon("cached", Some(SERVER_CORE), "")?;
+        for (algorithm, opa, best) in OPA {
+            let requests = self.requests(algorithm, data_request)?;
+            let run = self.run(&daemon, &requests, ALLOWED, None)?;
+            self.against_opa(&format!("/v1/data {algorithm}"), run, noop, opa, best, algorithm == "ES256");
+        }
+        let (_, opa, best) = OPA[2];
+        let requests = self.requests("ES256", auth_request)?;
+        let run = self.run(&daemon, &requests, "", None)?;
+        self.against_opa("/auth ES256", run, noop, opa, best, true);
+        PLUGIN.iter().try_for_each(|(algorithm, plugin)| self.ext_authz(&daemon, algorithm, noop, *plugin))
+    }
+
+    /// What the policy costs: no verdict is kept.
+    fn policy(&mut self, noop: Run) -> Result<()> {
+        let daemon = self.daemon("uncached", Some(SERVER_CORE), "max_ttl = \"0s\"")?;
+        let requests = self.requests("ES256", data_request)?;
+        let run = self.run(&daemon, &requests, ALLOWED, None)?;
+        let note =
+            format!("{:.1} × OPA; server's core {:.0} % busy with it", run.rate / OPA[2].1, run.busy * 100.0);
+        self.row("/v1/data ES256, uncached (policy)", run, noop, &note);
+        Ok(())
+    }
+
     /// Envoy before the daemon; it answers by itself what may pass.
     fn through_envoy(&mut self, noop: Run) -> Result<()> {
         let Some(binary) = gateway::envoy() else { return Ok(()) };
@@ -169,9 +187,10 @@ impl Bench {
     }
 
     /// A million tokens, none of which is seen twice.
-    fn distinct(&mut self, noop: Run, opa: f64, quick: bool) -> Result<()> {
+    fn distinct(&mut self, noop: Run) -> Result<()> {
+        let (_, opa, _) = OPA[2];
         let daemon = self.daemon("distinct", Some(SERVER_CORE), "")?;
-        let each: u32 = if quick { 20_000 } else { 250_000 };
+        let each: u32 = if self.quick { 20_000 } else { 250_000 };
         let Some(issuer) = self.issuers.iter().find(|i| i.algorithm == "ES256") else { return Ok(()) };
         let mut runs = Vec::new();
         for n in 0..=self.runs {
@@ -225,9 +244,10 @@ impl Bench {
         Ok(())
     }
 
-    fn noop(&mut self, daemon: &Daemon) -> Result<Run> {
+    fn noop(&mut self) -> Result<Run> {
+        let daemon = self.daemon("no-op", Some(SERVER_CORE), "")?;
         let request = "GET /health HTTP/1.1\r\nHost: bench\r\n\r\n".to_owned();
-        let run = self.run(daemon, &[request], "{}", None)?;
+        let run = self.run(&daemon, &[request], "{}", None)?;
         self.row(
             "no-op (/health of the same port)",
             run,
