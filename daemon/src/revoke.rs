@@ -27,7 +27,7 @@ mod tests;
 mod upkeep;
 
 pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};
-pub use foreign::{Fleet, Grave, Name, Origin, Position};
+pub use foreign::{Fleet, Grave, Name, Origin, Position, is_lockdown};
 pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use ledger::{Condemnation, Limits};

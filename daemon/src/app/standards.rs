@@ -66,6 +66,7 @@ pub fn serve(
         publisher: publisher(&config, shared)?,
         lately: Lately::new(LATELY),
         refusals: Refusals::new(shared.plane.clone()),
+        fleet: shared.fleet.clone(),
     });
     for (endpoint, listener) in listeners {
         tracing::info!(address = %endpoint, "standards' endpoints");

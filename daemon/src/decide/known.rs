@@ -92,8 +92,11 @@ impl Decider {
             return Known { status, fingerprint, names, vouched, uses, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
-        // Boxed: it may ask servers, and each connection would hold room for that.
-        let Judgement { status, vouched } = Box::pin(self.parts.verifier.identify(token, clock)).await;
+        let Judgement { status, vouched } = match self.parts.verifier.at_once(token, now) {
+            Ok(judged) => judged,
+            // Boxed: it may ask servers, and each connection would hold room for that.
+            Err(open) => Box::pin(self.parts.verifier.settle(token, open, clock)).await,
+        };
         let status = status.map(Arc::new);
         let (mut names, mut uses) = (None, None);
         if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {

@@ -179,6 +179,13 @@ impl DenyMap {
         self.current.remove(&keys)
     }
 
+    /// Puts entries where they are missing: into the set that is being filled, or else into the one in force. Several
+    /// threads may.
+    pub fn fill(&self, entries: &[(DenyFingerprint, DenyValue)]) -> Result<(), KernelError> {
+        let (keys, values) = columns(entries);
+        self.next.as_ref().unwrap_or(&self.current).put(&keys, &values)
+    }
+
     /// What stands for a fingerprint.
     pub fn get(&self, fingerprint: DenyFingerprint) -> Option<DenyValue> {
         self.current.map.get(&fingerprint.0, 0).ok().map(value)

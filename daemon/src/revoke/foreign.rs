@@ -12,6 +12,15 @@ use crate::{clock::WallTime, hex};
 pub const REMEMBERED: i64 = 24 * 3600 * 1000;
 /// What the source of a claim begins with that another host ordered.
 const SOURCE: &str = "fleet/";
+/// What it ends with where that is a lockdown.
+const LOCKDOWN: &str = "/lockdown";
+/// The source of a lockdown that was ordered here.
+const OWN_LOCKDOWN: &str = "lockdown";
+
+/// Whether a claim is a lockdown, ordered here or on another host.
+pub fn is_lockdown(source: &str) -> bool {
+    source == OWN_LOCKDOWN || source.starts_with(SOURCE) && source.ends_with(LOCKDOWN)
+}
 
 /// A host, by the id that its log was given when it was made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +63,14 @@ impl Name {
         format!("{SOURCE}{}/{}", self.origin, self.id)
     }
 
+    /// The same of a lockdown.
+    pub fn source_of_lockdown(&self) -> String {
+        self.source() + LOCKDOWN
+    }
+
     /// Reads such a note; `None` for a claim that was ordered here.
     pub fn of_source(source: &str) -> Option<Self> {
+        let source = source.strip_suffix(LOCKDOWN).unwrap_or(source);
         let (origin, id) = source.strip_prefix(SOURCE)?.split_once('/')?;
         Some(Self { origin: origin.parse().ok()?, id: id.parse().ok()? })
     }
@@ -192,7 +207,10 @@ mod tests {
         let name = Name { origin: Origin([0xab; 16]), id: 7 };
         assert_eq!(name.source(), format!("fleet/{}/7", "ab".repeat(16)));
         assert_eq!(Name::of_source(&name.source()), Some(name));
-        for other in ["admin", "fleet/", "fleet/ab/7", "fleet/x/7"] {
+        assert_eq!(Name::of_source(&name.source_of_lockdown()), Some(name));
+        assert!(is_lockdown(&name.source_of_lockdown()) && is_lockdown("lockdown"));
+        assert!(!is_lockdown(&name.source()) && !is_lockdown("x/lockdown"));
+        for other in ["admin", "lockdown", "fleet/", "fleet/lockdown", "fleet/ab/7", "fleet/x/7"] {
             assert_eq!(Name::of_source(other), None, "{other}");
         }
         assert!("AB".repeat(16).parse::<Origin>().is_err(), "one spelling for one host");

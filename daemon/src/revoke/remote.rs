@@ -33,6 +33,8 @@ pub struct RemoteClaim {
     pub reason: String,
     /// Who ordered it there.
     pub actor: String,
+    /// Whether it is a lockdown.
+    pub lockdown: bool,
 }
 
 /// What a claim is on.
@@ -161,7 +163,7 @@ impl Plane {
                 until: c.until,
                 reason: c.reason,
                 actor: c.actor,
-                source: c.name.source(),
+                source: if c.lockdown { c.name.source_of_lockdown() } else { c.name.source() },
             });
             names.push(c.name);
         }

@@ -2,7 +2,11 @@
 //! lapsed, and writing all anew where it must be. Long work is cut into parts of about a thousand entries, and orders
 //! go between them.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
@@ -24,6 +28,8 @@ const KEEP_NS: u64 = 10 * 60 * 1_000_000_000;
 const STEP_NS: i128 = 1_000_000_000;
 /// Claims that one sweep takes out, and condemnations that it looks at.
 const SWEEP: usize = 1024;
+/// Threads that fill the kernel's map at start, at most.
+const MOST_THREADS: usize = 4;
 
 /// Where upkeep stands.
 #[derive(Debug)]
@@ -86,11 +92,33 @@ impl Plane {
             );
             kernel.deny.begin()?;
         }
-        self.upkeep.next = Some(0);
-        while self.upkeep.is_busy() {
-            self.part()?;
-        }
-        Ok(())
+        self.fill()
+    }
+
+    /// Writes all parts at once, on as many threads as there are cores: a start waits for it.
+    fn fill(&mut self) -> Result<(), KernelError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let (deny, ledger, now) = (&kernel.deny, &self.ledger, Moment::now(&*self.clock));
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= ledger.parts() {
+                    return Ok(());
+                }
+                deny.fill(&ledger.part(n, now))?;
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut done: Result<(), KernelError> = work();
+            for other in others {
+                done = done.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            done
+        })?;
+        kernel.deny.swap()
     }
 
     /// Goes on with what is under way.

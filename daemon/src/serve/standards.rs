@@ -2,7 +2,7 @@
 //! that are pushed (RFC 8935).
 //!
 //! Guarantees: nothing is answered to whom it does not concern, secrets are compared in constant time as hashes, and an
-//! order is acknowledged when it is durable and in force. Leaves to others: what a token is (`token`), how it is revoked
+//! order is acknowledged when it is durable and in force, and has come as far in the fleet as `fleet.acknowledge` says. Leaves to others: what a token is (`token`), how it is revoked
 //! (`decide`, `revoke`).
 
 mod client;
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     decide::Decider,
-    revoke::Refusals,
+    revoke::{Refusals, feed::Feed},
     ssf::Receiver,
     telemetry::Metrics,
     token::{ApiKeys, Publisher},
@@ -64,6 +64,8 @@ pub struct Standards {
     pub lately: Lately,
     /// Notes what is refused.
     pub refusals: Refusals,
+    /// Other hosts, where there are any.
+    pub fleet: Option<Arc<Feed>>,
 }
 
 /// Why a request is refused, in the words of RFC 6749 §5.2.

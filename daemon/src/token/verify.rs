@@ -36,6 +36,10 @@ pub struct Judgement {
     pub vouched: Option<Vouched>,
 }
 
+/// A token of which others have to be asked; what was found of it so far, unless it is another server's.
+#[derive(Debug)]
+pub struct Unsettled(Option<Box<Judgement>>);
+
 impl Judgement {
     pub(super) const fn refused(reason: Reason) -> Self {
         Self { status: Err(reason), vouched: None }
@@ -116,29 +120,49 @@ impl Verifier {
         jws.claims.get("exp").and_then(Value::as_i64)
     }
 
-    /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the keys at hand do not suffice, they are fetched, and the token waits for them, for
-    /// no longer than its issuer's setting. The clock is asked again behind that.
+    /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the
+    /// keys at hand do not suffice, they are fetched, and the token waits for them, for no longer than its issuer's
+    /// setting. The clock is asked again behind that.
     pub async fn identify(&self, token: &Token, now: impl Fn() -> i64) -> Judgement {
-        let is_key = || self.api_keys.as_ref().is_some_and(|keys| keys.claims(token.as_str()));
-        if let Some(introspector) = &self.introspector
-            && signing_input(token.as_bytes()).is_none()
-            && !is_key()
+        match self.at_once(token, now()) {
+            Ok(judged) => judged,
+            Err(open) => self.settle(token, open, now).await,
+        }
+    }
+
+    /// [`Self::identify`], where nobody has to be asked or waited for, which most tokens are spared; otherwise what
+    /// [`Self::settle`] goes on with.
+    pub fn at_once(&self, token: &Token, now: i64) -> Result<Judgement, Unsettled> {
+        if self.introspector.is_some() && signing_input(token.as_bytes()).is_none() && !self.is_api_key(token)
         {
-            return introspector.judge(token, now).await;
+            return Err(Unsettled(None));
         }
-        let judged = self.judge(token, now());
-        let waits =
-            matches!(judged.status, Err(Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale));
-        let lists = self.status_lists.as_ref().filter(|_| judged.status.is_ok() && !is_key());
-        if !waits && lists.is_none() {
-            return judged;
-        }
+        let judged = self.judge(token, now);
+        let settled = match judged.status {
+            Ok(_) => self.status_lists.is_none() || self.is_api_key(token),
+            Err(reason) => !waits(reason),
+        };
+        if settled { Ok(judged) } else { Err(Unsettled(Some(Box::new(judged)))) }
+    }
+
+    /// Asks and waits.
+    pub async fn settle(&self, token: &Token, open: Unsettled, now: impl Fn() -> i64) -> Judgement {
+        let judged = match (open.0, &self.introspector) {
+            (Some(judged), _) => *judged,
+            (None, Some(introspector)) => return introspector.judge(token, now).await,
+            (None, None) => self.judge(token, now()),
+        };
         let Ok((issuer, _)) = self.find(token) else { return judged };
+        let waits = judged.status.as_ref().is_err_and(|reason| waits(*reason));
         let judged = if waits && remote::awaited(issuer).await { self.judge(token, now()) } else { judged };
         match &self.status_lists {
             Some(lists) if judged.status.is_ok() => lists.settle(issuer, judged, now).await,
             _ => judged,
         }
+    }
+
+    fn is_api_key(&self, token: &Token) -> bool {
+        self.api_keys.as_ref().is_some_and(|keys| keys.claims(token.as_str()))
     }
 
     fn find<'a>(&self, token: &'a Token) -> Result<(&Arc<Issuer>, Jws<'a>), Reason> {
@@ -171,6 +195,11 @@ impl Verifier {
         all.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         all
     }
+}
+
+/// Whether new keys may mend this.
+const fn waits(reason: Reason) -> bool {
+    matches!(reason, Reason::KeyUnknown | Reason::IssuerNotReady | Reason::KeysStale)
 }
 
 #[cfg(test)]

@@ -1,18 +1,23 @@
-//! A million revocations at once, and ten: how fast they are taken, the memory they need, and how long a start takes.
+//! A million revocations at once, and ten: how fast they are taken, the memory they need, with tokens in the caches too,
+//! and how long a start takes.
 
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes, far below 2^52")]
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     os::unix::net::UnixStream,
     path::Path,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use super::daemon::{Daemon, Setting};
+use super::{
+    daemon::{Daemon, Setting},
+    tokens::Issuer,
+};
 use crate::figures::Figures;
 
 /// Lines written at once.
@@ -21,12 +26,17 @@ const PART: usize = 4096;
 const RATE: f64 = 200_000.0;
 const START_SECONDS_A_MILLION: f64 = 2.0;
 const BYTES_AN_ENTRY: f64 = 150.0;
+const MEGABYTES: f64 = 250.0;
+/// Tokens whose verdicts are kept.
+const TOKENS: usize = 100_000;
 
 /// Measures with a daemon whose configuration begins with `tables`.
 pub fn measure(figures: &mut Figures, dir: &Path, tables: &str, count: usize) -> Result<()> {
     let millions = count as f64 / 1e6;
     let name = format!("{millions} million");
-    let setting = Setting { dir, tables: tables.to_owned(), core: None };
+    let [issuer, ..] = Issuer::all()?;
+    let tables = format!("{tables}{}[decide]\nmax_lag = \"0s\"\n", issuer.configure(dir)?);
+    let setting = Setting { dir, tables, core: None };
     let daemon = Daemon::start(&setting)?;
     let (memory, cpu) = (daemon.memory()?, daemon.cpu()?);
     let seconds = upload(&daemon.socket, count)?;
@@ -60,6 +70,40 @@ pub fn measure(figures: &mut Figures, dir: &Path, tables: &str, count: usize) ->
         "MB",
         "resident, all of it",
     );
+    if count <= 1_000_000 {
+        decide(&daemon, &issuer)?;
+        let all = daemon.memory()? as f64 / 1e6;
+        let name = format!("{name}, and verdicts of {TOKENS} tokens: daemon memory");
+        figures.at_most(&name, all, "MB", MEGABYTES, "resident, all of it");
+    }
+    Ok(())
+}
+
+/// Has the daemon decide for as many tokens, each of 480 bytes, and keep that.
+fn decide(daemon: &Daemon, issuer: &Issuer) -> Result<()> {
+    let mut to = TcpStream::connect(daemon.doors)?;
+    let mut reader = BufReader::new(to.try_clone()?);
+    for n in 0..TOKENS {
+        let token = issuer.token(&format!("m-{n:06}"), "read")?;
+        write!(
+            to,
+            "GET /auth HTTP/1.1\r\nHost: bench\r\nX-Original-Method: GET\r\nX-Original-URI: /orders\r\nAuthorization: Bearer {token}\r\n\r\n"
+        )?;
+        let (mut line, mut length) = (String::new(), 0);
+        reader.read_line(&mut line)?;
+        ensure!(line.starts_with("HTTP/1.1 200 "), "a wrong answer: {line}");
+        while line != "\r\n" {
+            line.clear();
+            ensure!(reader.read_line(&mut line)? > 0, "the daemon hung up");
+            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = n.trim().parse()?;
+            }
+        }
+        reader.read_exact(&mut vec![0; length])?;
+    }
+    // The cache's own count lags behind by what it has not tidied up.
+    let kept = daemon.gauge("portcullis_verdict_cache_entries")?;
+    ensure!(kept >= TOKENS as f64 * 0.99, "{kept} verdicts are kept");
     Ok(())
 }
 

@@ -96,6 +96,13 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// What its metrics say, of one without labels.
+    pub fn gauge(&self, name: &str) -> Result<f64> {
+        let all = get(self.observe, "/metrics")?;
+        let line = all.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.with_context(|| format!("no `{name}` among the metrics"))?.parse().context("a number")
+    }
+
     /// Resident memory, in bytes.
     pub fn memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

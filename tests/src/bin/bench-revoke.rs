@@ -155,13 +155,15 @@ fn start(dir: &Path) -> Result<Daemon> {
 fn tables(dir: &Path, room: Option<usize>) -> Result<String> {
     let policies = dir.join("policies");
     fs::create_dir(&policies)?;
-    fs::write(policies.join("p.rego"), "package p\n\nimport rego.v1\n\ndefault allow := false\n")?;
+    let rego = "package p\n\nimport rego.v1\n\ndefault decision := {\"allow\": false}\n\n\
+        decision := {\"allow\": true, \"ttl\": 600} if input.token_status == \"valid\"\n";
+    fs::write(policies.join("p.rego"), rego)?;
     let room = room.map_or_else(String::new, |n| {
         let policy = n / 16;
         format!("max_entries = {}\npolicy_entries = {policy}\n", n + policy)
     });
     Ok(format!(
-        "[kernel]\n{room}mode = \"enforce\"\ninterfaces = [\"lo\"]\nports = [8080]\npin_dir = {}\n[policy]\ndirs = [{}]\ndecision = \"p/allow\"\n[token]\nfingerprint_key = {}\n",
+        "[kernel]\n{room}mode = \"enforce\"\ninterfaces = [\"lo\"]\nports = [8080]\npin_dir = {}\n[policy]\ndirs = [{}]\ndecision = \"p/decision\"\n[token]\nfingerprint_key = {}\n",
         quoted(&dir.join("bpf/portcullis")),
         quoted(&policies),
         quoted(&dir.join("fingerprint.key")),

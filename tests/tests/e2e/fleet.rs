@@ -1,14 +1,20 @@
 //! Revocations on several hosts: told, lifted, caught up with, and waited for.
 
 use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use portcullis_tests::{
     World,
+    client::http,
     config::ISSUER,
     fleet::Fleet,
     is_root,
     nats::{Setting, Version},
+    pki::sha256,
 };
 use serde_json::{Value, json};
+
+/// Where a host hears OAuth clients.
+const DOOR: &str = "127.0.0.1:8282";
 
 fn current() -> [Setting; 1] {
     [Setting::alone(Version::Current)]
@@ -289,7 +295,7 @@ fn what_is_no_order_is_refused_and_holds_up_nothing() -> Result<()> {
     let last = json!({"last_by_subj": format!("portcullis.changes.{own}")}).to_string();
     let message = fleet.nats[0].api("STREAM.MSG.GET.PORTCULLIS", &last)?;
     let data = message["message"]["data"].as_str().context("data")?;
-    let again = String::from_utf8(base64(data)?)?;
+    let again = String::from_utf8(BASE64.decode(data)?)?;
     a.daemon.ask(&["unrevoke", &told["id"].to_string(), "--wait", "all"], "")?.ok()?;
     for _ in 0..3 {
         client.publish(&format!("portcullis.changes.{own}"), &again)?;
@@ -301,17 +307,54 @@ fn what_is_no_order_is_refused_and_holds_up_nothing() -> Result<()> {
     Ok(())
 }
 
-fn base64(text: &str) -> Result<Vec<u8>> {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut all, mut bits, mut have) = (Vec::new(), 0u32, 0);
-    for c in text.bytes().filter(|c| *c != b'=') {
-        let digit = DIGITS.iter().position(|d| *d == c).context("base64")?;
-        bits = bits << 6 | u32::try_from(digit)?;
-        have += 6;
-        if have >= 8 {
-            have -= 8;
-            all.push(u8::try_from(bits >> have & 0xff)?);
-        }
+#[test]
+fn clients_are_answered_when_the_fleet_has_it_and_any_host_unlocks() -> Result<()> {
+    if !is_root() {
+        return Ok(());
     }
-    Ok(all)
+    let Some(mut fleet) = Fleet::hub(&current())? else { return Ok(()) };
+    let secret = sha256(b"app-secret");
+    let clients = format!(
+        "acknowledge = \"applied\"\nacknowledge_timeout = \"1s\"\n[standards]\nlisten = [\"{DOOR}\"]\n[[standards.client]]\nid = \"app\"\nsecret_sha256 = [\"{secret}\"]\nrevoke = \"any\"\n"
+    );
+    fleet.add(&clients)?;
+    fleet.add("")?;
+    fleet.settle()?;
+    let [a, b] = &fleet.hosts[..] else { unreachable!("two hosts") };
+    let head = format!(
+        "POST /oauth2/revoke HTTP/1.1\r\nAuthorization: Basic {}\r\nContent-Type: application/x-www-form-urlencoded",
+        BASE64.encode("app:app-secret")
+    );
+    let ask = |token: &str| http(a.namespace(), DOOR.parse()?, &head, format!("token={token}").as_bytes());
+    let (first, second) = (fleet.mint.hs256()?, fleet.mint.hs256()?);
+    assert_eq!(ask(&first)?.status, 200);
+    assert!(b.refuses(&first)?, "nothing is awaited after the answer");
+    // Cut off just now, the other one counts as live and cannot have it in time. The client comes again, and nothing is
+    // ordered twice.
+    b.cut(true)?;
+    for _ in 0..2 {
+        let answer = ask(&second)?;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.body.contains("not in the whole fleet yet"), "{answer:?}");
+    }
+    assert!(a.refuses(&second)?);
+    b.cut(false)?;
+    b.await_refused(&second, true);
+    assert_eq!(ask(&second)?.status, 200);
+    assert_eq!(a.daemon.status()?["revocations"]["claims"], 2);
+
+    let third = fleet.mint.hs256()?;
+    assert_eq!(b.daemon.auth("GET", "/v1/orders", &third)?.status, 200);
+    a.daemon.ask(&["lockdown", "--all", "--ttl", "10m", "--wait", "all"], "")?.ok()?;
+    b.await_refused(&third, true);
+    let listed = b.daemon.json(&["revocations", "--source", "lockdown"], "")?;
+    assert_eq!(listed[0]["source"], format!("fleet/{}/{}/lockdown", a.id()?, 3), "{listed}");
+    let told = b.daemon.ask(&["unlock", "--all"], "")?.ok()?;
+    assert!(told.starts_with("unlocked: "), "{told}");
+    for host in [a, b] {
+        host.await_refused(&third, false);
+    }
+    // The client's orders stay.
+    assert!(a.refuses(&second)?);
+    Ok(())
 }

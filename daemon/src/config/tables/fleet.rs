@@ -63,7 +63,7 @@ section! {
         connect_timeout: Span = Span::seconds(1),
         /// The host is not ready when it is longer ago that it knew itself complete; without it, it stays ready.
         max_staleness: Option<Span> = None,
-        /// How far an order of the admin API must have come before it is answered, where it does not say: `"local"` (on this
+        /// How far an order of the admin API (where it does not say) or of RFC 7009 must have come before it is answered: `"local"` (on this
         /// host's disk and in force here), `"stored"` (in the stream) or `"applied"` (in force on all live hosts).
         acknowledge: Acknowledge = Acknowledge::Local,
         /// Longest time that is waited for it. Then the answer says who is missing; the order is in force here all the same.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::super::{
     AnyClaim, Change, LogEntry,
-    foreign::{Grave, Name, Origin},
+    foreign::{Grave, Name, Origin, is_lockdown},
     remote::{RemoteClaim, RemoteLift, RemoteTarget},
     selector::Selector,
 };
@@ -109,6 +109,14 @@ pub struct ToldClaim {
     reason: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     actor: String,
+    /// Whether it is ended by `unlock`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    lockdown: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 /// A lifting, as it is told.
@@ -133,18 +141,22 @@ impl ToldClaim {
             AnyClaim::Token(c) => (Some(c.fingerprint.to_string()), None, &c.reason, &c.actor, &c.source),
             AnyClaim::Selector(c) => (None, Some(c.selector.clone()), &c.reason, &c.actor, &c.source),
         };
-        let told = || Self { id, fingerprint, selector, until, reason: cut(reason), actor: cut(actor) };
+        let lockdown = is_lockdown(source);
+        let told =
+            || Self { id, fingerprint, selector, until, reason: cut(reason), actor: cut(actor), lockdown };
         Name::of_source(source).is_none().then(told)
     }
 
     /// Another host's claim, as that host told it.
     pub fn passed_on(claim: &AnyClaim, id: u64) -> Option<Self> {
         let mut claim = claim.clone();
-        match &mut claim {
-            AnyClaim::Token(c) => c.source.clear(),
-            AnyClaim::Selector(c) => c.source.clear(),
-        }
-        Some(Self { id, ..Self::own(&claim)? })
+        let source = match &mut claim {
+            AnyClaim::Token(c) => &mut c.source,
+            AnyClaim::Selector(c) => &mut c.source,
+        };
+        let lockdown = is_lockdown(source);
+        source.clear();
+        Some(Self { id, lockdown, ..Self::own(&claim)? })
     }
 
     /// What it is here; `None` where it is none.
@@ -164,6 +176,7 @@ impl ToldClaim {
             until: WallTime(self.until),
             reason: self.reason,
             actor: self.actor,
+            lockdown: self.lockdown,
         })
     }
 }
@@ -295,7 +308,15 @@ mod tests {
 
     fn claim(id: u64) -> ToldClaim {
         let fingerprint = Some(DenyFingerprint([id, 1]).to_string());
-        ToldClaim { id, fingerprint, selector: None, until: 9, reason: "x".repeat(40), actor: "uid:0".into() }
+        ToldClaim {
+            id,
+            fingerprint,
+            selector: None,
+            until: 9,
+            reason: "x".repeat(40),
+            actor: "uid:0".into(),
+            lockdown: false,
+        }
     }
 
     #[test]

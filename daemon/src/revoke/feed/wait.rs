@@ -57,6 +57,13 @@ impl Feed {
         (self.settings.acknowledge, self.settings.timeout)
     }
 
+    /// Waits until all that was ordered here so far has come as far as is usual. Whether it has.
+    pub async fn usually(&self) -> bool {
+        let (level, timeout) = self.usual();
+        let entry = *self.plane.head().borrow();
+        self.wait(level, entry, &BTreeSet::new(), timeout).await.reached
+    }
+
     /// Waits until all that this host's log says up to an entry has come as far as `level`, but no longer than `timeout`.
     /// `named` are hosts that are waited for whether they are there or not; without any, all live ones.
     pub async fn wait(

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::WallTime,
-    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder, feed::Level},
+    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder, feed::Level, is_lockdown},
 };
 
 /// Longest page of a listing.
@@ -235,7 +235,7 @@ impl Page {
         own && self.kind.is_none_or(|k| k == kind)
             && part(&self.reason, reason)
             && part(&self.actor, actor)
-            && self.source.as_ref().is_none_or(|s| s == source)
+            && self.source.as_ref().is_none_or(|s| s == source || s == "lockdown" && is_lockdown(source))
             && self.since.is_none_or(|t| created >= WallTime(t))
             && self.before.is_none_or(|t| created < WallTime(t))
     }

@@ -1,4 +1,5 @@
-//! Token revocation (RFC 7009): the token is on disk, in force and in the kernel when 200 is answered.
+//! Token revocation (RFC 7009): the token is on disk, in force and in the kernel when 200 is answered, and as far in the
+//! fleet as `fleet.acknowledge` says.
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -88,7 +89,7 @@ impl Standards {
         let name = (client.settings.id.clone(), found.fingerprint);
         // Revoked by another's order, it is revoked by this one too: that one may be lifted.
         if found.revoked && self.lately.contains_key(&name) {
-            return Ok(("again", plain(StatusCode::OK)));
+            return self.told("again").await;
         }
         let order = Order {
             fingerprint: found.fingerprint,
@@ -110,12 +111,22 @@ impl Standards {
         match self.decider.revoke(order, Some(once)).await {
             Ok(_) => {
                 self.lately.insert(name, ());
-                Ok(("revoked", plain(StatusCode::OK)))
+                self.told("revoked").await
             }
             Err(e) => {
                 tracing::error!(error = %e, client = client.settings.id, "a token was not revoked for its client");
                 Err(Fault::Unavailable("the revocation is not in force"))
             }
+        }
+    }
+
+    /// Answers when the fleet has it. A client that is told to come again (RFC 7009 §2.2.1) orders nothing twice.
+    async fn told(&self, done: &'static str) -> Done {
+        match &self.fleet {
+            Some(fleet) if !fleet.usually().await => {
+                Err(Fault::Unavailable("the token is revoked on this host, but not in the whole fleet yet"))
+            }
+            _ => Ok((done, plain(StatusCode::OK))),
         }
     }
 }
