@@ -13,6 +13,7 @@ mod compare;
 mod decision;
 mod depth;
 mod files;
+mod functions;
 mod hazards;
 mod http;
 mod load;

@@ -39,8 +39,12 @@ pattern_hits := [pattern.scopes |
 
 missing := [scope |
 	some scope in required
-	not scope in input.identity.scopes
+	not scope in held
 ]
+
+default held := []
+
+held := input.identity.scopes
 
 public if count(required) == 0
 

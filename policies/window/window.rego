@@ -13,8 +13,10 @@ seconds_left := left if {
 	left := (input.identity.iat + own) - input.time
 } else := (input.identity.iat + data.window.max_age_seconds) - input.time
 
+dated if is_number(input.identity.iat)
+
 denial := {"allow": false, "reason": "the token does not say when it was issued", "status": 401} if {
-	not is_number(input.identity.iat)
+	not dated
 }
 
 else := {"allow": false, "reason": "the token is past its window", "status": 401, "block": "token"} if {

@@ -46,6 +46,38 @@ pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Res
     Ok(())
 }
 
+/// Refuses what neither engine reads as OPA does, and what it would be taken for opens doors: defaults of functions, which
+/// have no effect, and objects as patterns, which match larger ones too.
+pub(super) fn check_patterns(file: &str, module: &regorus::unstable::Module) -> Result<(), LoadError> {
+    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
+    for (kind, node) in nodes(&tree, &[]) {
+        let list = |name: &str| node.get(name).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+        if kind == "Default" && list("args") {
+            let message =
+                "defaults of functions are not known here: give the function an `else` instead".to_owned();
+            return Err(at(file, node, message));
+        }
+        let is = |name: &str, what: &str| node.get(name).is_some_and(|e| e.get(what).is_some());
+        let pattern = match kind {
+            "AssignExpr" => is("lhs", "Object") || is("rhs", "Object") && !is("lhs", "Var"),
+            "SomeIn" => is("value", "Object") || is("key", "Object"),
+            "Func" => node
+                .get("args")
+                .and_then(Value::as_array)
+                .is_some_and(|args| args.iter().any(|a| a.get("Object").is_some())),
+            _ => false,
+        };
+        if pattern {
+            let message =
+                "an object as a pattern would match larger ones here, which it does not in OPA: compare \
+                           its members one by one"
+                    .to_owned();
+            return Err(at(file, node, message));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a module names `http.send`, which is refused where it is off.
 pub(super) fn asks(file: &str, module: &regorus::unstable::Module, allowed: bool) -> Result<bool, LoadError> {
     let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
@@ -71,7 +103,7 @@ pub(super) fn asks(file: &str, module: &regorus::unstable::Module, allowed: bool
     Ok(asks)
 }
 
-fn at(file: &str, node: &Value, message: String) -> LoadError {
+pub(super) fn at(file: &str, node: &Value, message: String) -> LoadError {
     let position = |name: &str| {
         let n = node.get("span").and_then(|span| span.get(name)).and_then(Value::as_u64);
         n.and_then(|n| u32::try_from(n).ok()).unwrap_or_default()

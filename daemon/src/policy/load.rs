@@ -16,7 +16,7 @@ use regorus::{
 use super::{
     EngineKind, LoadError, PolicySet, builtins, depth,
     files::{self, File, Files},
-    hazards, machine,
+    functions, hazards, machine,
     reads::{self, Reads},
     replay, rewrite,
     set::{Cause, Limits, Tested},
@@ -97,6 +97,19 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
     for module in compiled.get_modules() {
         let file = module.package.span.source.get_path();
         hazards::check_arity(file, module)?;
+        hazards::check_patterns(file, module)?;
+        functions::check(file, module, |path| compiled.get_rules().contains_key(path))?;
+        if let Some((rule, what)) = machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref))
+        {
+            let span = rule.span();
+            let message = format!("{what}, and OPA goes on then: bind it to a variable in the body first");
+            return Err(LoadError::Rego {
+                file: file.to_owned(),
+                line: span.line,
+                column: span.col,
+                message,
+            });
+        }
         asks |= hazards::asks(file, module, options.http_send)?;
     }
     for rule in compiled.get_rules().keys() {
@@ -191,14 +204,26 @@ pub(super) fn engine(files: &Files, options: &LoadOptions, with_tests: bool) -> 
         let added = contained(|| engine.add_policy(file.path.display().to_string(), text));
         added.and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| located(&e))
     };
+    let names = rule_names(files);
     for file in &files.modules {
-        add(file, rewrite::outputs(&file.path.to_string_lossy(), &file.text))?;
+        if file.text.contains(rewrite::FRESH) {
+            let message = format!("{}: a name begins with `{}`", file.path.display(), rewrite::FRESH);
+            return Err(LoadError::Compile(message));
+        }
+        add(file, rewrite::mended(&file.path.to_string_lossy(), &file.text, &names))?;
     }
     for (n, file) in files.tests.iter().enumerate().filter(|_| with_tests) {
         let path = file.path.to_string_lossy();
-        add(file, rewrite::shown(n, &path, &rewrite::outputs(&path, &file.text)))?;
+        add(file, rewrite::shown(n, &path, &rewrite::mended(&path, &file.text, &names)))?;
     }
     Ok(engine)
+}
+
+/// The names of rules of a set, of its tests too.
+fn rule_names(files: &Files) -> rewrite::RuleNames {
+    let paths: Vec<_> =
+        files.modules.iter().chain(&files.tests).map(|f| (f.path.to_string_lossy(), &f.text)).collect();
+    rewrite::rule_names(paths.iter().map(|(path, text)| (path.as_ref(), text.as_str())))
 }
 
 /// Reads a data file into an object under its directory's path.
@@ -270,9 +295,10 @@ fn to_program(
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }
     let compile = || {
+        let names = rule_names(files);
         let modules = files.modules.iter().map(|file| {
             let path = file.path.to_string_lossy();
-            (path.to_string(), rewrite::outputs(&path, &file.text))
+            (path.to_string(), rewrite::mended(&path, &file.text, &names))
         });
         let modules: Vec<_> = modules.collect();
         let mut engine = Engine::new();

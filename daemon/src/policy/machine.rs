@@ -8,7 +8,7 @@
 //! * with an undefined term of a comprehension: `count([x.a | some x in y])` counts it. In the copy stands
 //!   `[v | some x in y; v = x.a]`.
 //! * with an undefined value of a rule or function that goes on with `else`, and undefined keys or values of partial
-//!   objects: sets that may have them run on the interpreter.
+//!   objects. So does the interpreter: sets that may have them are refused ([`unsound`]).
 //! * at an index that is a variable of `every`: it takes `every i, x in a { x == b[i] }` for true where each `x` is
 //!   anywhere in `b`; and so with one that is assigned outside of the comprehension it stands in. Such sets run on
 //!   the interpreter.
@@ -56,26 +56,12 @@ pub(super) fn parse_as(path: &str, text: &str, v1: bool) -> Result<Module, Strin
 /// Copies modules, all of a set, each with its path and text.
 pub(super) fn copies(modules: &[(String, String)]) -> Result<Vec<String>, String> {
     let parsed = modules.iter().map(|(path, text)| parse(path, text)).collect::<Result<Vec<_>, _>>()?;
-    let package = |m: &Module| m.package.refr.span().text().to_owned();
     let mut out = Vec::with_capacity(modules.len());
     for (module, (_, text)) in parsed.iter().zip(modules) {
         if text.contains(FRESH) {
             return Err(format!("a name begins with `{FRESH}`"));
         }
-        let mut globals = Names::from(["input".to_owned(), "data".to_owned()]);
-        for import in &module.imports {
-            let path = import.refr.span().text();
-            let name =
-                import.r#as.as_ref().map_or_else(|| path.rsplit('.').next().unwrap_or(path), |s| s.text());
-            globals.insert(name.to_owned());
-        }
-        let mut constants = Names::new();
-        for other in parsed.iter().filter(|m| package(m) == package(module)) {
-            globals.extend(other.policy.iter().filter_map(|rule| names_of_rule(rule).into_iter().next()));
-            constants.extend(other.policy.iter().filter_map(|rule| constant_of(rule)));
-        }
-        let (edits, indexes) = (Edits::default(), Names::new());
-        let mut copy = Copy { text, globals, constants, edits, indexes, fresh: 0 };
+        let mut copy = Copy::new(module, text, parsed.iter());
         for rule in &module.policy {
             copy.indexes = indexes_in(rule)?;
             copy.rule(rule)?;
@@ -83,6 +69,16 @@ pub(super) fn copies(modules: &[(String, String)]) -> Result<Vec<String>, String
         out.push(copy.edits.apply(text));
     }
     Ok(out)
+}
+
+/// Refuses what both engines take for undefined where OPA goes on: in either it would turn `not` round. The rule and what
+/// of it.
+pub(super) fn unsound<'a>(
+    module: &'a Module,
+    all: impl Iterator<Item = &'a Module>,
+) -> Option<(&'a Rule, String)> {
+    let copy = Copy::new(module, "", all);
+    module.policy.iter().find_map(|rule| Some((rule.as_ref(), copy.unsound(rule)?)))
 }
 
 struct Copy<'a> {
@@ -124,7 +120,25 @@ impl Inner<'_> {
     }
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    fn new<'m>(module: &Module, text: &'a str, all: impl Iterator<Item = &'m Module>) -> Self {
+        let package = |m: &Module| m.package.refr.span().text().to_owned();
+        let mut globals = Names::from(["input".to_owned(), "data".to_owned()]);
+        for import in &module.imports {
+            let path = import.refr.span().text();
+            let name =
+                import.r#as.as_ref().map_or_else(|| path.rsplit('.').next().unwrap_or(path), |s| s.text());
+            globals.insert(name.to_owned());
+        }
+        let mut constants = Names::new();
+        for other in all.filter(|m| package(m) == package(module)) {
+            globals.extend(other.policy.iter().filter_map(|rule| names_of_rule(rule).into_iter().next()));
+            constants.extend(other.policy.iter().filter_map(|rule| constant_of(rule)));
+        }
+        let (edits, indexes) = (Edits::default(), Names::new());
+        Self { text, globals, constants, edits, indexes, fresh: 0 }
+    }
+
     fn rule(&mut self, rule: &Rule) -> Result<(), String> {
         let Rule::Spec { head, bodies, .. } = rule else { return Ok(()) };
         let mut outer = self.globals.clone();
@@ -140,30 +154,37 @@ impl Copy<'_> {
                 (refr, assign.as_ref().map(|a| &a.value))
             }
         };
-        if matches!(head, RuleHead::Compr { .. }) && is_partial(name) {
-            let keys = keys(name);
-            if !keys.into_iter().chain(value).all(|e| self.is_defined(e, None)) {
-                return Err(format!(
-                    "a key or value of `{}` may be undefined: bind it in the body first",
-                    text(name)
-                ));
-            }
-        }
         if bodies.is_empty() {
             return self.level(None, value.into_iter().chain([name]), &outer);
         }
         for (i, body) in bodies.iter().enumerate() {
             let own = body.assign.as_ref().map(|a| &a.value).or(value.filter(|_| i == 0));
-            let goes_on = bodies.get(i + 1).is_some_and(|next| next.is_else);
-            if goes_on && own.is_some_and(|value| !self.is_defined(value, Some(body))) {
-                return Err(format!(
-                    "a value of `{}` that an `else` follows may be undefined: bind it in the body first",
-                    text(name)
-                ));
-            }
             self.level(Some(&body.query), own.into_iter().chain([name]), &outer)?;
         }
         Ok(())
+    }
+
+    /// What of a rule neither engine evaluates as OPA does.
+    fn unsound(&self, rule: &Rule) -> Option<String> {
+        let Rule::Spec { head, bodies, .. } = rule else { return None };
+        let (name, value) = match head {
+            RuleHead::Compr { refr, assign, .. } | RuleHead::Func { refr, assign, .. } => {
+                (refr, assign.as_ref().map(|a| &a.value))
+            }
+            RuleHead::Set { .. } => return None,
+        };
+        if matches!(head, RuleHead::Compr { .. })
+            && is_partial(name)
+            && !keys(name).into_iter().chain(value).all(|e| self.is_defined(e, None))
+        {
+            return Some(format!("a key or value of `{}` may be undefined", text(name)));
+        }
+        let goes_on = |i: usize| bodies.get(i + 1).is_some_and(|next| next.is_else);
+        let open = bodies.iter().enumerate().any(|(i, body)| {
+            let own = body.assign.as_ref().map(|a| &a.value).or(value.filter(|_| i == 0));
+            goes_on(i) && own.is_some_and(|value| !self.is_defined(value, Some(body)))
+        });
+        open.then(|| format!("a value of `{}` that an `else` follows may be undefined", text(name)))
     }
 
     /// A query with what is evaluated after it.

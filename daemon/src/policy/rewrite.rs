@@ -2,17 +2,40 @@
 //!
 //! * `f(x, y)` of a builtin of ours becomes `f(x) = y`: regorus takes the form with an output argument for its own
 //!   builtins alone.
+//! * `not` is read as OPA reads it: see [`negation`].
 //! * In tests, what a `with` puts in place of `input` or of a data document is shown to [`super::replay`].
 
 use serde_json::Value;
 
 use super::{builtins, hazards, machine};
 
+mod negation;
+
+pub(super) use negation::{FRESH, RuleNames};
+
 /// The builtin that tests show their values to.
 pub(super) const SEEN: &str = "portcullis_seen";
 
+/// The names of the rules of modules, each with its path and text.
+pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> RuleNames {
+    let mut names = RuleNames::new();
+    for (path, text) in modules {
+        // Of one that does not parse the engine tells.
+        let parsed = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
+        if let Ok(module) = parsed {
+            negation::note(&mut names, &module);
+        }
+    }
+    names
+}
+
+/// A module's text as both engines are to read it; `names` are of all modules of its set.
+pub(super) fn mended(path: &str, text: &str, names: &RuleNames) -> String {
+    negation::mended(path, &outputs(path, text), names)
+}
+
 /// A module's text with calls in output form written as equations; the text itself where there are none.
-pub(super) fn outputs(path: &str, text: &str) -> String {
+fn outputs(path: &str, text: &str) -> String {
     if !builtins::ALL.iter().any(|b| text.contains(b.name)) {
         return text.to_owned();
     }
@@ -95,6 +118,11 @@ fn extent_of(node: &Value) -> Option<(usize, usize)> {
 pub(super) struct Edits(Vec<(usize, usize, String)>);
 
 impl Edits {
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn insert(&mut self, at: usize, text: String) {
         self.0.push((at, at, text));
     }
@@ -175,6 +203,38 @@ mod tests {
         }
         assert!(tree("p.rego", &out).is_some(), "{out}");
         assert_eq!(outputs("p.rego", "package p\nx := {"), "package p\nx := {");
+    }
+
+    #[test]
+    fn what_not_asks_for_is_asked_for_before_it() {
+        let text = "package p\nimport rego.v1\nimport data.lists\n\
+            a if not startswith(input.path, \"/admin\")\n\
+            b if { x := 1; not x == input.x }\n\
+            c := 1 if not \"admin\" in input.roles else := 2 if not input.x\n\
+            d := [x | some x in input.a; not x in lists]\n\
+            e if not f(g(input.x)[\"a\"], [input.y, {\"k\": a}])\n\
+            f(_, _) if not a\n\
+            g(x) := x if not blocked[input.u].y with input as {\"u\": \"s\"}\n\
+            h if { every x in input.a { not x < input.b } }\n\
+            i if not count([x | some x in [1]; not x in input.c]) == 1\n\
+            j if not data.b[\"k\"].c\n";
+        let names = rule_names([("p.rego", text)]);
+        let out = mended("p.rego", text, &names);
+        assert_eq!(out.lines().count(), text.lines().count());
+        for line in [
+            "a if { portcullis_not_1_1 := input.path; not startswith(portcullis_not_1_1, \"/admin\") }",
+            "b if { x := 1; portcullis_not_1_2 := input.x; not x == portcullis_not_1_2 }",
+            "c := 1 if { portcullis_not_1_3 := input.roles; not \"admin\" in portcullis_not_1_3 } else := 2 if not input.x",
+            "d := [x | some x in input.a; portcullis_not_1_4 := lists; not x in portcullis_not_1_4]",
+            "f(_, _) if not a",
+            "portcullis_not_1_8 := input.u with input as {\"u\": \"s\"}; not blocked[portcullis_not_1_8].y with input",
+            "{ every x in input.a { portcullis_not_1_9 := input.b; not x < portcullis_not_1_9 } }",
+            "some x in [1]; portcullis_not_2_1 := input.c; not x in portcullis_not_2_1])",
+            "j if not data.b[\"k\"].c",
+        ] {
+            assert!(out.contains(line), "{line}\n{out}");
+        }
+        assert!(tree("p.rego", &out).is_some(), "{out}");
     }
 
     #[test]

@@ -141,6 +141,15 @@ pub(super) fn run(
         // The reference as written behind `package`.
         let package = format!("data.{}", module.package.refr.span().text());
         for rule in &module.policy {
+            if let Some(name) = cases_name(rule) {
+                let outcome = Outcome::Errored(
+                    "it is a test with cases, which are not told apart here: write a rule for each"
+                        .to_owned(),
+                );
+                let (file, package) = (file.clone(), package.clone());
+                report.cases.push(TestCase { file, package, name, outcome, duration: Duration::ZERO });
+                continue;
+            }
             let Some(name) = test_name(rule) else { continue };
             let case = (file.clone(), package.clone(), name);
             if wanted(&format!("{}.{}", case.1, case.2)) && !found.contains(&case) {
@@ -171,6 +180,16 @@ fn test_name(rule: &Rule) -> Option<String> {
     let Rule::Spec { head: RuleHead::Compr { refr, .. }, .. } = rule else { return None };
     let Expr::Var { span, .. } = refr.as_ref() else { return None };
     Some(span.text()).filter(|name| name.starts_with("test_")).map(str::to_owned)
+}
+
+/// The rule's name where it is a test whose cases OPA tells apart (`test_x[case] if …`), or a set of that name.
+fn cases_name(rule: &Rule) -> Option<String> {
+    let Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } = rule else {
+        return None;
+    };
+    let name = refr.span().text();
+    let is_plain = test_name(rule).is_some();
+    (name.starts_with("test_") && !is_plain).then(|| name.to_owned())
 }
 
 fn run_one(engine: &mut Engine, strict: bool, path: String) -> Outcome {

@@ -71,8 +71,6 @@ fn the_machine_ends_a_body_where_the_interpreter_does() {
         ("decision := count({x.a | some x in [{}, {}]}) > 0", None),
         ("decision := f(1)\nf(y) := x if { x := input.a } else := false", None),
         ("decision := {\"allow\": x} if { x := input.a } else := {\"allow\": false}", None),
-        ("decision := input.a if { 1 == 1 } else := false", Some(Cause::Uncompiled)),
-        ("decision := count(m) > 0\nm[input.a] := 1 if 1 == 1", Some(Cause::Uncompiled)),
         ("decision := count([1 | b := input.a]) > 0\nb := 1", None),
         ("decision if { b := input.a; b == 1 } else := false\nb := 1", None),
         (
@@ -93,5 +91,57 @@ fn the_machine_ends_a_body_where_the_interpreter_does() {
         }
         let decision = set.eval_decision(&Input::from(json!({}))).unwrap_or_else(|e| panic!("{body}: {e}"));
         assert!(!decision.allow, "{body}");
+    }
+}
+
+/// What both engines would get wrong, and OPA does not.
+#[test]
+fn what_no_engine_evaluates_as_opa_does_is_refused() {
+    for (body, told) in [
+        ("decision := input.a if { 1 == 1 } else := false", "may be undefined"),
+        ("decision := count(m) > 0\nm[input.a] := 1 if 1 == 1", "may be undefined"),
+        ("decision if not f(input.u)\nf(x) := x.blocked if { x } else := true", "may be undefined"),
+        (
+            "decision if not f(input.u)\ndefault f(_) := true\nf(x) := false if x == 1",
+            "defaults of functions",
+        ),
+        ("decision if {\"role\": r} = input.claims", "an object as a pattern"),
+        ("decision if { some {\"role\": r} in input.all; r == 1 }", "an object as a pattern"),
+        ("decision if f(input.x)\nf({\"a\": x}) if x == 1", "an object as a pattern"),
+        ("decision if startwith(input.a, \"b\")", "there is no function `startwith`"),
+        ("decision if startswith(input.a)", "takes 2 arguments"),
+        ("decision if data.p.nosuch(1)", "there is no function `data.p.nosuch`"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("p.rego"), format!("package p\nimport rego.v1\n{body}")).unwrap();
+        let error = load(&[dir.path().into()], "p/decision", &LoadOptions::default()).err();
+        let error = error.unwrap_or_else(|| panic!("{body} is taken")).to_string();
+        assert!(error.contains(told) && error.contains("p.rego"), "{body}: {error}");
+    }
+}
+
+/// Each allowed what OPA denies: it asks for what a `not` asks for before it.
+#[test]
+fn not_of_what_is_undefined_is_not_true() {
+    for body in [
+        "decision if not input.client in {\"evil\"}",
+        "decision if not startswith(input.path, \"/admin\")",
+        "decision if not blocked(input.u)\nblocked(u) if u == \"evil\"",
+        "decision if not blocked[input.u]\nblocked := {\"evil\"}",
+        "decision if not input.x < 5",
+        "decision if not count(input.a) > 2",
+        "decision if not \"admin\" in input.roles",
+        "decision if not role == \"admin\"\nrole := input.role",
+        "decision if count([x | some x in [1]; not x in input.ok]) == 1",
+        "decision if { every x in [1] { not x in input.ok } }",
+    ] {
+        let set = set(&format!("default decision := false\n{body}"));
+        assert_eq!(set.engine(), &EngineKind::Rvm, "{body}");
+        let decision = set.eval_decision(&Input::from(json!({}))).unwrap_or_else(|e| panic!("{body}: {e}"));
+        assert!(!decision.allow, "{body}");
+    }
+    // A lone reference is what it was.
+    for body in ["decision if not input.x", "decision if not blocked[\"a\"].b\nblocked := {}"] {
+        assert!(set(body).eval_decision(&Input::from(json!({}))).unwrap().allow, "{body}");
     }
 }
