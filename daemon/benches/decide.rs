@@ -64,7 +64,7 @@ impl Bench {
         let (clock, index): (SharedClock, _) = (Arc::new(SystemClock), Arc::new(Index::default()));
         let store = Store::open(&dir.join("r"), key.id()).unwrap();
         let limits = Limits { revoked: 1000, condemned: 1000 };
-        let settings = PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) };
+        let settings = PlaneSettings { limits, keys: key.id().into(), namer: Namer::new(key.scan_key()) };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
         let issuer = |name: &str, algorithm: &str, keys| IssuerSettings {
@@ -88,6 +88,7 @@ impl Bench {
             verifier: Arc::new(Verifier::new(issuers, Duration::from_secs(30)).unwrap()),
             binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
+            other_key: None,
             policy: Arc::clone(&active),
             index,
             plane,

@@ -37,8 +37,8 @@ use crate::{
     config::{Config, Endpoint, KernelMode, ServeTls, UnknownMode},
     decide::{Decider, DeciderParts, watch_pressure},
     kernel::{
-        self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, PlacesView, Questions,
-        Senders,
+        self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, Place, PlacesView,
+        Questions, Senders,
     },
     outside::Outside,
     policy::{self, Active, PolicySet},
@@ -49,7 +49,7 @@ use crate::{
         answer_kernel, bind, serve_admin, serve_observe, serve_remote_admin,
     },
     telemetry::Metrics,
-    token::{ApiKeys, Binder, FingerprintKey, Introspector, StatusLists, Verifier},
+    token::{ApiKeys, Binder, FingerprintKey, FingerprintKeys, Introspector, StatusLists, Verifier},
     usage::{Book, Keeper},
 };
 
@@ -66,12 +66,28 @@ pub(crate) struct KernelSide {
     senders: Senders,
     adopted: bool,
     capacity: u32,
+    /// The second guard's view and counters by place, while there is one.
+    beside: Option<(GuardedView, PlacesView)>,
 }
 
 impl KernelSide {
     /// How it stands now.
     fn guarded(&self) -> Guarded {
-        self.guarded.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let read = |view: &GuardedView| view.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut guarded = read(&self.guarded);
+        if let Some((view, _)) = &self.beside {
+            guarded.destroyed_connections += read(view).destroyed_connections;
+        }
+        guarded
+    }
+
+    /// What was counted by place.
+    fn places(&self) -> Vec<Place> {
+        let mut places = self.places.read().unwrap_or_default();
+        if let Some((_, beside)) = &self.beside {
+            Place::add_refusals(&mut places, &beside.read().unwrap_or_default());
+        }
+        places
     }
 }
 
@@ -101,6 +117,8 @@ pub(crate) struct Shared {
     clock: SharedClock,
     /// Held while policies are loaded and put in force: one at a time.
     loading: tokio::sync::Mutex<()>,
+    /// Fingerprint keys in force, and those that were.
+    keys: (FingerprintKeys, Vec<u32>),
     /// Kernel events seen, for `status`.
     events_seen: AtomicU64,
     started: std::time::Instant,
@@ -136,30 +154,27 @@ fn vouchers(config: &Config, key: &Arc<FingerprintKey>) -> Result<Vouchers> {
 pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Result<()> {
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new().context("metrics cannot be made")?);
-    let key = Arc::new(FingerprintKey::load_or_create(&config.token.fingerprint_key)?);
+    let token = &config.token;
+    let keys = FingerprintKeys::load(&token.fingerprint_key, token.other_fingerprint_key.as_deref())?;
+    let key = Arc::clone(&keys.own);
     let Vouchers { verifier, api_keys, introspector, status_lists } = vouchers(&config, &key)?;
     let binder = Binder::new(settings::binding(&config), Arc::clone(&key));
     let (bundles, arrived) = Bundles::start(&config).await?;
     bundles.check(&arrived).map_err(|e| anyhow!(e))?;
     let set = load_policies(&config, &bundles.dirs(&arrived))?;
     bundles.took(arrived, clock.wall());
-    let store = Store::open_with(&config.revocation.store, key.id(), settings::store(&config))?;
+    let store = Store::open_with(&config.revocation.store, settings::keys(&keys), settings::store(&config))?;
     // Everything that can fail for a reason outside the kernel is behind us before the kernel is touched.
     let sockets = Sockets::bind(&config).await?;
     let records = records::open(&config)?;
     let usage =
         settings::usage(&config).map(|s| Keeper::start(&s, key.id(), Arc::clone(&clock))).transpose()?;
-    let kernel_settings = settings::kernel(&config, &key)?;
-    let kernel = kernel_settings.clone().map(Kernel::load).transpose()?;
+    let former = settings::former(&keys, &store.keys());
+    let kernel_settings = settings::kernel(&config, &keys, &former)?;
     let index = Arc::new(Index::default());
-    let limits = limits(&config, kernel.as_ref());
-    let mut plane = Plane::new(
-        store,
-        kernel,
-        Arc::clone(&index),
-        Arc::clone(&clock),
-        settings::plane(&config, &key, limits),
-    )?;
+    let plane_settings = settings::plane(&config, &keys, limits(&config));
+    let mut plane = Plane::read(store, Arc::clone(&index), Arc::clone(&clock), plane_settings)?;
+    plane.take_kernel(kernel_settings.clone().map(Kernel::load).transpose()?)?;
     let kernel_parts = match plane.kernel_mut() {
         None => None,
         Some(kernel) => Some(kernel_side(kernel, &*clock)?),
@@ -182,6 +197,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         verifier: Arc::clone(&verifier),
         binder,
         key,
+        other_key: keys.other.clone(),
         policy: Arc::clone(&active),
         index,
         plane: plane.clone(),
@@ -210,6 +226,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         candidate,
         kernel,
         loading: tokio::sync::Mutex::default(),
+        keys: (keys, former),
         events_seen: AtomicU64::new(0),
         started: std::time::Instant::now(),
         bundles,
@@ -411,7 +428,10 @@ async fn serve(
         };
         let doors = Arc::clone(&doors);
         tasks.spawn(answer_kernel(doors, told.questions, held, tasks::address, stop.clone()));
-        tasks.spawn(tasks::events(Arc::clone(&shared), told.events, clock, event_sender, stop.clone()));
+        for source in told.events {
+            let (clock, sender) = (Arc::clone(&clock), event_sender.clone());
+            tasks.spawn(tasks::events(Arc::clone(&shared), source, clock, sender, stop.clone()));
+        }
     }
     announce(&shared);
     stop.cancelled().await;
@@ -481,16 +501,17 @@ pub(crate) fn load_policies(config: &Config, bundles: &[PathBuf]) -> Result<Poli
     policy::load(&dirs, &config.policy.decision, &settings::policy(config))
 }
 
-fn limits(config: &Config, kernel: Option<&Kernel>) -> Limits {
+fn limits(config: &Config) -> Limits {
     // Without a kernel map memory is the only bound; the configured one is kept as that.
-    let capacity = kernel.map_or(config.kernel.max_entries, |k| k.deny.wanted()) as usize;
+    let capacity = config.kernel.max_entries as usize;
     let condemned = (config.kernel.policy_entries as usize).min(capacity / 2);
     Limits { revoked: capacity - condemned, condemned }
 }
 
 /// What the kernel side tells and asks.
 struct Told {
-    events: EventSource,
+    /// Of each guard.
+    events: Vec<EventSource>,
     questions: Questions,
 }
 
@@ -502,8 +523,11 @@ fn kernel_side(kernel: &mut Kernel, clock: &dyn Clock) -> Result<(KernelSide, To
         senders: kernel.senders()?,
         adopted: kernel.adopted,
         capacity: kernel.deny.wanted(),
+        beside: kernel.guarded_beside().zip(kernel.places_beside()),
     };
     let mut questions = kernel.questions()?;
     questions.free_stale(clock.boot().0).context("slots of an earlier daemon's questions cannot be freed")?;
-    Ok((side, Told { events: kernel.events()?, questions }))
+    let mut events = vec![kernel.events()?];
+    events.extend(kernel.events_beside()?);
+    Ok((side, Told { events, questions }))
 }

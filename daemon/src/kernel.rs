@@ -7,6 +7,7 @@
 
 mod attach;
 mod batch;
+mod beside;
 mod btf;
 mod connections;
 mod counters;

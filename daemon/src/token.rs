@@ -40,7 +40,7 @@ pub use extract::Extraction;
 pub use identity::Identity;
 pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Introspector};
 pub use issuer::IssuerStatus;
-pub use key::{FingerprintKey, KeyError};
+pub use key::{FingerprintKey, FingerprintKeys, KeyError};
 pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};
 pub use signers::Signers;
 pub use status_list::{

@@ -51,6 +51,10 @@ pub struct Config {
     pub kernel: String,
     /// `kernel.pin_dir`, below the test's directory.
     pub pin_dir: &'static str,
+    /// `token.fingerprint_key`, below the test's directory.
+    pub key: &'static str,
+    /// `token.other_fingerprint_key`, likewise.
+    pub other_key: Option<&'static str>,
     /// `revocation.store`, below the test's directory.
     pub store: &'static str,
     /// `serve.listen`
@@ -81,6 +85,8 @@ impl Default for Config {
             enforcement: "strict",
             kernel: String::new(),
             pin_dir: "bpf/portcullis",
+            key: "fingerprint.key",
+            other_key: None,
             store: "revocations",
             doors: DOORS,
             listen: String::new(),
@@ -88,6 +94,26 @@ impl Default for Config {
             observe: OBSERVE,
         }
     }
+}
+
+/// With `PORTCULLIS_TWO_KEYS` in the environment every daemon has a second key, and so a second guard: all tests are to hold
+/// then, too.
+fn two_keys(dir: &Dir) -> String {
+    if std::env::var_os("PORTCULLIS_TWO_KEYS").is_none() {
+        return String::new();
+    }
+    let made = [
+        ("fingerprint.key", "101112131415161718191a1b1c1d1e1f\n"),
+        ("second.key", "202122232425262728292a2b2c2d2e2f\n"),
+    ];
+    for (name, text) in made {
+        if !dir.path(name).exists()
+            && let Err(e) = dir.write(name, text)
+        {
+            panic!("no second key: {e:#}");
+        }
+    }
+    format!("other_fingerprint_key = \"{}\"", dir.path("second.key").display())
 }
 
 impl Config {
@@ -112,6 +138,7 @@ policy_entries = {policy_entries}
 [token]
 key_headers = ["X-Api-Key"]
 fingerprint_key = "{fingerprint}"
+{other_key}
 
 [[token.issuer]]
 issuer = "{ISSUER}"
@@ -162,7 +189,11 @@ level = "{log}"
             ports = self.ports,
             max_entries = self.max_entries,
             policy_entries = self.policy_entries,
-            fingerprint = path("fingerprint.key"),
+            fingerprint = path(self.key),
+            other_key = match self.other_key {
+                Some(name) => format!("other_fingerprint_key = \"{}\"", path(name)),
+                None => two_keys(dir),
+            },
             hmac = path("hmac.key"),
             jwks = path("es256.jwks"),
             policies = self.policies.display(),

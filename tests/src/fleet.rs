@@ -47,6 +47,8 @@ pub struct Host {
     ns: Owned,
     /// Its directory.
     pub dir: Dir,
+    /// What its daemon was started with.
+    pub config: Config,
     /// Its number.
     n: usize,
     hub: Namespace,
@@ -71,6 +73,17 @@ impl Host {
         if let Err(e) = until(|| Ok(self.refuses(token).is_ok_and(|is| is == refused))) {
             panic!("host {}: refused = {refused} did not come: {e:#}\n{:?}", self.n, self.fleet());
         }
+    }
+
+    /// Has its daemon end, in this way or that, and start with its configuration as it is now.
+    pub fn restart(&mut self, hard: bool) -> Result<()> {
+        self.dir.write("portcullis.toml", &self.config.toml(&self.dir))?;
+        if hard {
+            self.daemon.kill9()?;
+        } else {
+            self.daemon.stop()?;
+        }
+        self.daemon.restart()
     }
 
     /// Cuts it off from the hub, or joins it again.
@@ -201,7 +214,7 @@ impl Fleet {
             // The first one's is all hosts'.
             fs::copy(dir.path("fingerprint.key"), self.dir.path("fingerprint.key"))?;
         }
-        let host = Host { daemon, server, ns, dir, n, hub: self.hub.0.clone() };
+        let host = Host { daemon, server, ns, dir, config, n, hub: self.hub.0.clone() };
         self.hosts.push(host);
         Ok(&self.hosts[n])
     }

@@ -54,6 +54,8 @@ pub fn settings(bpffs: &Bpffs) -> Settings {
         max_entries: 1024,
         key: KEY,
         key_id: 7,
+        other: None,
+        former: Vec::new(),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Options {
     pub threads: usize,
     /// Longest time for one evaluation. Patient, where a test is not about that: the machine may be busy.
     pub time_limit: Duration,
+    /// A second fingerprint key is in force.
+    pub two_keys: bool,
 }
 
 impl Options {
@@ -70,6 +72,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             threads: 2,
             time_limit: Duration::from_mins(1),
+            two_keys: false,
         }
     }
 }
@@ -102,7 +105,7 @@ pub struct Inside {
 impl Inside {
     /// Serves on a port of loopback.
     pub fn start(options: Options) -> Result<Self> {
-        let Options { rules, doors, clock, threads, time_limit } = options;
+        let Options { rules, doors, clock, threads, time_limit, two_keys } = options;
         let dir = tempfile::tempdir()?;
         let secret = dir.path().join("hmac.key");
         fs::write(&secret, SECRET)?;
@@ -110,7 +113,7 @@ impl Inside {
         let index = Arc::new(Index::default());
         let store = Store::open(&dir.path().join("r.redb"), key.id())?;
         let limits = Limits { revoked: 2_000_000, condemned: 1000 };
-        let settings = PlaneSettings { limits, key_id: key.id(), namer: Namer::new(key.scan_key()) };
+        let settings = PlaneSettings { limits, keys: key.id().into(), namer: Namer::new(key.scan_key()) };
         let (plane, _) =
             Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings)?.start()?;
         let issuer = IssuerSettings {
@@ -126,6 +129,7 @@ impl Inside {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::from_secs(30))?),
             binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
+            other_key: two_keys.then(|| Arc::new(FingerprintKey::from_bytes(&[8; 16]))),
             policy: Arc::clone(&policy),
             index,
             plane: plane.clone(),
@@ -168,10 +172,10 @@ impl Inside {
 
     /// The same, to be awaited.
     pub async fn revoked(&self, token: &str) -> Result<()> {
-        let fingerprint = self.decider.key().deny(&Token::new(token.to_owned()));
+        let token = self.decider.fingerprints(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_hours(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
-        let order = Order { fingerprint, until, reason, actor, source, parent: None };
+        let order = Order { token, until, reason, actor, source, parent: None };
         self.plane.revoke(order).await.map(drop).context("not revoked")
     }
 

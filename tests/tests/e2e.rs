@@ -22,6 +22,7 @@ mod e2e {
     mod envoy;
     mod errors;
     mod fleet;
+    mod fleet_keys;
     mod fleet_servers;
     mod forward;
     mod gate;
@@ -31,6 +32,7 @@ mod e2e {
     mod heads;
     mod interfaces;
     mod issuers;
+    mod keys;
     mod lasting;
     mod limits;
     mod listeners;

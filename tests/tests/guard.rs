@@ -5,11 +5,11 @@
 use std::cell::{Cell, RefCell};
 
 use portcullis::kernel::{
-    GuardedPort, Kernel, KernelError, Reaction,
+    GuardedPort, Kernel, KernelError, Reaction, Settings,
     test_support::{Ran, Which},
 };
 use portcullis_common::{
-    fingerprint::DenyFingerprint,
+    fingerprint::{DenyFingerprint, Key},
     head::{BUFFER, Cursor, FRONT, MAX_STEPS, Scan, Sink, Step, WINDOW, step_in},
     layout::{ANSWER_DENIED, DenyValue, FOREVER, ScanConfig},
     reason::Outcome,
@@ -365,6 +365,47 @@ fn pinned_maps_are_adopted_only_where_they_fit() {
     let mut other_key = settings(&bpffs);
     other_key.key_id = 8;
     assert!(matches!(Kernel::load(other_key), Err(KernelError::KeyMismatch { found: 7, expected: 8, .. })));
+    portcullis::kernel::detach_all(&bpffs.pins(), &[]).unwrap();
+    assert!(!bpffs.pins().exists());
+}
+
+#[test]
+fn each_key_has_a_guard_that_stays_where_it_is_when_they_change_places() {
+    if !is_root() {
+        return;
+    }
+    let bpffs = Bpffs::mount().unwrap();
+    let (old, new) = (DenyFingerprint([1, 1]), DenyFingerprint([2, 2]));
+    let with = |own: (Key, u32), other: Option<(Key, u32)>, former: &[u32]| {
+        let s = settings(&bpffs);
+        Kernel::load(Settings { key: own.0, key_id: own.1, other, former: former.to_vec(), ..s })
+    };
+    let (seven, eight) = ((KEY, 7), (Key { k0: 1, k1: 2 }, 8));
+    drop(load(&bpffs).unwrap());
+    let beside = bpffs.pins().join("beside");
+    let mut both = with(seven, Some(eight), &[]).unwrap();
+    assert!(both.adopted && beside.exists());
+    both.refuse(&[(old, revoked()), (new, revoked())]).unwrap();
+    drop(both);
+    // Each has all entries, and its maps are found by their key.
+    let mut turned = with(eight, Some(seven), &[]).unwrap();
+    let mut seen = Vec::new();
+    turned.each_refused(|f, _| seen.push(f)).unwrap();
+    seen.sort_unstable();
+    assert_eq!(seen, [old, old, new, new]);
+    turned.release(&[old]).unwrap();
+    drop(turned);
+    assert!(matches!(with(eight, None, &[]), Err(KernelError::KeyMismatch { found: 7, expected: 8, .. })));
+    let mut one = with(eight, None, &[7]).unwrap();
+    let mut seen = Vec::new();
+    one.each_refused(|f, _| seen.push(f)).unwrap();
+    assert_eq!((seen, one.adopted), (vec![new], true));
+    drop(one);
+    // The place of the one that went is the next one's.
+    let both = with(eight, Some((KEY, 9)), &[7]).unwrap();
+    assert!(both.adopted);
+    drop(both);
+    drop(with((KEY, 9), Some(eight), &[]).unwrap());
     portcullis::kernel::detach_all(&bpffs.pins(), &[]).unwrap();
     assert!(!bpffs.pins().exists());
 }

@@ -499,8 +499,13 @@ fn spoilt_policies_are_refused_or_decide_within_their_limits() -> Result<()> {
 #[test]
 fn a_verdict_from_the_cache_allocates_nothing() -> Result<()> {
     let _alone = ALONE.lock();
+    // Nor while the fingerprint key is being changed.
+    hits_allocate_nothing(false).and_then(|()| hits_allocate_nothing(true))
+}
+
+fn hits_allocate_nothing(two_keys: bool) -> Result<()> {
     let rules = "decision := {\"allow\": true, \"ttl\": 300} if input.token_status == \"valid\"";
-    let inside = Inside::start(Options::new(rules))?;
+    let inside = Inside::start(Options { two_keys, ..Options::new(rules) })?;
     let token = token("good");
     let by = Asker { door: Door::ForwardAuth, peer: "127.0.0.1" };
     let asked = portcullis::decide::Request {

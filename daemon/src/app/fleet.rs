@@ -55,7 +55,7 @@ pub fn feed(config: &Config, plane: &PlaneHandle, decider: &Arc<Decider>) -> Opt
             Acknowledge::Applied => Level::Applied,
         },
         timeout: f.acknowledge_timeout.0,
-        key_id: decider.key().id(),
+        keys: decider.key_ids(),
     };
     let follower = Arc::new(Follower(Arc::clone(decider)));
     Some(Arc::new(Feed::new(settings, plane.clone(), follower)))

@@ -1,5 +1,7 @@
 //! Turns the raw configuration into each room's own settings.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
@@ -17,11 +19,11 @@ use crate::{
     },
     outside,
     policy::LoadOptions,
-    revoke::{Limits, Namer, PlaneSettings, Tuning},
+    revoke::{KeyIds, Limits, Namer, PlaneSettings, Tuning},
     serve::{DoorSettings, TlsSettings},
     telemetry::Door,
     token::{
-        ApiKeySettings, BindingSettings, CertificateFormat, Credential, Extraction, FingerprintKey,
+        ApiKeySettings, BindingSettings, CertificateFormat, Credential, Extraction, FingerprintKeys,
         IntrospectionSettings, IssuerSettings, KeySource, PublisherSettings, RemoteKeys, StatusListSettings,
         TokenRules,
     },
@@ -35,13 +37,23 @@ pub fn store(c: &Config) -> Tuning {
 }
 
 /// What the plane is told at start.
-pub fn plane(c: &Config, key: &FingerprintKey, limits: Limits) -> PlaneSettings {
-    let namer = Namer::new(key.scan_key()).in_region(c.host.region.as_deref());
-    PlaneSettings { limits, key_id: key.id(), namer }
+pub fn plane(c: &Config, keys: &FingerprintKeys, limits: Limits) -> PlaneSettings {
+    let namer = Namer::new(keys.own.scan_key()).in_region(c.host.region.as_deref());
+    PlaneSettings { limits, keys: self::keys(keys), namer }
+}
+
+/// The fingerprint keys in force, by their ids.
+pub fn keys(keys: &FingerprintKeys) -> KeyIds {
+    KeyIds { own: keys.own.id(), other: keys.other.as_ref().map(|k| k.id()) }
+}
+
+/// Of the keys that have been in force, those that are no more.
+pub fn former(now: &FingerprintKeys, all: &BTreeSet<u32>) -> Vec<u32> {
+    all.iter().copied().filter(|id| !keys(now).has(*id)).collect()
 }
 
 /// The kernel's settings; `None` where it is off.
-pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Settings>> {
+pub fn kernel(c: &Config, keys: &FingerprintKeys, former: &[u32]) -> Result<Option<kernel::Settings>> {
     let k = &c.kernel;
     let reaction = match (k.mode, k.reaction) {
         (KernelMode::Off, _) => return Ok(None),
@@ -94,8 +106,10 @@ pub fn kernel(c: &Config, key: &FingerprintKey) -> Result<Option<kernel::Setting
         shed: shed(k),
         h2c_ports: k.h2c_ports.clone(),
         max_entries: k.max_entries,
-        key: key.scan_key(),
-        key_id: key.id(),
+        key: keys.own.scan_key(),
+        key_id: keys.own.id(),
+        other: keys.other.as_ref().map(|k| (k.scan_key(), k.id())),
+        former: former.to_vec(),
     }))
 }
 

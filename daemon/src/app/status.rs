@@ -62,7 +62,7 @@ fn read(s: &Shared) -> Value {
             "ports": guarded.ports,
             "older_connections": guarded.older_connections,
             "older_by_port": guarded.older_by_port,
-            "places": k.places.read().unwrap_or_default(),
+            "places": k.places(),
             "shed": shed(s, config.kernel.shed, &guarded),
             "destroyed_connections": guarded.destroyed_connections,
             "pin_dir": config.kernel.pin_dir,
@@ -77,6 +77,7 @@ fn read(s: &Shared) -> Value {
         "mode": mode(config.kernel.mode),
         "fail_open": config.serve.fail_open,
         "key_id": format!("{:08x}", s.decider.key().id()),
+        "other_key_id": s.decider.key_ids().other.map(|id| format!("{id:08x}")),
         "policy": {
             "generation": loaded.generation,
             "hash": loaded.set.hash(),
@@ -177,6 +178,7 @@ fn refresh(s: &Shared) {
         (plane.revoked, plane.revoked_limit),
         (plane.condemned, plane.condemned_limit),
     );
+    s.metrics.under_keys([plane.under_other_key.claims, plane.under_no_key.claims]);
     for issuer in s.verifier.issuers(SystemClock.wall().seconds()) {
         s.metrics.issuer(&telemetry::IssuerKeys {
             issuer: &issuer.issuer,
@@ -232,7 +234,7 @@ fn refresh(s: &Shared) {
             s.metrics.kernel_outcome(outcome, total);
         }
     }
-    if let Some(Ok(places)) = s.kernel.as_ref().map(|k| k.places.read()) {
+    if let Some(places) = s.kernel.as_ref().map(super::KernelSide::places) {
         for place in &places {
             for (sight, total) in place.sights.iter() {
                 s.metrics.kernel_place(&place.interface, place.port, sight, total);

@@ -248,7 +248,7 @@ async fn reconfigure(shared: &Arc<Shared>) -> Result<(), String> {
             "kernel.mode cannot be turned \"off\" or on without a restart; nothing was changed".to_owned()
         );
     }
-    let settings = settings::kernel(&new, shared.decider.key()).map_err(|e| e.to_string())?;
+    let settings = settings::kernel(&new, &shared.keys.0, &shared.keys.1).map_err(|e| e.to_string())?;
     if let Some(settings) = settings {
         let done = shared.plane.with_kernel(move |k| k.reconfigure(settings)).await;
         done.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;

@@ -6,7 +6,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Value, json};
 
 use super::{FAILED, Failure, OK, Outcome, print, print_json, table::time};
-use crate::{config, hex, revoke::AuditLog, token::FingerprintKey};
+use crate::{
+    config, hex,
+    revoke::{AuditLog, KeyIds},
+    token::FingerprintKeys,
+};
 
 /// Read the audit log, and check that nobody changed it
 ///
@@ -68,13 +72,17 @@ impl From {
         })
     }
 
-    /// Id of this host's fingerprint key, where there is a configuration and the key.
-    pub fn key_id(&self) -> Result<Option<u32>, Failure> {
+    /// Ids of this host's fingerprint keys, where there is a configuration and the keys.
+    pub fn keys(&self) -> Result<Option<KeyIds>, Failure> {
         if self.store.is_some() {
             return Ok(None);
         }
-        let file = config::load(&self.config)?.token.fingerprint_key;
-        Ok(if file.exists() { Some(FingerprintKey::load_or_create(&file)?.id()) } else { None })
+        let token = config::load(&self.config)?.token;
+        if !token.fingerprint_key.exists() {
+            return Ok(None);
+        }
+        let keys = FingerprintKeys::load(&token.fingerprint_key, token.other_fingerprint_key.as_deref())?;
+        Ok(Some(KeyIds { own: keys.own.id(), other: keys.other.map(|k| k.id()) }))
     }
 
     fn open(&self) -> Result<AuditLog, Failure> {

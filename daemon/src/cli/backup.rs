@@ -62,7 +62,7 @@ impl RestoreArgs {
     pub fn run(self) -> Outcome {
         let store = self.to.dir()?;
         let actor = format!("uid:{}", nix::unistd::getuid());
-        let done = revoke::restore(&self.copy, &store, self.to.key_id()?, self.force, &actor)?;
+        let done = revoke::restore(&self.copy, &store, self.to.keys()?, self.force, &actor)?;
         if self.json {
             print_json(&serde_json::to_value(&done)?)?;
             return Ok(OK);

@@ -43,6 +43,17 @@ pub fn line(f: &Value) -> String {
     format!("{at}, {live} other hosts live, {complete}{stale}")
 }
 
+/// A host's keys, and how many revocations there need the other one.
+fn keys(h: &Value) -> String {
+    let own = h["key_id"].as_str().unwrap_or("-");
+    let needs = || match h["needs_other"].as_u64() {
+        Some(n) if n > 0 => format!(" (needed by {n})"),
+        Some(_) => " (not needed)".to_owned(),
+        None => String::new(),
+    };
+    h["other_key_id"].as_str().map_or_else(|| own.to_owned(), |other| format!("{own}, {other}{}", needs()))
+}
+
 fn human(f: &Value) -> String {
     if f["configured"] != true {
         return "no fleet is configured (`fleet.servers`)".to_owned();
@@ -62,7 +73,7 @@ fn human(f: &Value) -> String {
     if f["other_keys"] != 0 {
         let _ = write!(
             shown,
-            "\nOTHER KEY: {} hosts have another fingerprint key; revocations of single tokens are not shared with them",
+            "\nOTHER KEY: {} hosts share no fingerprint key with this one; revocations of single tokens are not shared with them",
             f["other_keys"]
         );
     }
@@ -82,7 +93,7 @@ fn human(f: &Value) -> String {
                     format!("SILENT for {} s", h["heard_seconds"])
                 },
                 text(&h["version"]),
-                text(&h["key_id"]),
+                keys(h),
                 lag(&h["head"], &h["applied_here"]),
                 lag(&f["head"], &h["applied_there"]),
                 h["staleness_seconds"].as_u64().map_or_else(|| "never".to_owned(), |s| format!("{s} s ago")),
@@ -111,7 +122,8 @@ mod tests {
             "hosts": [
                 {"name": "b", "live": true, "version": "0.1.0", "key_id": "0000002a", "head": 7, "applied_here": 7,
                  "applied_there": 29, "heard_seconds": 0, "staleness_seconds": 1},
-                {"name": "c", "live": false, "version": "0.1.0", "key_id": "0000002b", "head": 9, "applied_here": 4,
+                {"name": "c", "live": false, "version": "0.1.0", "key_id": "0000002b",
+                 "other_key_id": "0000002a", "needs_other": 3, "head": 9, "applied_here": 4,
                  "applied_there": 0, "heard_seconds": 61, "staleness_seconds": null},
             ],
         });

@@ -32,6 +32,9 @@ pub struct Args {
     /// Revoke by fingerprint, as `portcullis fingerprint` and `events` show it
     #[arg(long, value_name = "HEX", conflicts_with = "token_file")]
     fingerprint: Option<String>,
+    /// The key that the fingerprint was made under, while the fingerprint key is being changed (default: the host's own)
+    #[arg(long, value_name = "ID", requires = "fingerprint")]
+    key_id: Option<String>,
     /// Revoke many: a line each of a file, or of standard input for `-`. A line is a token, or JSON as the API takes it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token_file", "fingerprint", "dry_run", "selector"])]
     many: Option<PathBuf>,
@@ -163,6 +166,9 @@ impl Args {
             (Some(f), _) => body["fingerprint"] = f.as_str().into(),
             (None, Some(selector)) => body["selector"] = selector,
             (None, None) => body["token"] = self.token.read()?.as_str().into(),
+        }
+        if let Some(id) = &self.key_id {
+            body["key_id"] = id.as_str().into();
         }
         if self.dry_run {
             body["dry_run"] = true.into();

@@ -5,7 +5,12 @@ use http::Method;
 use portcullis_common::reason::Sight;
 use serde_json::Value;
 
-use super::{OK, Outcome, client::Ask, fleet, print, print_json, table::table};
+use super::{
+    OK, Outcome,
+    client::Ask,
+    fleet, print, print_json,
+    table::{table, time},
+};
 
 /// Show what is attached where, the maps, the policy set in force and the kernel's counters
 ///
@@ -136,6 +141,28 @@ fn vouchers(s: &Value, lines: &mut Vec<String>) {
     }
 }
 
+/// Under which fingerprint keys revocations stand, while the key is being changed.
+fn keys(s: &Value, lines: &mut Vec<String>) {
+    let r = &s["revocations"];
+    let count = |name: &str| r[name]["claims"].as_u64().unwrap_or(0);
+    if let Some(other) = s["other_key_id"].as_str() {
+        let (n, until) = (count("under_other_key"), r["under_other_key"]["until"].as_i64());
+        lines.push(match until {
+            Some(until) => format!(
+                "other key    {other}: needed by {n} revocations, until {}: `token.other_fingerprint_key` must stay",
+                time(until)
+            ),
+            None => format!("other key    {other}: no revocation here needs it"),
+        });
+    }
+    let n = count("under_no_key");
+    if n > 0 {
+        lines.push(format!(
+            "NO SUCH KEY  {n} revocations of other hosts stand under a fingerprint key that is not in force here: they refuse nobody"
+        ));
+    }
+}
+
 fn human(s: &Value) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let mut lines = vec![
@@ -189,6 +216,7 @@ fn human(s: &Value) -> String {
     if r["kernel_behind"] == true {
         lines.push("KERNEL       a write to the deny map failed: it is tried again".to_owned());
     }
+    keys(s, &mut lines);
     if s["fleet"].is_object() {
         lines.push(format!("fleet        {}", fleet::line(&s["fleet"])));
     }

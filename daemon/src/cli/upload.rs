@@ -152,7 +152,7 @@ impl Lines {
             return Ok(None);
         }
         order.insert("source".to_owned(), "import".into());
-        for name in ["fingerprint", "selector", "until", "reason", "actor"] {
+        for name in ["fingerprint", "other", "selector", "until", "reason", "actor"] {
             if let Some(value) = given.get(name) {
                 order.insert(name.to_owned(), value.clone());
             }

@@ -567,7 +567,7 @@ fn resolve(c: &mut Config, base: &Path) {
     standards::resolve(c, fix);
     fleet::resolve(c, fix);
     fix(&mut c.kernel.pin_dir);
-    fix(&mut c.token.fingerprint_key);
+    c.token.other_fingerprint_key.iter_mut().chain([&mut c.token.fingerprint_key]).for_each(fix);
     c.token.api_keys.file.iter_mut().for_each(fix);
     let introspection = &mut c.token.introspection;
     [&mut introspection.secret_file, &mut introspection.ca_file].into_iter().flatten().for_each(fix);

@@ -112,6 +112,9 @@ section! {
         leeway: Span = Span::seconds(30),
         /// File that holds the secret fingerprint key; made on first start, mode 0600.
         fingerprint_key: PathBuf = PathBuf::from("/var/lib/portcullis/fingerprint.key"),
+        /// File of a second fingerprint key that is in force too, while the key is being changed: the next one before the
+        /// change, the one before after it. Neither file is made then. See fleet.md.
+        other_fingerprint_key: Option<PathBuf> = None,
         /// The issuers whose tokens are accepted.
         issuer: Vec<Issuer> = Vec::new(),
         /// API keys that this daemon issues.

@@ -14,7 +14,7 @@ use crate::{
     clock::WallTime,
     policy::Grant,
     record::Decided,
-    revoke::Names,
+    revoke::{Fingerprints, Names},
     telemetry::Counted,
     token::{Confirmation, Identity, Vouched},
     usage::Uses,
@@ -29,6 +29,8 @@ pub struct Verdict {
     pub body: Bytes,
     /// Whose token it is about; revocation is asked of it on every hit.
     pub fingerprint: Option<DenyFingerprint>,
+    /// Its name under the other fingerprint key, while there is one; likewise.
+    pub other_name: Option<DenyFingerprint>,
     /// What selectors go by; they are asked on every hit, too.
     pub names: Option<Arc<Names>>,
     /// What its token's verification rests on; asked on every hit.
@@ -145,8 +147,8 @@ pub type Identities = Cache<AllowFingerprint, Live, Uniform>;
 pub struct Live {
     /// What it says of itself.
     pub identity: Arc<Identity>,
-    /// Its deny fingerprint.
-    pub fingerprint: DenyFingerprint,
+    /// Its names.
+    pub token: Fingerprints,
     /// What selectors go by.
     pub names: Arc<Names>,
     /// What its verification rests on; asked on every hit.

@@ -29,7 +29,7 @@ use crate::{
     outside::Outside,
     policy::{Active, Block, Decision, Grant, Input, Limit, Loaded, PolicyError, asking},
     record::{Asker, Decided, Recorder},
-    revoke::{Index, PlaneHandle},
+    revoke::{Fingerprints, Index, KeyIds, Named, PlaneHandle},
     telemetry::Metrics,
     token::{Binder, FingerprintKey, Presented, Token, Verifier},
     usage::Book,
@@ -63,6 +63,8 @@ pub struct DeciderParts {
     pub binder: Binder,
     /// Names tokens.
     pub key: Arc<FingerprintKey>,
+    /// Names them too, while the key is being changed.
+    pub other_key: Option<Arc<FingerprintKey>>,
     /// The policy set in force.
     pub policy: Arc<Active>,
     /// Who is revoked.
@@ -173,6 +175,17 @@ impl Decider {
         &self.parts.key
     }
 
+    /// Those in force, by their ids.
+    pub fn key_ids(&self) -> KeyIds {
+        KeyIds { own: self.parts.key.id(), other: self.parts.other_key.as_ref().map(|k| k.id()) }
+    }
+
+    /// A token's names under the keys in force.
+    pub fn fingerprints(&self, token: &Token) -> Fingerprints {
+        let named = |k: &Arc<FingerprintKey>| Named { fingerprint: k.deny(token), key_id: k.id() };
+        Fingerprints { first: named(&self.parts.key), other: self.parts.other_key.as_ref().map(named) }
+    }
+
     /// Decides a request. `credential` is its token, or why none could be read. A hit copies and allocates
     /// nothing.
     pub async fn request(
@@ -264,7 +277,8 @@ impl Decider {
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
         let Some(token) = token.ok().flatten() else { return Refusal::of(reason) };
-        if self.is_revoked(Some(self.parts.key.deny(&token))) {
+        let names = self.fingerprints(&token);
+        if self.is_revoked(Some(names.first.fingerprint), names.other.map(|n| n.fingerprint)) {
             return Refusal::of(Reason::TokenRevoked);
         }
         let selectors = &self.parts.index.selectors;
@@ -345,19 +359,23 @@ impl Decider {
         if verdict.vouched.as_ref().is_some_and(|v| !v.is_current(now.seconds())) {
             return None;
         }
-        let revoked = verdict.fingerprint.is_some_and(|f| self.parts.index.is_revoked(f, now))
+        let one_is = |f: Option<DenyFingerprint>| f.is_some_and(|f| self.parts.index.is_revoked(f, now));
+        let revoked = one_is(verdict.fingerprint)
+            || one_is(verdict.other_name)
             || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked(verdict) } else { Hit::Verdict(verdict) })
     }
 
-    fn is_revoked(&self, f: Option<DenyFingerprint>) -> bool {
-        f.is_some_and(|f| self.parts.index.is_revoked(f, self.parts.clock.wall()))
+    /// Whether a token is revoked by itself, under either of its names.
+    fn is_revoked(&self, f: Option<DenyFingerprint>, other: Option<DenyFingerprint>) -> bool {
+        let now = self.parts.clock.wall();
+        f.into_iter().chain(other).any(|f| self.parts.index.is_revoked(f, now))
     }
 
     /// Whether a token is revoked, by itself or by a selector. One that a selector matches is condemned in the kernel
     /// from here on.
     pub(super) fn refuses(&self, known: &Known) -> bool {
-        if self.is_revoked(known.fingerprint) {
+        if self.is_revoked(known.fingerprint, known.other_name) {
             return true;
         }
         let now = self.parts.clock.wall();
@@ -495,7 +513,8 @@ impl Decider {
         };
         let issuer = known.status.as_ref().ok().map(|i| i.issuer.as_str());
         let counted = Some(self.parts.metrics.counted(issuer, ruling.reason(), said.as_deref()));
-        let (fingerprint, names, vouched) = (known.fingerprint, known.names.clone(), known.vouched.clone());
+        let (fingerprint, other_name) = (known.fingerprint, known.other_name);
+        let (names, vouched) = (known.names.clone(), known.vouched.clone());
         let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
@@ -504,6 +523,7 @@ impl Decider {
             ruling,
             body,
             fingerprint,
+            other_name,
             names,
             vouched,
             confirmation,
@@ -557,6 +577,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
         fingerprint: known.fingerprint,
+        other_name: known.other_name,
         names: None,
         vouched: None,
         confirmation: None,

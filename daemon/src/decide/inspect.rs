@@ -7,7 +7,7 @@ use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use super::Decider;
 use crate::{
     clock::WallTime,
-    revoke::{Claim, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
+    revoke::{Claim, Fingerprints, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
     token::{Identity, Token},
 };
 
@@ -16,8 +16,8 @@ use crate::{
 pub struct Inspected {
     /// What it says of itself, or why it is not believed.
     pub status: Result<Arc<Identity>, Reason>,
-    /// Its name.
-    pub fingerprint: DenyFingerprint,
+    /// Its names.
+    pub token: Fingerprints,
     /// Whether it is revoked, by itself or by a selector.
     pub revoked: bool,
 }
@@ -26,8 +26,8 @@ impl Decider {
     /// Verifies a token. What its sender would have to prove is not asked.
     pub async fn inspect(&self, token: &Token) -> Inspected {
         let known = self.identify(token).await;
-        let fingerprint = self.parts.key.deny(token);
-        Inspected { revoked: self.refuses(&known), fingerprint, status: known.status }
+        let token = self.fingerprints(token);
+        Inspected { revoked: self.refuses(&known), token, status: known.status }
     }
 
     /// The same, and where its time has not come yet: what it will be when it does.

@@ -18,6 +18,8 @@ pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
     pub fingerprint: Option<DenyFingerprint>,
+    /// Its name under the other fingerprint key, while there is one.
+    pub other_name: Option<DenyFingerprint>,
     /// What selectors go by, of a valid token.
     pub names: Option<Arc<Names>>,
     /// What this rests on.
@@ -36,6 +38,7 @@ impl Known {
         Self {
             status: Err(reason),
             fingerprint: None,
+            other_name: None,
             names: None,
             vouched: None,
             uses: None,
@@ -79,7 +82,9 @@ impl Decider {
 
     /// Fingerprints and verifies a token, whoever sent it.
     pub(super) async fn identify(&self, token: &Token) -> Known {
-        let fingerprint = Some(self.parts.key.deny(token));
+        let token_names = self.fingerprints(token);
+        let fingerprint = Some(token_names.first.fingerprint);
+        let other_name = token_names.other.map(|n| n.fingerprint);
         let name = self.parts.key.allow(token);
         let now = self.parts.clock.wall().seconds();
         if let Some(live) = self.identities.get(&name)
@@ -89,7 +94,7 @@ impl Decider {
             let usage = self.told_usage(live.uses.as_deref());
             let (status, names) = (Ok(live.identity), Some(live.names));
             let (vouched, uses) = (live.vouched, live.uses);
-            return Known { status, fingerprint, names, vouched, uses, usage, place: None };
+            return Known { status, fingerprint, other_name, names, vouched, uses, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
         let Judgement { status, vouched } = match self.parts.verifier.at_once(token, now) {
@@ -99,15 +104,15 @@ impl Decider {
         };
         let status = status.map(Arc::new);
         let (mut names, mut uses) = (None, None);
-        if let (Ok(identity), Some(fingerprint)) = (&status, fingerprint) {
+        if let Ok(identity) = &status {
             let made = Arc::new(self.parts.plane.namer().names(&traits(identity, &roles(identity))));
             names = Some(Arc::clone(&made));
-            uses = self.uses(identity, fingerprint);
+            uses = self.uses(identity, token_names.first.fingerprint);
             let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
-            self.identities.insert(name, Live { identity, fingerprint, names: made, vouched, uses });
+            self.identities.insert(name, Live { identity, token: token_names, names: made, vouched, uses });
         }
         let usage = self.told_usage(uses.as_deref());
-        Known { status, fingerprint, names, vouched, uses, usage, place: None }
+        Known { status, fingerprint, other_name, names, vouched, uses, usage, place: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::{Decider, known::Known};
 use crate::{
     clock::WallTime,
-    revoke::{ClaimId, Matched, SelectorClaim},
+    revoke::{ClaimId, Fingerprints, Matched, Named, SelectorClaim},
 };
 
 impl Decider {
@@ -14,7 +14,7 @@ impl Decider {
     pub fn matched(&self, claim: &SelectorClaim) -> Vec<Matched> {
         let live = self.identities.iter().map(|(_, live)| live);
         live.filter(|live| self.parts.plane.is_match(claim, &live.names))
-            .map(|live| (live.fingerprint, self.ends(live.identity.expires_at)))
+            .map(|live| (live.token, self.ends(live.identity.expires_at)))
             .collect()
     }
 
@@ -27,7 +27,13 @@ impl Decider {
     /// decision path refuses it anyway.
     pub(super) fn follow(&self, claim: ClaimId, known: &Known) {
         let (Some(fingerprint), Ok(identity)) = (known.fingerprint, &known.status) else { return };
-        let matched = (fingerprint, self.ends(identity.expires_at));
+        let keys = self.key_ids();
+        let other = known.other_name.zip(keys.other);
+        let token = Fingerprints {
+            first: Named { fingerprint, key_id: keys.own },
+            other: other.map(|(fingerprint, key_id)| Named { fingerprint, key_id }),
+        };
+        let matched = (token, self.ends(identity.expires_at));
         if !self.following.lock().unwrap_or_else(PoisonError::into_inner).insert(fingerprint) {
             return;
         }

@@ -62,7 +62,8 @@ impl World {
         let store = Store::open(&dir.path().join("r"), key.id()).unwrap();
         let namer = crate::revoke::Namer::new(key.scan_key());
         let limits = Limits { revoked: 100, condemned: 100 };
-        let settings = PlaneSettings { limits, key_id: key.id(), namer };
+        let keys = crate::revoke::KeyIds { own: key.id(), other: Some(other_key().id()) };
+        let settings = PlaneSettings { limits, keys, namer };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
         let issuer = IssuerSettings {
@@ -77,6 +78,7 @@ impl World {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
             binder: Binder::new(BindingSettings::default(), Arc::clone(&key)),
             key,
+            other_key: None,
             policy: Arc::clone(&policy),
             index,
             plane: plane.clone(),
@@ -99,6 +101,11 @@ impl World {
         let decider = Decider::new(parts, settings);
         decider.set_ready(true);
         Self { _dir: dir, decider, policy, plane }
+    }
+
+    /// Has a second fingerprint key in force.
+    pub fn two_keys(&mut self) {
+        self.decider.parts.other_key = Some(Arc::new(other_key()));
     }
 
     /// Lets policies ask servers.
@@ -136,11 +143,15 @@ impl World {
     }
 
     pub async fn revoke(&self, token: &str) {
-        let fingerprint = self.decider.key().deny(&Token::new(token.to_owned()));
+        let token = self.decider.fingerprints(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_mins(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
-        self.plane.revoke(Order { fingerprint, until, reason, actor, source, parent: None }).await.unwrap();
+        self.plane.revoke(Order { token, until, reason, actor, source, parent: None }).await.unwrap();
     }
+}
+
+fn other_key() -> FingerprintKey {
+    FingerprintKey::from_bytes(&[2; 16])
 }
 
 pub(super) fn token(jti: &str) -> String {
@@ -154,6 +165,34 @@ pub(super) fn token_of(jti: &str, iat: i64, exp: i64) -> String {
     let input = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(claims.to_string().as_bytes()));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), input.as_bytes());
     format!("{input}.{}", b64(tag.as_ref()))
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_under_the_other_key_is_refused_from_the_cache_and_without() {
+    let (mut world, t, fresh) = (World::new(OBJECTS), token("1"), token("2"));
+    world.two_keys();
+    let decision = ["p", "decision"];
+    for _ in 0..2 {
+        assert!(matches!(world.auth(&t).await, Ruling::Allow(_)));
+        assert_eq!(world.data(&decision, &t).await["result"]["allow"], true);
+    }
+    for text in [&t, &fresh] {
+        let names = world.decider.fingerprints(&Token::new(text.clone()));
+        let token = crate::revoke::Fingerprints { first: names.other.unwrap(), other: None };
+        let until = SystemClock.wall().plus(Duration::from_mins(1));
+        let (reason, actor, source) = (String::new(), String::new(), "admin".to_owned());
+        world.plane.revoke(Order { token, until, reason, actor, source, parent: None }).await.unwrap();
+    }
+    for text in [&t, &fresh] {
+        assert_eq!(world.auth(text).await.reason(), Reason::TokenRevoked);
+        assert_eq!(world.data(&decision, text).await["result"]["reason"], "token_revoked");
+        let inspected = world.decider.inspect(&Token::new(text.clone())).await;
+        assert!(inspected.revoked);
+        let refusal = world.decider.after_panic(Ok(Some(Presented::new(text))));
+        assert_eq!(refusal.reason, Reason::TokenRevoked, "no door that fails open lets it through");
+    }
+    let status = world.plane.status();
+    assert_eq!((status.under_other_key.claims, status.under_no_key.claims), (2, 0));
 }
 
 #[tokio::test]

@@ -50,12 +50,6 @@ pub enum JournalError {
     /// Something that was acknowledged is not there.
     #[error("{0}")]
     Damaged(String),
-    /// Another key's.
-    #[error("it belongs to key {found:08x}")]
-    Key {
-        /// Whose it is.
-        found: u32,
-    },
     /// A write failed before: what the disk holds is not known.
     #[error("a write to it failed before; restart the daemon, which reads it again")]
     Failed,
@@ -132,9 +126,6 @@ impl Journal {
         };
         if let Some(other) = segments.iter().find(|s| s.identity.log != active.identity.log) {
             return Err(JournalError::Damaged(format!("{}: it is of another log", other.name)));
-        }
-        if active.identity.key_id != fresh.key_id {
-            return Err(JournalError::Key { found: active.identity.key_id });
         }
         let mut sealed = Vec::new();
         let mut at = start;

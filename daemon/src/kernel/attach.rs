@@ -11,7 +11,7 @@ use std::{
 use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
+        links::{FdLink, Link as _, LinkError, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::{
     Attach, KernelError,
+    beside::BESIDE,
     error::os_error,
     hooks,
     links::Link,
@@ -92,7 +93,9 @@ pub(super) fn attach(
     let (hook, adopted) = match how {
         Attach::Tcx => (Hook::Tcx, attach_tcx(program, (interface, index), side, pins)?),
         Attach::Auto if has_tcx => (Hook::Tcx, attach_tcx(program, (interface, index), side, pins)?),
-        Attach::Auto | Attach::Clsact => (Hook::Clsact, attach_clsact(program, interface, side)?),
+        Attach::Auto | Attach::Clsact => {
+            (Hook::Clsact, attach_clsact(program, interface, side, priority(pins.0))?)
+        }
     };
     match hook {
         // The other kind may be left from an earlier configuration; the new one is in force already.
@@ -160,7 +163,12 @@ fn attach_tcx(
     Ok(false)
 }
 
-fn attach_clsact(program: &mut SchedClassifier, interface: &str, side: Side) -> Result<bool, KernelError> {
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &str,
+    side: Side,
+    priority: u16,
+) -> Result<bool, KernelError> {
     match tc::qdisc_add_clsact(interface) {
         Ok(()) | Err(TcError::AlreadyAttached) => {}
         Err(e) if os_error(&e) == Some(libc::EEXIST) => {}
@@ -170,12 +178,12 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, side: Side) -> 
         Err(e) => return Err(KernelError::tc(interface, &e)),
     }
     let what = || format!("attach guard to `{interface}` by clsact");
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = NlOptions { priority, handle: HANDLE, classid: None };
     let made = program.attach_with_options(interface, side.kind(), TcAttachOptions::Netlink(options));
     let (id, adopted) = match made {
         Ok(id) => (id, false),
         Err(e) if os_error(&e) == Some(libc::EEXIST) => {
-            let old = SchedClassifierLink::attached(interface, side.kind(), PRIORITY, HANDLE, None)
+            let old = SchedClassifierLink::attached(interface, side.kind(), priority, HANDLE, None)
                 .map_err(|e| KernelError::io(what(), e))?;
             (program.attach_to_link(old).map_err(|e| KernelError::program(what(), &e))?, true)
         }
@@ -188,6 +196,18 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, side: Side) -> 
 
 fn no_interface(interface: &str, e: &(dyn std::error::Error + 'static)) -> Option<KernelError> {
     (os_error(e) == Some(libc::ENODEV)).then(|| KernelError::NoInterface { interface: interface.to_owned() })
+}
+
+/// The priority of the filter of a guard that is pinned here: a second one stands behind the first.
+fn priority(pin_dir: &Path) -> u16 {
+    if pin_dir.ends_with(BESIDE) { PRIORITY + 1 } else { PRIORITY }
+}
+
+/// Removes the clsact filter of the guard that is pinned here, if there is one.
+pub(super) fn detach_filter(interface: &str, side: Side, pin_dir: &Path) {
+    let link = SchedClassifierLink::attached(interface, side.kind(), priority(pin_dir), HANDLE, None);
+    // None there is the usual case.
+    let _ = link.map(SchedClassifierLink::detach);
 }
 
 /// Removes our clsact filters, if there are any.

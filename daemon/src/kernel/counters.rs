@@ -21,18 +21,58 @@ impl Counts {
     }
 }
 
-/// Reads the counters; shared freely.
-pub struct CounterReader(PerCpuArray<MapData, [u64; OUTCOMES as usize]>);
+type Counters = PerCpuArray<MapData, [u64; OUTCOMES as usize]>;
+
+/// Reads the counters; shared freely. A second guard's are added as far as they are of what it alone did: it sees what the
+/// first one lets through.
+pub struct CounterReader {
+    own: Counters,
+    beside: Option<Counters>,
+}
+
+/// What a second guard's counters are added of.
+const ADDED: &[Outcome] = &[
+    Outcome::Revoked,
+    Outcome::Condemned,
+    Outcome::Responded,
+    Outcome::Reset,
+    Outcome::Dropped,
+    Outcome::Observed,
+    Outcome::Cut,
+    Outcome::TombstoneDropped,
+    Outcome::TombstoneReset,
+    Outcome::EventsLost,
+    Outcome::AnswerFailed,
+    Outcome::Held,
+    Outcome::Severed,
+    Outcome::Denied,
+    Outcome::Limited,
+    Outcome::StreamsLost,
+];
 
 impl CounterReader {
-    pub(super) fn new(map: PerCpuArray<MapData, [u64; OUTCOMES as usize]>) -> Self {
-        Self(map)
+    pub(super) const fn new(own: Counters, beside: Option<Counters>) -> Self {
+        Self { own, beside }
     }
 
     /// The sums now. They start again when the pinned maps are made anew.
     pub fn read(&self) -> Result<Counts, KernelError> {
-        let per_cpu = self.0.get(&0, 0).map_err(|e| KernelError::map("read the kernel's counters", e))?;
-        let sum = |o: &Outcome| per_cpu.iter().filter_map(|c| c.get(*o as usize)).sum();
-        Ok(Counts(Outcome::ALL.iter().map(sum).collect()))
+        let read = |counters: &Counters, of: &[Outcome], counts: &mut [u64]| {
+            let per_cpu =
+                counters.get(&0, 0).map_err(|e| KernelError::map("read the kernel's counters", e))?;
+            for outcome in of {
+                let at = *outcome as usize;
+                if let Some(count) = counts.get_mut(at) {
+                    *count += per_cpu.iter().filter_map(|c| c.get(at)).sum::<u64>();
+                }
+            }
+            Ok(())
+        };
+        let mut counts = vec![0; Outcome::ALL.len()];
+        read(&self.own, Outcome::ALL, &mut counts)?;
+        if let Some(beside) = &self.beside {
+            read(beside, ADDED, &mut counts)?;
+        }
+        Ok(Counts(counts))
     }
 }

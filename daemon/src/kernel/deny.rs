@@ -110,7 +110,7 @@ impl DenyMap {
     }
 
     /// Makes an empty set of the wanted size beside the one in force. From here on writes go to both, and
-    /// [`Self::put_next`] fills it with what is in force already.
+    /// [`Self::fill`] fills it with what is in force already.
     pub fn begin(&mut self) -> Result<(), KernelError> {
         let path = self.pin_dir.join(NEXT_PIN);
         self.next = None;
@@ -154,12 +154,6 @@ impl DenyMap {
             self.give_up();
         }
         self.current.put(&keys, &values)
-    }
-
-    /// Puts entries that are in force already into the set that is being filled.
-    pub fn put_next(&mut self, entries: &[(DenyFingerprint, DenyValue)]) -> Result<(), KernelError> {
-        let (keys, values) = columns(entries);
-        self.next.as_ref().map_or(Ok(()), |next| next.put(&keys, &values))
     }
 
     /// Takes an entry out; one that is not there is no error.

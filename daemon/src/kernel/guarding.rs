@@ -93,9 +93,7 @@ struct Plan {
 }
 
 impl Kernel {
-    /// Attaches to every configured interface, in place of an earlier daemon's programs, detaches from those that
-    /// are no longer configured, and removes what was replaced.
-    pub fn attach(&mut self) -> Result<(), KernelError> {
+    pub(super) fn attach_own(&mut self) -> Result<(), KernelError> {
         let plan = plan(&self.settings, false)?;
         let mut attached = Vec::new();
         for target in &plan.wanted {
@@ -121,8 +119,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches to interfaces that appeared, and forgets those that are gone; tells whether anything changed.
-    pub fn follow_interfaces(&mut self) -> Result<bool, KernelError> {
+    pub(super) fn follow_own_interfaces(&mut self) -> Result<bool, KernelError> {
         // What is named and was there may be gone for a while: others that come need not wait for it.
         let plan = plan(&self.settings, true)?;
         let before = self.view().attached;
@@ -164,6 +161,10 @@ impl Kernel {
         let mut next = Self::load(settings)?;
         next.view = Arc::clone(&self.view);
         next.older = Arc::clone(&self.older);
+        if let (Some(next), Some(before)) = (&mut next.beside, &self.beside) {
+            next.view = Arc::clone(&before.view);
+            next.older = Arc::clone(&before.older);
+        }
         if let Err(e) = next.attach() {
             if let Err(e) = self.attach() {
                 tracing::error!(error = %e, "the former settings could not be put back everywhere");
@@ -173,6 +174,10 @@ impl Kernel {
         // Who reads the counters reads the new programs'.
         self.places.put(next.places.take());
         next.places = self.places.clone();
+        if let (Some(next), Some(before)) = (&mut next.beside, &self.beside) {
+            before.places.put(next.places.take());
+            next.places = before.places.clone();
+        }
         *self = next;
         Ok(())
     }

@@ -96,6 +96,8 @@ pub struct Kernel {
     pub(super) reaper: Option<Reaper>,
     /// Connections that were there before guard.
     pub(super) older: OlderFlows,
+    /// The guard of the other fingerprint key, while there is one.
+    pub(super) beside: Option<Box<Self>>,
 }
 
 /// Plain-old-data wrapper for a type of `common`.
@@ -115,12 +117,13 @@ unsafe impl Pod for Plain<ShedConfig> {}
 unsafe impl Pod for Plain<Shed> {}
 
 impl Kernel {
-    /// Loads the programs and fills their settings; nothing is attached yet, so that the deny map can be
-    /// filled before the first packet is judged.
-    pub fn load(settings: Settings) -> Result<Self, KernelError> {
-        if OBJECT.is_empty() {
-            return Err(KernelError::NotBuilt);
-        }
+    /// Whether this daemon was built without the programs.
+    pub(super) const fn is_absent() -> bool {
+        OBJECT.is_empty()
+    }
+
+    /// Loads the programs for one key.
+    pub(super) fn load_one(settings: Settings) -> Result<Self, KernelError> {
         pins::prepare(&settings.pin_dir)?;
         let found = pins::look(&settings)?;
         let mut loader = EbpfLoader::new();
@@ -143,6 +146,7 @@ impl Kernel {
             settings,
             reaper: None,
             older: OlderFlows::default(),
+            beside: None,
         };
         kernel.write_settings()?;
         kernel.prepare_shed()?;
@@ -255,22 +259,18 @@ impl Kernel {
         self.verified.get(self.guard).copied()
     }
 
-    /// Makes a policy generation the active one: condemnations of all others lapse at once.
-    pub fn set_generation(&mut self, generation: u64) -> Result<(), KernelError> {
+    pub(super) fn set_own_generation(&mut self, generation: u64) -> Result<(), KernelError> {
         self.change_active("set the policy generation", |a| a.generation = generation)
     }
 
-    /// Ends the connections on which a request with one of these tokens, which the deny map has by now, is under way:
-    /// those that speak at their next packet, silent ones soon.
-    pub fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) -> Result<(), KernelError> {
+    pub(super) fn end_own_connections(&mut self, tokens: Vec<DenyFingerprint>) -> Result<(), KernelError> {
         if let Some(reaper) = &self.reaper {
             reaper.end(tokens);
         }
         self.change_active("tell connections of a revocation", |a| a.epoch = a.epoch.wrapping_add(1))
     }
 
-    /// Has the connections counted that would end with these tokens; `None` where the kernel keeps no state of them.
-    pub fn count_connections(
+    pub(super) fn count_own_connections(
         &self,
         tokens: std::collections::HashSet<DenyFingerprint>,
         tell: Box<dyn FnOnce(Option<usize>) + Send>,
@@ -341,10 +341,7 @@ impl Kernel {
         Ok(Storage { fd: fd.map_err(|e| KernelError::io(format!("use {name}"), e))?, id })
     }
 
-    /// Looks for connections that were there before guard, and has it read their segments by themselves, or ends
-    /// them, as configured. To be called before guard is attached, so that none is taken for a broken one, and after,
-    /// so that none is missed.
-    pub fn look_for_older(&mut self) -> Result<(), KernelError> {
+    pub(super) fn look_for_own_older(&mut self) -> Result<(), KernelError> {
         let Some(mut connections) = self.connections()? else { return Ok(()) };
         let list = |e| KernelError::io("list the connections at guarded ports", e);
         // Of another layout's connections nothing is known, and nothing will be: they end at their next segment.
@@ -394,7 +391,10 @@ impl Kernel {
 
     /// A reader of the counters.
     pub fn counters(&mut self) -> Result<CounterReader, KernelError> {
-        PerCpuArray::try_from(take(&mut self.ebpf, "COUNTERS")?).map(CounterReader::new).map_err(map_error)
+        let counters =
+            |k: &mut Self| PerCpuArray::try_from(take(&mut k.ebpf, "COUNTERS")?).map_err(map_error);
+        let beside = self.beside.as_mut().map(|b| counters(b)).transpose()?;
+        Ok(CounterReader::new(counters(self)?, beside))
     }
 
     /// The reader of the ring buffer; there is one.

@@ -13,7 +13,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use portcullis_common::layout::{Meta, VERSION};
 
-use super::{KernelError, Settings, load::map_error, unlink};
+use super::{KernelError, Settings, beside::BESIDE, load::map_error, unlink};
 
 /// `BPF_FS_MAGIC`.
 const BPFFS: i64 = 0xcafe_4a11;
@@ -27,9 +27,17 @@ pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join(format!("{LAYOUT_PREFIX}{VERSION}"))
 }
 
-/// Makes the directories where they are not there yet, for this user alone: whoever may write the deny map
-/// decides who is locked out.
+/// Makes the directories where they are not there yet.
 pub(super) fn prepare(pin_dir: &Path) -> Result<(), KernelError> {
+    prepare_root(pin_dir)?;
+    let maps = maps_dir(pin_dir);
+    make(&maps)?;
+    restrict(&maps)
+}
+
+/// Makes the pin directory where it is not there yet, for this user alone: whoever may write the deny map decides who is
+/// locked out.
+pub(super) fn prepare_root(pin_dir: &Path) -> Result<(), KernelError> {
     make(pin_dir)?;
     let fs_kind = nix::sys::statfs::statfs(pin_dir)
         .map_err(|e| KernelError::io(format!("look at {}", pin_dir.display()), e.into()))?
@@ -38,10 +46,7 @@ pub(super) fn prepare(pin_dir: &Path) -> Result<(), KernelError> {
         let _ = fs::remove_dir(pin_dir);
         return Err(KernelError::NotBpffs { path: pin_dir.to_owned() });
     }
-    restrict(pin_dir)?;
-    let maps = maps_dir(pin_dir);
-    make(&maps)?;
-    restrict(&maps)
+    restrict(pin_dir)
 }
 
 fn make(path: &Path) -> Result<(), KernelError> {
@@ -67,18 +72,41 @@ pub(super) struct Found {
     pub other_layout: bool,
 }
 
-/// Looks at what is pinned.
-pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
-    let other_layout = !replaced(&s.pin_dir)?.is_empty();
-    let path = maps_dir(&s.pin_dir).join("META");
+/// What a directory of maps says of itself; `None` where there are none.
+fn meta(maps: &Path) -> Result<Option<Meta>, KernelError> {
+    let path = maps.join("META");
     if !path.exists() {
-        return Ok(Found { maps: false, other_layout });
+        return Ok(None);
     }
     let data = MapData::from_pin(&path).map_err(map_error)?;
     let map: Array<_, [u32; 2]> =
         Array::try_from(Map::from_map_data(data).map_err(map_error)?).map_err(map_error)?;
     let [version, key_id] = map.get(&0, 0).map_err(map_error)?;
-    let found = Meta { version, key_id };
+    Ok(Some(Meta { version, key_id }))
+}
+
+/// Under which key the maps that are pinned in a place were made, of whatever layout; `None` where there are none yet.
+pub(super) fn key_of(place: &Path) -> Result<Option<u32>, KernelError> {
+    let own = maps_dir(place);
+    let is_maps = |p: &PathBuf| {
+        *p != own && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(LAYOUT_PREFIX))
+    };
+    let others = list(place)?.into_iter().filter(is_maps);
+    for maps in std::iter::once(own.clone()).chain(others) {
+        // A daemon that died between pinning and writing left zeros.
+        if let Some(found) = meta(&maps)?.filter(|m| *m != Meta { version: 0, key_id: 0 }) {
+            return Ok(Some(found.key_id));
+        }
+    }
+    Ok(None)
+}
+
+/// Looks at what is pinned.
+pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
+    let other_layout = !replaced(&s.pin_dir)?.is_empty();
+    let Some(found) = meta(&maps_dir(&s.pin_dir))? else {
+        return Ok(Found { maps: false, other_layout });
+    };
     // A daemon that died between pinning and writing left zeros.
     if found == (Meta { version: 0, key_id: 0 }) {
         return Ok(Found { maps: true, other_layout });
@@ -100,7 +128,7 @@ pub(super) fn look(s: &Settings) -> Result<Found, KernelError> {
 fn replaced(pin_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let maps = maps_dir(pin_dir);
     let mut old = list(pin_dir)?;
-    old.retain(|p| *p != maps && !is_link(p));
+    old.retain(|p| *p != maps && !is_link(p) && !p.ends_with(BESIDE));
     Ok(old)
 }
 
@@ -121,9 +149,9 @@ pub(super) fn is_link(path: &Path) -> bool {
 /// Removes a pin, or a directory of pins. A link is detached first, so that its program stops at once.
 pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
     if path.is_dir() {
-        for entry in list(path)? {
-            remove(&entry)?;
-        }
+        let mut all = list(path)?;
+        all.sort_by_key(|p| !is_link(p));
+        all.iter().try_for_each(|p| remove(p))?;
         return gone(fs::remove_dir(path), path);
     }
     if is_link(path) {

@@ -23,6 +23,22 @@ pub struct Place {
     pub sights: Sights,
 }
 
+impl Place {
+    /// Adds what a second guard refused of what the first one let through.
+    pub fn add_refusals(places: &mut [Self], beside: &[Self]) {
+        const ADDED: [Sight; 3] = [Sight::RefusedRevoked, Sight::RefusedCondemned, Sight::RefusedLimited];
+        for other in beside {
+            let same = |p: &&mut Self| p.interface == other.interface && p.port == other.port;
+            let Some(place) = places.iter_mut().find(same) else { continue };
+            for sight in ADDED {
+                if let Some(n) = place.sights.0.get_mut(sight as usize) {
+                    *n += other.sights.get(sight);
+                }
+            }
+        }
+    }
+}
+
 /// One number per [`Sight`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sights([u64; SIGHTS as usize]);

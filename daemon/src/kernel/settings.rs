@@ -278,6 +278,10 @@ pub struct Settings {
     pub key: Key,
     /// Its id.
     pub key_id: u32,
+    /// Another key that is in force too, and its id: it has a guard of its own.
+    pub other: Option<(Key, u32)>,
+    /// Keys that were in force and are no more: what is pinned of them goes.
+    pub former: Vec<u32>,
 }
 
 #[cfg(test)]

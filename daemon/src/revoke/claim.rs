@@ -3,7 +3,10 @@
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::{Deserialize, Serialize, de};
 
-use super::selector::{Mark, Selector};
+use super::{
+    keys::{Fingerprints, Named},
+    selector::{Mark, Selector},
+};
 use crate::clock::WallTime;
 
 /// A claim's id: ascending, never used twice by one store.
@@ -21,7 +24,7 @@ impl std::fmt::Display for ClaimId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Whose token.
-    pub fingerprint: DenyFingerprint,
+    pub token: Fingerprints,
     /// Until when.
     pub until: WallTime,
     /// Why, for people.
@@ -113,6 +116,9 @@ pub struct Claim {
     pub fingerprint: DenyFingerprint,
     /// Key that made the fingerprint.
     pub key_id: u32,
+    /// The same token's fingerprint under another key, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<Named>,
     /// When it was accepted (ms since 1970).
     pub created: WallTime,
     /// Until when it holds (ms since 1970).
@@ -126,6 +132,14 @@ pub struct Claim {
     /// The selector's claim that it follows from, and is lifted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ClaimId>,
+}
+
+impl Claim {
+    /// Its token's names.
+    pub const fn fingerprints(&self) -> Fingerprints {
+        let first = Named { fingerprint: self.fingerprint, key_id: self.key_id };
+        Fingerprints { first, other: self.other }
+    }
 }
 
 fn hex<S: serde::Serializer>(f: &DenyFingerprint, s: S) -> Result<S::Ok, S::Error> {

@@ -41,7 +41,7 @@ pub use self::{
     wait::{Level, Receipts, Waited},
 };
 use super::{
-    PlaneHandle, SelectorClaim,
+    KeyIds, PlaneHandle, SelectorClaim,
     foreign::{Origin, Position},
 };
 
@@ -82,8 +82,8 @@ pub struct Settings {
     pub acknowledge: Level,
     /// Longest time for that.
     pub timeout: Duration,
-    /// The key that tokens are fingerprinted under.
-    pub key_id: u32,
+    /// The keys that tokens are fingerprinted under.
+    pub keys: KeyIds,
 }
 
 /// Condemns tokens that were seen lately and match a selector which another host ordered.
@@ -103,7 +103,7 @@ pub struct Counts {
     pub duplicates: u64,
     /// Messages that were refused, by the reason.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Claims of others that cannot be put in force: their fingerprints are of another key.
+    /// Claims of others that refuse nobody here: their fingerprints are of another key.
     pub other_key: u64,
     /// Times that orders were asked for which the stream did not have.
     pub resyncs: u64,
@@ -155,7 +155,7 @@ pub struct Status {
     pub stored: u64,
     /// Hosts of which earlier orders are missing.
     pub gaps: usize,
-    /// Live hosts that fingerprint under another key.
+    /// Live hosts that share no fingerprint key with this one.
     pub other_keys: usize,
     /// The other hosts.
     pub hosts: Vec<HostStatus>,
@@ -169,7 +169,7 @@ pub struct Feed {
     plane: PlaneHandle,
     follow: Arc<dyn Follow>,
     own: Origin,
-    /// The key's id as it is told.
+    /// The own key's id as it is told.
     key: String,
     instance: String,
     started: Instant,
@@ -190,7 +190,7 @@ impl Feed {
     /// Makes it; nothing is connected before [`Self::run`].
     pub fn new(settings: Settings, plane: PlaneHandle, follow: Arc<dyn Follow>) -> Self {
         let own = plane.origin();
-        let key = format!("{:08x}", settings.key_id);
+        let key = message::key(settings.keys.own);
         let mut drawn = [0; 8];
         // Without randomness two hosts of one id are not told apart, and that is all.
         let _ = aws_lc_rs::rand::fill(&mut drawn);
@@ -265,7 +265,7 @@ impl Feed {
             head: state.head,
             stored: *self.stored.borrow(),
             gaps: state.gaps,
-            other_keys: state.hosts.other_keys(&self.key, now),
+            other_keys: state.hosts.other_keys(self.settings.keys, now),
             hosts: state.hosts.show(reached, now),
             counts: state.counts.clone(),
         }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
+    AnyClaim, Claim, ClaimId, Count, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
     StoreError,
     foreign::{Fleet, Grave, Name, Origin},
     ledger::Condemnation,
@@ -69,6 +69,19 @@ pub enum RevokeError {
         tokens: usize,
         /// Room for them.
         limit: usize,
+    },
+    /// Claims hold that no key in force has a name of.
+    #[error(
+        "{claims} revocations of single tokens that hold until {} stand under fingerprint key {key:08x} alone, which is not configured any more: name its file as `token.other_fingerprint_key` until then, or lift them",
+        shown(*until)
+    )]
+    KeyMissing {
+        /// Their key.
+        key: u32,
+        /// How many.
+        claims: usize,
+        /// Until when the last of them holds.
+        until: WallTime,
     },
     /// The claim is not there.
     #[error("there is no revocation {0}: `portcullis revocations` lists those in force")]
@@ -194,6 +207,17 @@ pub struct PlaneStatus {
     pub kernel_behind: bool,
     /// The store did not take a write: nothing more is accepted.
     pub store_failed: bool,
+    /// Claims in force under the other fingerprint key alone.
+    pub under_other_key: Count,
+    /// Claims that another host ordered under a key that is not in force here: they refuse nobody.
+    pub under_no_key: Count,
+}
+
+/// A time, as people read it.
+fn shown(at: WallTime) -> String {
+    let ms = u64::try_from(at.0).unwrap_or(0);
+    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+    time.map_or_else(|| "for ever".to_owned(), |t| humantime::format_rfc3339_seconds(t).to_string())
 }
 
 /// Gives orders to the plane; cheap to clone.

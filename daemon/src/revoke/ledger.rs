@@ -11,9 +11,10 @@ use portcullis_common::{
 };
 
 use super::{
-    Claim, ClaimId, Index,
+    ClaimId, Index,
     calendar::Calendar,
     index::{ByFingerprint, SHARDS, Standing},
+    keys::{Count, Under, Unnamed},
 };
 use crate::clock::{BootTime, Clock, WallTime};
 
@@ -68,12 +69,8 @@ pub struct ClaimHead {
     pub fingerprint: DenyFingerprint,
     pub until: WallTime,
     pub parent: Option<ClaimId>,
-}
-
-impl From<&Claim> for ClaimHead {
-    fn from(c: &Claim) -> Self {
-        Self { id: c.id, fingerprint: c.fingerprint, until: c.until, parent: c.parent }
-    }
+    /// Under which key its fingerprint was made.
+    pub under: Under,
 }
 
 /// A token and what the kernel must hold for it.
@@ -92,6 +89,10 @@ pub struct Ledger {
     /// Condemned tokens, in the order in which they are looked over.
     order: VecDeque<DenyFingerprint>,
     calendar: Calendar,
+    /// Claims that stand under the other key.
+    under_other: Unnamed,
+    /// Claims that stand under a key which is not in force.
+    nameless: Unnamed,
     claims: usize,
     revoked: usize,
     limits: Limits,
@@ -106,6 +107,8 @@ impl Ledger {
             condemned: HashMap::default(),
             order: VecDeque::new(),
             calendar: Calendar::default(),
+            under_other: Unnamed::default(),
+            nameless: Unnamed::default(),
             claims: 0,
             revoked: 0,
             limits,
@@ -164,8 +167,19 @@ impl Ledger {
         if let Some(parent) = c.parent {
             self.children.entry(parent).or_default().insert(c.fingerprint, c.id);
         }
+        match c.under {
+            Under::Own => {}
+            Under::Other => self.under_other.add(c.id, c.until),
+            Under::None(_) => self.nameless.add(c.id, c.until),
+        }
         self.calendar.note(c.id, Some(c.fingerprint), c.until);
         self.claims += 1;
+    }
+
+    /// Claims in time that have no name under this host's own key: those that stand under the other one, and those that
+    /// stand under none in force. Where there are many, `thoroughly` counts them anew.
+    pub fn unnamed(&mut self, now: WallTime, thoroughly: bool) -> (Count, Count) {
+        (self.under_other.count(now, thoroughly), self.nameless.count(now, thoroughly))
     }
 
     /// Claims that follow from a selector's.
@@ -207,6 +221,8 @@ impl Ledger {
             self.revoked -= 1;
         }
         self.index.set(f, left);
+        self.under_other.remove(id);
+        self.nameless.remove(id);
         self.claims -= 1;
         true
     }
@@ -304,7 +320,7 @@ mod tests {
     }
 
     fn claim(id: u64, until: i64) -> ClaimHead {
-        ClaimHead { id: ClaimId(id), fingerprint: F, until: WallTime(until), parent: None }
+        ClaimHead { id: ClaimId(id), fingerprint: F, until: WallTime(until), parent: None, under: Under::Own }
     }
 
     #[test]
@@ -358,10 +374,14 @@ mod tests {
         let order = |fingerprint| {
             let text = String::new;
             let (reason, actor, source) = (text(), text(), text());
-            super::super::Order { fingerprint, until: WallTime(9), reason, actor, source, parent: None }
+            let token = super::super::Fingerprints::of(fingerprint, 7);
+            super::super::Order { token, until: WallTime(9), reason, actor, source, parent: None }
         };
-        assert!(room.take_all(&l, &[order(other), order(F)]).is_err());
-        assert!(room.take_all(&l, &[order(DenyFingerprint([8, 8])), order(DenyFingerprint([8, 8]))]).is_ok());
+        assert!(room.take_all(&l, &[order(other), order(F)], 7.into()).is_err());
+        assert!(
+            room.take_all(&l, &[order(DenyFingerprint([8, 8])), order(DenyFingerprint([8, 8]))], 7.into())
+                .is_ok()
+        );
         assert!(matches!(room.take(&l, other), Err(RevokeError::Full { .. })), "what was taken counts");
         for id in 1..=MAX_CLAIMS as u64 {
             assert!(l.lift(ClaimId(id), F));
@@ -389,7 +409,8 @@ mod tests {
         let mut l = ledger(5_000, 5_000);
         for n in 0..4_000u64 {
             let fingerprint = DenyFingerprint([n, n << 20]);
-            l.add(ClaimHead { id: ClaimId(n + 1), fingerprint, until: WallTime(9_000), parent: None });
+            let (id, until) = (ClaimId(n + 1), WallTime(9_000));
+            l.add(ClaimHead { id, fingerprint, until, parent: None, under: Under::Own });
         }
         for n in 3_000..7_000u64 {
             let c = LASTING;

@@ -5,6 +5,7 @@
 //! Long because the steps of a batch are read in one piece.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError, RwLock},
     thread,
     time::Duration,
@@ -14,17 +15,18 @@ use portcullis_common::fingerprint::DenyFingerprint;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Index, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError,
+    AnyClaim, Claim, ClaimId, Index, KeyIds, Limits, Namer, Order, PlaneHandle, PlaneStatus, RevokeError,
     SelectorClaim, SelectorOrder, Store, StoreError,
     foreign::Foreign,
     handle::{Command, Once, Reply, ReplyTo},
-    ledger::{Condemnation, Ledger, Moment},
+    keys::Under,
+    ledger::{ClaimHead, Condemnation, Ledger, Moment},
     room::Room,
     store::{Answer, Changes, Loaded},
     upkeep::Upkeep,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, WallTime},
     kernel::{Kernel, KernelError},
 };
 
@@ -40,8 +42,8 @@ const ORDERS: usize = 16 * 1024;
 pub struct PlaneSettings {
     /// Room in the deny map.
     pub limits: Limits,
-    /// Id of the fingerprint key.
-    pub key_id: u32,
+    /// The fingerprint keys in force.
+    pub keys: KeyIds,
     /// Names selectors.
     pub namer: Namer,
 }
@@ -67,6 +69,8 @@ pub struct Plane {
     pub(super) unforgotten: bool,
     pub(super) failed: Option<Arc<StoreError>>,
     pub(super) upkeep: Upkeep,
+    /// Claims without a name under the own key are to be counted anew, however many they are.
+    pub(super) count: bool,
 }
 
 impl Plane {
@@ -78,23 +82,36 @@ impl Plane {
         clock: SharedClock,
         settings: PlaneSettings,
     ) -> Result<Self, RevokeError> {
+        let mut plane = Self::read(store, index, clock, settings)?;
+        plane.take_kernel(kernel)?;
+        Ok(plane)
+    }
+
+    /// Loads the store alone, and refuses one that would not hold under the keys in force: before the kernel is touched.
+    pub fn read(
+        store: Store,
+        index: Arc<Index>,
+        clock: SharedClock,
+        settings: PlaneSettings,
+    ) -> Result<Self, RevokeError> {
         let mut ledger = Ledger::new(settings.limits, Arc::clone(&index));
         let (mut selectors, mut foreign) = (Vec::new(), Foreign::default());
+        let (mut lost, known) = (Lost::default(), store.keys());
         let read = store.load(|one| match one {
-            Loaded::Token(head) => ledger.add(head),
+            Loaded::Token(head) => {
+                lost.look(&head, &known, clock.wall());
+                ledger.add(head);
+            }
             Loaded::Selector(claim) => selectors.push(*claim),
             Loaded::Foreign(here, name) => foreign.add(name, here),
         });
         read.map_err(|e| RevokeError::Read(Arc::new(e)))?;
+        lost.refuse()?;
         ledger.calendar().resume(store.seen(), clock.boot());
-        let tokens = ledger.revoked();
-        if kernel.is_some() && tokens > settings.limits.revoked {
-            return Err(RevokeError::DoesNotFit { tokens, limit: settings.limits.revoked });
-        }
         let upkeep = Upkeep::new(&clock);
         let mut plane = Self {
             store,
-            kernel,
+            kernel: None,
             ledger,
             clock,
             index,
@@ -109,23 +126,36 @@ impl Plane {
             unforgotten: false,
             failed: None,
             upkeep,
+            count: true,
         };
         for claim in &selectors {
             plane.select_in_force(claim);
         }
-        if !selectors.is_empty() {
-            // An earlier daemon may have died between taking one and forgetting what the kernel had allowed.
-            plane.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
-        }
-        plane.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         plane.publish();
         Ok(plane)
+    }
+
+    /// Brings the kernel's map in line with what was read.
+    pub fn take_kernel(&mut self, kernel: Option<Kernel>) -> Result<(), RevokeError> {
+        let (tokens, limit) = (self.ledger.revoked(), self.settings.limits.revoked);
+        if kernel.is_some() && tokens > limit {
+            return Err(RevokeError::DoesNotFit { tokens, limit });
+        }
+        self.kernel = kernel;
+        if self.index.selectors.count() > 0 {
+            // An earlier daemon may have died between taking one and forgetting what the kernel had allowed.
+            self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        }
+        self.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        self.publish();
+        Ok(())
     }
 
     /// Makes a policy set the active one before anything runs; gives its generation.
     pub fn activate_first(&mut self, hash: &str) -> Result<u64, RevokeError> {
         let generation = self.next_generation(hash);
-        let changes = Changes { policy: Some((hash.to_owned(), generation)), ..Changes::default() };
+        let keys = self.store.new_keys(self.settings.keys);
+        let changes = Changes { policy: Some((hash.to_owned(), generation)), keys, ..Changes::default() };
         self.commit(&changes).map_err(RevokeError::Store)?;
         self.activate(generation)
     }
@@ -204,7 +234,7 @@ impl Plane {
                         reply.send(Err(RevokeError::Busy));
                     } else if let Some(answer) = self.repeated(once) {
                         reply.send(answer);
-                    } else if let Err(e) = room.take_all(&self.ledger, &new) {
+                    } else if let Err(e) = room.take_all(&self.ledger, &new, self.settings.keys) {
                         reply.send(Err(e));
                     } else {
                         orders.push((new, once, reply));
@@ -235,7 +265,7 @@ impl Plane {
                 Command::Condemn(f, c, reply) => {
                     let _ = reply.send(self.condemn(f, c));
                 }
-                Command::End(f) => self.end_connections(vec![f]),
+                Command::End(f) => self.end_connections(&[f]),
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
                 Command::Note(note, reply) => noted.push((note, reply)),
                 Command::Kernel(work) => {
@@ -365,7 +395,7 @@ impl Plane {
         }
         Some(claims.and_then(|claims| {
             // The first time the kernel may not have taken it: it is not acknowledged before it has.
-            let tokens: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
+            let tokens: Vec<_> = claims.iter().map(|c| self.name_of(c)).collect();
             self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
             Ok(claims)
         }))
@@ -377,11 +407,17 @@ impl Plane {
         Some(if found.request == once.request { Ok(found.claims) } else { Err(RevokeError::KeyReused) })
     }
 
+    /// By which name a claim's token stands here.
+    pub(super) fn name_of(&self, c: &Claim) -> DenyFingerprint {
+        self.settings.keys.name(&c.fingerprints())
+    }
+
     fn claim(&mut self, o: Order, taken: Moment) -> Claim {
         Claim {
             id: self.store.next_id(),
-            fingerprint: o.fingerprint,
-            key_id: self.settings.key_id,
+            fingerprint: o.token.first.fingerprint,
+            key_id: o.token.first.key_id,
+            other: o.token.other,
             created: taken.wall,
             until: o.until,
             reason: o.reason,
@@ -420,8 +456,9 @@ impl Plane {
         let Durable { accepted, followed, selected, lifted } = durable;
         let mut revoked = Vec::new();
         for claim in accepted.iter().flat_map(|a| &a.claims).chain(followed.iter().flat_map(|f| &f.0)) {
-            self.ledger.add(claim.into());
-            revoked.push(claim.fingerprint);
+            let head = self.settings.keys.head(claim);
+            self.ledger.add(head);
+            revoked.push(head.fingerprint);
         }
         for (claim, ..) in &selected {
             self.select_in_force(claim);
@@ -442,7 +479,7 @@ impl Plane {
             self.store.done(seq, taken.wall, synced, in_force);
         }
         if !revoked.is_empty() {
-            self.end_connections(revoked);
+            self.end_connections(&revoked);
         }
         self.publish();
         let failed = |e: &Arc<KernelError>| RevokeError::Kernel(Arc::clone(e));
@@ -462,7 +499,7 @@ impl Plane {
     }
 
     /// Has living connections of these tokens end.
-    pub(super) fn end_connections(&mut self, tokens: Vec<DenyFingerprint>) {
+    pub(super) fn end_connections(&mut self, tokens: &[DenyFingerprint]) {
         let Some(kernel) = &mut self.kernel else { return };
         if let Err(e) = kernel.end_connections(tokens) {
             self.noted(e);
@@ -530,14 +567,18 @@ impl Plane {
                 None => remove.push(*f),
             }
         }
-        let added = kernel.deny.put_all(&put);
-        kernel.deny.remove_all(&remove)?;
+        let added = kernel.refuse(&put);
+        kernel.release(&remove)?;
         added
     }
 
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         let limits = self.ledger.limits();
+        let (under_other_key, under_no_key) = self.ledger.unnamed(self.clock.wall(), self.count);
+        self.count = false;
         let status = PlaneStatus {
+            under_other_key,
+            under_no_key,
             claims: self.ledger.claims(),
             revoked: self.ledger.revoked(),
             condemned: self.ledger.condemned(),
@@ -550,6 +591,26 @@ impl Plane {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = status;
         let head = self.store.head().seq;
         self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
+    }
+}
+
+/// Claims that hold and are looked for by nobody: the key that they stand under was in force here, and is no more.
+#[derive(Default)]
+struct Lost(Option<(u32, usize, WallTime)>);
+
+impl Lost {
+    fn look(&mut self, head: &ClaimHead, known: &BTreeSet<u32>, now: WallTime) {
+        let Under::None(key) = head.under else { return };
+        if head.until > now && known.contains(&key) {
+            let (_, claims, until) = self.0.get_or_insert((key, 0, head.until));
+            *claims += 1;
+            *until = (*until).max(head.until);
+        }
+    }
+
+    fn refuse(self) -> Result<(), RevokeError> {
+        let Some((key, claims, until)) = self.0 else { return Ok(()) };
+        Err(RevokeError::KeyMissing { key, claims, until })
     }
 }
 

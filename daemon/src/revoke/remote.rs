@@ -12,7 +12,7 @@ use std::{
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    AnyClaim, Claim, ClaimId, Plane, RevokeError, Selector, SelectorClaim,
+    AnyClaim, Claim, ClaimId, Fingerprints, Plane, RevokeError, Selector, SelectorClaim,
     foreign::{Grave, Name, Origin, Position, REMEMBERED},
     ledger::Moment,
     room::Room,
@@ -40,8 +40,8 @@ pub struct RemoteClaim {
 /// What a claim is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteTarget {
-    /// A token, fingerprinted under this host's key.
-    Token(DenyFingerprint),
+    /// A token, by the names that it was told with.
+    Token(Fingerprints),
     /// All that a selector matches.
     Selector(Box<Selector>),
 }
@@ -134,11 +134,15 @@ impl Plane {
                 continue;
             }
             match claim.on {
-                RemoteTarget::Token(f) if self.foreign.get(claim.name).is_some() => again.push(f),
+                RemoteTarget::Token(f) if self.foreign.get(claim.name).is_some() => {
+                    again.push(self.settings.keys.name(&f));
+                }
                 RemoteTarget::Selector(_) if self.foreign.get(claim.name).is_some() => {}
                 RemoteTarget::Token(f) => {
                     // However many claims stand on one token here: hosts would not agree any more.
-                    if let Err(e @ RevokeError::Full { .. }) = room.take(&self.ledger, f) {
+                    if let Err(e @ RevokeError::Full { .. }) =
+                        room.take(&self.ledger, self.settings.keys.name(&f))
+                    {
                         return Err(e);
                     }
                     tokens.push(claim);
@@ -149,8 +153,8 @@ impl Plane {
         // Ids ascend in the log, and selectors stand behind tokens there.
         let (mut claims, mut names) = (Vec::new(), Vec::new());
         for c in tokens {
-            let RemoteTarget::Token(fingerprint) = c.on else { continue };
-            claims.push(self.remote_token(c.name, fingerprint, c.until, c.reason, c.actor, taken));
+            let RemoteTarget::Token(token) = c.on else { continue };
+            claims.push(self.remote_token(c.name, token, c.until, c.reason, c.actor, taken));
             names.push(c.name);
         }
         let mut by_selector = Vec::new();
@@ -188,9 +192,10 @@ impl Plane {
         for (name, id) in names.into_iter().zip(ids) {
             self.foreign.add(name, id);
         }
-        let revoked: Vec<_> = claims.iter().map(|c| c.fingerprint).collect();
-        for c in &claims {
-            self.ledger.add(c.into());
+        let heads: Vec<_> = claims.iter().map(|c| self.settings.keys.head(c)).collect();
+        let revoked: Vec<_> = heads.iter().map(|h| h.fingerprint).collect();
+        for head in heads {
+            self.ledger.add(head);
         }
         for c in &by_selector {
             self.select_in_force(c);
@@ -210,7 +215,7 @@ impl Plane {
             self.store.done(seq, taken.wall, synced, in_force);
         }
         if !revoked.is_empty() {
-            self.end_connections(revoked);
+            self.end_connections(&revoked);
         }
         kernel?;
         let added = claims.len() + by_selector.len();
@@ -220,7 +225,7 @@ impl Plane {
     fn remote_token(
         &mut self,
         name: Name,
-        fingerprint: DenyFingerprint,
+        token: Fingerprints,
         until: WallTime,
         reason: String,
         actor: String,
@@ -228,8 +233,9 @@ impl Plane {
     ) -> Claim {
         Claim {
             id: self.store.next_id(),
-            fingerprint,
-            key_id: self.settings.key_id,
+            fingerprint: token.first.fingerprint,
+            key_id: token.first.key_id,
+            other: token.other,
             created: taken.wall,
             until,
             reason,
@@ -282,8 +288,9 @@ impl Plane {
         self.foreign.remove(claim.id());
         match claim {
             AnyClaim::Token(c) => {
-                self.ledger.lift(c.id, c.fingerprint);
-                vec![c.fingerprint]
+                let name = self.name_of(c);
+                self.ledger.lift(c.id, name);
+                vec![name]
             }
             AnyClaim::Selector(c) => {
                 let children: Vec<_> = self.ledger.children(c.id).collect();

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
-use super::{Order, RevokeError, index::ByFingerprint, ledger::Ledger};
+use super::{KeyIds, Order, RevokeError, index::ByFingerprint, ledger::Ledger};
 
 /// Claims on one token, and selectors of one name. Each by itself is lifted by hand, so nobody needs more; and what
 /// repeats an order by mistake ends here.
@@ -21,11 +21,11 @@ pub struct Room {
 
 impl Room {
     /// Takes room for orders: for all of them, or for none.
-    pub fn take_all(&mut self, ledger: &Ledger, orders: &[Order]) -> Result<(), RevokeError> {
+    pub fn take_all(&mut self, ledger: &Ledger, orders: &[Order], keys: KeyIds) -> Result<(), RevokeError> {
         for (n, order) in orders.iter().enumerate() {
-            if let Err(e) = self.take(ledger, order.fingerprint) {
+            if let Err(e) = self.take(ledger, keys.name(&order.token)) {
                 for order in &orders[..n] {
-                    self.give_back(ledger, order.fingerprint);
+                    self.give_back(ledger, keys.name(&order.token));
                 }
                 return Err(e);
             }

@@ -1,29 +1,43 @@
-//! A claim as it stands in the store: 54 bytes and its texts.
+//! A claim as it stands in the store: 54 bytes and its texts, 20 more where its token has two names.
 //!
-//! Rows of format 1 were JSON, which begins with a brace, those of format 2 had no parent; both are still read.
+//! Rows of format 1 were JSON, which begins with a brace, those of format 2 had no parent; both are still read. Those of
+//! format 4 have a second fingerprint, and are written only for claims that do.
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
-use super::{Claim, ClaimId, SelectorClaim, foreign::Name, ledger::ClaimHead};
+use super::{
+    Claim, ClaimId, SelectorClaim,
+    foreign::Name,
+    keys::{Fingerprints, KeyIds, Named},
+    ledger::ClaimHead,
+};
 use crate::clock::WallTime;
 
 /// First byte of a row of format 2.
 const ALONE: u8 = 2;
 /// First byte of a row of format 3.
 const BINARY: u8 = 3;
-/// Bytes before the texts.
+/// First byte of a row of format 4.
+const TWO: u8 = 4;
+/// Bytes before the texts, and before a second fingerprint.
 const FIXED: usize = 1 + 16 + 4 + 8 + 8 + 8;
+/// Bytes of that.
+const NAME: usize = 4 + 16;
 
 /// Encodes a claim; its id is the row's key.
 pub fn encode(c: &Claim) -> Vec<u8> {
-    let mut row = Vec::with_capacity(FIXED + 6 + c.reason.len() + c.actor.len() + c.source.len());
-    row.push(BINARY);
+    let mut row = Vec::with_capacity(FIXED + NAME + 6 + c.reason.len() + c.actor.len() + c.source.len());
+    row.push(if c.other.is_some() { TWO } else { BINARY });
     row.extend(c.fingerprint.0[0].to_le_bytes());
     row.extend(c.fingerprint.0[1].to_le_bytes());
     row.extend(c.key_id.to_le_bytes());
     row.extend(c.created.0.to_le_bytes());
     row.extend(c.until.0.to_le_bytes());
     row.extend(c.parent.map_or(0, |p| p.0).to_le_bytes());
+    if let Some(other) = &c.other {
+        row.extend(other.key_id.to_le_bytes());
+        row.extend(other.fingerprint.to_bytes());
+    }
     for text in [&c.reason, &c.actor, &c.source] {
         // What is longer than a front door takes is cut, never refused: the revocation counts, not its reason.
         let end = (0..=text.len().min(usize::from(u16::MAX))).rev().find(|i| text.is_char_boundary(*i));
@@ -34,18 +48,30 @@ pub fn encode(c: &Claim) -> Vec<u8> {
     row
 }
 
-/// Reads what the ledger keeps of a row; `None` for one that is no claim.
-pub fn head(id: u64, row: &[u8]) -> Option<ClaimHead> {
-    let Some((BINARY | ALONE, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
+/// Reads what the ledger keeps of a row, under these keys; `None` for one that is no claim.
+pub fn head(id: u64, row: &[u8], keys: KeyIds) -> Option<ClaimHead> {
+    let Some((BINARY | ALONE | TWO, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
         let c: Claim = serde_json::from_slice(row).ok()?;
-        return Some((&c).into());
+        return Some(keys.head(&c));
     };
     let fingerprint = DenyFingerprint([word(&mut rest)?, word(&mut rest)?]);
-    take::<4>(&mut rest)?;
+    let key_id = u32::from_le_bytes(take(&mut rest)?);
     word(&mut rest)?;
     let until = WallTime(word(&mut rest)?.cast_signed());
     let parent = id_of(parent(row, &mut rest)?);
-    Some(ClaimHead { id: ClaimId(id), fingerprint, until, parent })
+    let other = other(row, &mut rest)?;
+    let (fingerprint, under) = keys.standing(&Fingerprints { first: Named { fingerprint, key_id }, other });
+    Some(ClaimHead { id: ClaimId(id), fingerprint, until, parent, under })
+}
+
+/// The second fingerprint, where the row has one; the outer `None` where it should and has not.
+#[allow(clippy::option_option, reason = "a row may be cut short")]
+fn other(row: &[u8], rest: &mut &[u8]) -> Option<Option<Named>> {
+    if row.first() != Some(&TWO) {
+        return Some(None);
+    }
+    let key_id = u32::from_le_bytes(take(rest)?);
+    Some(Some(Named { key_id, fingerprint: DenyFingerprint::from_bytes(take(rest)?) }))
 }
 
 /// By which name the fleet knows a claim that another host ordered; `None` for others. Reads no more of it than it must.
@@ -57,7 +83,12 @@ pub fn foreign(row: &[u8], by_selector: bool) -> Option<Name> {
             .and_then(|c| Name::of_source(&c.source));
     }
     // Rows of earlier formats are older than fleets.
-    let mut rest = row.get(FIXED..).filter(|_| row.first() == Some(&BINARY))?;
+    let texts = match *row.first()? {
+        BINARY => FIXED,
+        TWO => FIXED + NAME,
+        _ => return None,
+    };
+    let mut rest = row.get(texts..)?;
     let mut text = &rest[..0];
     for _ in 0..3 {
         let len = usize::from(u16::from_le_bytes(take(&mut rest)?));
@@ -77,7 +108,7 @@ fn id_of(parent: u64) -> Option<ClaimId> {
 
 /// Reads a whole row; `None` for one that is no claim.
 pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
-    let Some((BINARY | ALONE, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
+    let Some((BINARY | ALONE | TWO, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
         return serde_json::from_slice(row).ok();
     };
     let fingerprint = DenyFingerprint([word(&mut rest)?, word(&mut rest)?]);
@@ -85,6 +116,7 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
     let created = WallTime(word(&mut rest)?.cast_signed());
     let until = WallTime(word(&mut rest)?.cast_signed());
     let parent = id_of(parent(row, &mut rest)?);
+    let other = other(row, &mut rest)?;
     let mut text = || {
         let len = usize::from(u16::from_le_bytes(take(&mut rest)?));
         let (text, after) = rest.split_at_checked(len)?;
@@ -97,6 +129,7 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
         id,
         fingerprint,
         key_id,
+        other,
         created,
         until,
         reason,
@@ -129,15 +162,18 @@ mod tests {
         fn a_row_is_read_back_and_never_half(
             a: u64, b: u64, key_id: u32, created: i64, until: i64, id in 1u64..,
             reason in ".{0,40}", actor in "[a-z:0-9]{0,9}", cut in 0usize..60, parent in proptest::option::of(1u64..),
+            other in proptest::option::of((any::<u64>(), any::<u64>(), any::<u32>())),
         ) {
             let claim = Claim {
                 id: ClaimId(id), fingerprint: DenyFingerprint([a, b]), key_id, created: WallTime(created),
+                other: other.map(|(a, b, key_id)| Named { fingerprint: DenyFingerprint([a, b]), key_id }),
                 until: WallTime(until), reason, actor, source: "admin".to_owned(), parent: parent.map(ClaimId),
             };
             let row = encode(&claim);
             prop_assert_eq!(decode(id, &row), Some(claim.clone()));
-            let h = head(id, &row).unwrap();
-            prop_assert_eq!(h, ClaimHead::from(&claim));
+            for keys in [KeyIds::from(key_id), KeyIds { own: 1, other: other.map(|o| o.2) }] {
+                prop_assert_eq!(head(id, &row, keys).unwrap(), keys.head(&claim));
+            }
             prop_assert_eq!(decode(id, &row[..row.len() - 1 - cut.min(row.len() - 1)]), None);
             prop_assert_eq!(foreign(&row, false), None);
             let name = Name { origin: super::super::foreign::Origin([7; 16]), id: a };
@@ -146,11 +182,13 @@ mod tests {
             let json = serde_json::to_vec(&claim).unwrap();
             prop_assert_eq!(decode(id, &json), Some(claim.clone()));
             // As format 2 had it.
-            let mut old = row.clone();
+            let keys = KeyIds::from(key_id);
+            let claim = Claim { other: None, ..claim };
+            let mut old = encode(&claim);
             old[0] = ALONE;
             old.drain(FIXED - 8..FIXED);
             let alone = Claim { parent: None, ..claim };
-            prop_assert_eq!((decode(id, &old), head(id, &old)), (Some(alone.clone()), Some((&alone).into())));
+            prop_assert_eq!((decode(id, &old), head(id, &old, keys)), (Some(alone.clone()), Some(keys.head(&alone))));
         }
     }
 }

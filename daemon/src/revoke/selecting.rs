@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    AnyClaim, ClaimId, Names, Once, Order, Plane, RevokeError, SelectorClaim, SelectorOrder,
+    AnyClaim, ClaimId, Fingerprints, Names, Once, Order, Plane, RevokeError, SelectorClaim, SelectorOrder,
     handle::Reply,
     ledger::Moment,
     plane::Lifted,
@@ -21,7 +21,7 @@ use crate::{
 const SOURCE: &str = "selector";
 
 /// A token that a selector was seen to match, with the time after which it is of no use to anybody.
-pub type Matched = (DenyFingerprint, WallTime);
+pub type Matched = (Fingerprints, WallTime);
 
 impl Plane {
     /// What an order by selector that was given before comes to; `None` for one that was not.
@@ -88,7 +88,7 @@ impl Plane {
     /// What goes when a claim is lifted: of a selector's, all that follow from it.
     pub(super) fn lifting(&self, claim: AnyClaim, by: Vec<u8>, reply: Reply<AnyClaim>) -> Lifted {
         let tokens = match &claim {
-            AnyClaim::Token(c) => vec![(c.id, c.fingerprint)],
+            AnyClaim::Token(c) => vec![(c.id, self.name_of(c))],
             AnyClaim::Selector(c) => self.ledger.children(c.id).collect(),
         };
         Lifted { claim, tokens, by, reply }
@@ -125,19 +125,22 @@ impl Plane {
                 }
             };
             let mut orders = Vec::new();
-            for (fingerprint, ends) in found.iter().flat_map(|_| &tokens) {
+            for (token, ends) in found.iter().flat_map(|_| &tokens) {
                 let Some(selector) = &found else { break };
                 let until = selector.until.min(*ends);
+                let name = self.settings.keys.name(token);
+                // It may have been condemned before the fingerprint key was changed.
+                let mut names = std::iter::once(&token.first).chain(&token.other);
                 if until <= wall
-                    || self.ledger.is_child(parent, *fingerprint)
-                    || new.contains(&(parent, *fingerprint))
-                    || room.take(&self.ledger, *fingerprint).is_err()
+                    || names.any(|n| self.ledger.is_child(parent, n.fingerprint))
+                    || new.contains(&(parent, name))
+                    || room.take(&self.ledger, name).is_err()
                 {
                     continue;
                 }
-                new.insert((parent, *fingerprint));
+                new.insert((parent, name));
                 orders.push(Order {
-                    fingerprint: *fingerprint,
+                    token: *token,
                     until,
                     reason: selector.reason.clone(),
                     actor: selector.actor.clone(),

@@ -17,6 +17,7 @@ mod tests;
 mod tuning;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
@@ -38,6 +39,7 @@ use super::{
     Claim, ClaimId, Once, SelectorClaim,
     calendar::Seen,
     foreign::{Grave, Name, Origin, Position as Reached},
+    keys::KeyIds,
     ledger::ClaimHead,
     row,
 };
@@ -85,6 +87,8 @@ pub struct Changes<'a> {
     pub graves: Vec<Grave>,
     /// How far other hosts' orders are known with this.
     pub reached: Vec<(Origin, Reached)>,
+    /// Fingerprint keys that are in force for the first time.
+    pub keys: Vec<u32>,
     /// It need not be on the disk when the commit returns: it is with the next one that must.
     pub lazy: bool,
 }
@@ -105,6 +109,7 @@ impl Changes<'_> {
             && self.answered.is_empty()
             && self.graves.is_empty()
             && self.reached.is_empty()
+            && self.keys.is_empty()
     }
 
     fn gone(&self) -> impl Iterator<Item = u64> {
@@ -138,6 +143,8 @@ pub struct Store {
     pressing: bool,
     snapshot: Option<snapshot::Head>,
     compacting: Option<mpsc::Receiver<Result<Compacted, String>>>,
+    /// The fingerprint keys in force.
+    keys: KeyIds,
 }
 
 /// What the entries after the snapshot come to.
@@ -187,6 +194,7 @@ impl Catalog {
                 Record::Next(id) => told.next = told.next.max(id),
                 Record::Graves(graves) => self.fleet.bury(Grave::each(graves)),
                 Record::Reached(origin, to) => drop(self.fleet.reached.insert(origin, to)),
+                Record::Keys(keys) => self.keys.extend(record::key_ids(keys)),
                 Record::Buried(_) | Record::Note(_) | Record::Kept { .. } | Record::Trailer(_) => {}
             }
         }
@@ -208,36 +216,34 @@ impl Catalog {
 }
 
 impl Store {
-    /// Opens the directory, making it where it is absent (mode 0700); refuses one of another key or format. A store of an
+    /// Opens the directory, making it where it is absent (mode 0700); refuses one of other keys or another format. A store of an
     /// earlier version is taken over.
-    pub fn open(path: &Path, key_id: u32) -> Result<Self, StoreError> {
-        Self::open_with(path, key_id, Tuning::default())
+    pub fn open(path: &Path, keys: impl Into<KeyIds>) -> Result<Self, StoreError> {
+        Self::open_with(path, keys, Tuning::default())
     }
 
     /// With other sizes and times.
-    pub fn open_with(path: &Path, key_id: u32, tuning: Tuning) -> Result<Self, StoreError> {
-        migrate::take_over(path, key_id)?;
+    pub fn open_with(path: &Path, keys: impl Into<KeyIds>, tuning: Tuning) -> Result<Self, StoreError> {
+        let keys = keys.into();
+        migrate::take_over(path, keys)?;
         let disk = migrate::host(path)?;
-        Self::open_on(&(Arc::new(disk) as _), path, key_id, tuning)
+        Self::open_on(&(Arc::new(disk) as _), path, keys, tuning)
     }
 
     /// Opens the store on a disk.
     pub(super) fn open_on(
         disk: &Arc<dyn Disk>,
         path: &Path,
-        key_id: u32,
+        keys: impl Into<KeyIds>,
         tuning: Tuning,
     ) -> Result<Self, StoreError> {
+        let keys = keys.into();
         let damaged = |what: String| damaged(path, &what);
         let mut snapshot = snapshot::newest(&**disk).map_err(|e| damaged(e.to_string()))?;
         let mut replay = Replay { next: 1, ..Replay::default() };
         let mut start = Chain { seq: 0, hash: [0; 32] };
         let mut log = [0; 16];
         if let Some((head, piece)) = &mut snapshot {
-            if head.identity.key_id != key_id {
-                let found = head.identity.key_id;
-                return Err(StoreError::KeyMismatch { path: path.to_owned(), found, expected: key_id });
-            }
             log = head.identity.log;
             start = head.chain;
             replay.next = head.trailer.next;
@@ -246,6 +252,7 @@ impl Store {
             replay.catalog.fleet = std::mem::take(&mut head.fleet);
             replay.catalog.head = head.chain.seq;
             replay.catalog.next = head.trailer.next;
+            replay.catalog.keys.extend(&head.trailer.keys);
             replay.catalog.pieces.push(piece.clone());
         } else {
             aws_lc_rs::rand::fill(&mut log).map_err(|_| StoreError::Open {
@@ -253,14 +260,11 @@ impl Store {
                 message: "the system gives no randomness".to_owned(),
             })?;
         }
-        let fresh = Identity { key_id, log };
+        let fresh = Identity { key_id: keys.own, log };
         let opened = Journal::open(Arc::clone(disk), fresh, start, tuning.sizes, |entry, position| {
             replay.take(entry, &position);
         });
         let (journal, cut) = opened.map_err(|e| match e {
-            JournalError::Key { found } => {
-                StoreError::KeyMismatch { path: path.to_owned(), found, expected: key_id }
-            }
             JournalError::Damaged(what) => damaged(what),
             e => StoreError::Open { path: path.to_owned(), message: e.to_string() },
         })?;
@@ -268,6 +272,12 @@ impl Store {
             && head.identity != journal.identity()
         {
             return Err(damaged("its snapshot is of another log".to_owned()));
+        }
+        let begun_under = journal.identity().key_id;
+        replay.catalog.keys.insert(begun_under);
+        if !keys.all().any(|k| replay.catalog.keys.contains(&k)) {
+            let (path, expected) = (path.to_owned(), keys.own);
+            return Err(StoreError::KeyMismatch { path, found: begun_under, expected });
         }
         if let Some(entry) = replay.bad {
             return Err(damaged(format!("entry {entry} holds what this version does not know")));
@@ -292,6 +302,7 @@ impl Store {
             pressing: false,
             snapshot: snapshot.map(|(head, _)| head),
             compacting: None,
+            keys,
         })
     }
 
@@ -314,7 +325,7 @@ impl Store {
                     let one = if by_selector {
                         serde_json::from_slice(row).ok().map(|c| Loaded::Selector(Box::new(c)))
                     } else {
-                        row::head(id, row).map(Loaded::Token)
+                        row::head(id, row, self.keys).map(Loaded::Token)
                     };
                     match one {
                         Some(one) => take(one),
@@ -344,6 +355,17 @@ impl Store {
     /// Whether a claim of another host was lifted.
     pub fn is_buried(&self, name: Name) -> bool {
         self.shared.read().fleet.graves.contains_key(&name)
+    }
+
+    /// Fingerprint keys that have been in force, now or before.
+    pub fn keys(&self) -> BTreeSet<u32> {
+        self.shared.read().keys.clone()
+    }
+
+    /// Those in force that have not been before.
+    pub fn new_keys(&self, keys: KeyIds) -> Vec<u32> {
+        let known = self.keys();
+        keys.all().filter(|k| !known.contains(k)).collect()
     }
 
     /// The last active policy set: its hash and generation.
@@ -404,6 +426,7 @@ impl Store {
             body.note(note);
         }
         body.fleet(&changes.buried, &changes.graves, &changes.reached);
+        body.keys(&changes.keys);
         self.append(&body.0, now)
     }
 

@@ -23,6 +23,10 @@ use crate::{
 };
 
 const KEY: u32 = 7;
+/// The key that takes its place.
+const NEXT: u32 = 8;
+const BEFORE: KeyIds = KeyIds { own: KEY, other: Some(NEXT) };
+const AFTER: KeyIds = KeyIds { own: NEXT, other: Some(KEY) };
 /// The time here, far ahead of the machine's own: a store that is closed looks at that.
 const NOW: i64 = 4_000_000_000_000;
 /// Until when claims hold.
@@ -59,6 +63,7 @@ pub struct Host {
     exchange: Exchange,
     clock: Arc<Hands>,
     tuning: Tuning,
+    keys: KeyIds,
 }
 
 impl Host {
@@ -75,24 +80,33 @@ impl Host {
             exchange: Exchange::default(),
             clock: Arc::new(Hands(Mutex::new(NOW))),
             tuning,
+            keys: KEY.into(),
         };
         host.start();
         host
     }
 
     fn start(&mut self) {
+        self.try_start().unwrap();
+    }
+
+    fn try_start(&mut self) -> Result<(), RevokeError> {
         self.plane = None;
         self.index = Arc::default();
         let store =
-            Store::open_on(&(Arc::new(self.disk.clone()) as _), Path::new("sim"), KEY, self.tuning).unwrap();
+            Store::open_on(&(Arc::new(self.disk.clone()) as _), Path::new("sim"), self.keys, self.tuning)
+                .unwrap();
         self.exchange = Exchange::new(store.reader().fleet().reached);
         let settings = PlaneSettings {
             limits: Limits { revoked: 10_000, condemned: 8 },
-            key_id: KEY,
+            keys: self.keys,
             namer: Namer::new(Key { k0: 1, k1: 2 }),
         };
         let clock: Arc<Hands> = Arc::clone(&self.clock);
-        self.plane = Some(Plane::new(store, None, Arc::clone(&self.index), clock, settings).unwrap());
+        let mut plane = Plane::new(store, None, Arc::clone(&self.index), clock, settings)?;
+        plane.activate_first("set")?;
+        self.plane = Some(plane);
+        Ok(())
     }
 
     fn plane(&mut self) -> &mut Plane {
@@ -106,7 +120,7 @@ impl Host {
     /// Revokes a token and gives the claim's id.
     pub fn revoke(&mut self, token: u64) -> u64 {
         let order = Order {
-            fingerprint: DenyFingerprint([token, 1]),
+            token: named(token, self.keys),
             until: WallTime(UNTIL),
             reason: "x".repeat(20),
             actor: "uid:0".into(),
@@ -152,11 +166,11 @@ impl Host {
     fn messages(&mut self) -> Option<Vec<Vec<u8>>> {
         let own = self.origin();
         let entries = self.plane().store.reader().entries(0, usize::MAX).unwrap()?;
-        Some(Exchange::write(own, KEY, &entries))
+        Some(Exchange::write(own, self.keys.own, &entries))
     }
 
     fn hear(&mut self, messages: &[&[u8]]) {
-        let update = self.exchange.read(messages, KEY);
+        let update = self.exchange.read(messages, self.keys);
         let taken = self.plane.as_mut().unwrap().take_remote(update).unwrap();
         assert!(taken.added + taken.lifted < 10_000);
     }
@@ -187,7 +201,7 @@ impl Host {
     }
 
     fn hear_whole(&mut self, of: Origin, whole: &Whole) {
-        let update = self.exchange.whole(of, &whole.0, whole.1, whole.2, &whole.3);
+        let update = self.exchange.whole(of, &whole.0, whole.1, whole.2, &whole.3, self.keys.own);
         self.plane.as_mut().unwrap().take_remote(update).unwrap();
     }
 
@@ -219,10 +233,16 @@ impl Host {
             max_staleness: None,
             acknowledge: Level::Local,
             timeout: second,
-            key_id: KEY,
+            keys: self.keys,
         };
         (Feed::new(settings, plane, Arc::new(Nobody)), thread)
     }
+}
+
+/// A token's names under these keys.
+fn named(token: u64, keys: KeyIds) -> Fingerprints {
+    let under = |key_id: u32| Named { fingerprint: DenyFingerprint([token, key_id.into()]), key_id };
+    Fingerprints { first: under(keys.own), other: keys.other.map(under) }
 }
 
 /// What happens.
@@ -237,6 +257,9 @@ enum Step {
     /// One hears all that another has in force.
     Whole(usize, usize),
     Restart(usize),
+    /// One goes on with the change of the fingerprint key: both in force, and then the new one in the old one's place.
+    /// The second step waits for everybody's first.
+    Keys(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -247,7 +270,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (host.clone(), 0usize..9).prop_map(|(h, n)| Step::Lift(h, n)),
         5 => (host.clone(), host.clone(), any::<u64>(), 0usize..9).prop_map(|(a, b, m, r)| Step::Hear(a, b, m, r)),
         1 => (host.clone(), host.clone()).prop_map(|(a, b)| Step::Whole(a, b)),
-        1 => host.prop_map(Step::Restart),
+        1 => host.clone().prop_map(Step::Restart),
+        1 => host.prop_map(Step::Keys),
     ]
 }
 
@@ -295,6 +319,15 @@ fn run(steps: &[Step], tuning: Tuning) {
             }
             Step::Whole(..) => {}
             Step::Restart(h) => hosts[h].start(),
+            Step::Keys(h) => {
+                let all_know = hosts.iter().all(|host| host.keys.has(NEXT));
+                hosts[h].keys = match hosts[h].keys {
+                    KeyIds { own: KEY, other: None } => BEFORE,
+                    BEFORE if all_know => AFTER,
+                    same => same,
+                };
+                hosts[h].start();
+            }
         }
     }
     // All is told in the end, at least once and in some order.
@@ -319,15 +352,30 @@ fn run(steps: &[Step], tuning: Tuning) {
         assert_eq!(host.index.selectors.count(), before);
         // Whose token is refused is the same too.
         for token in 0..4 {
-            let f = DenyFingerprint([token, 1]);
+            let names = named(token, AFTER);
+            let names = [names.first.fingerprint, names.other.unwrap().fingerprint];
             let reader = host.plane().store.reader();
             let any = reader.list(
                 ClaimId(0),
                 9999,
                 WallTime(0),
-                |c| matches!(c, AnyClaim::Token(c) if c.fingerprint == f),
+                move |c| matches!(c, AnyClaim::Token(c) if names.contains(&c.fingerprint)),
             );
-            assert_eq!(host.index.is_revoked(f, WallTime(NOW)), !any.unwrap().is_empty());
+            let presented = named(token, host.keys);
+            let mut under = std::iter::once(presented.first).chain(presented.other);
+            let refused = under.any(|n| host.index.is_revoked(n.fingerprint, WallTime(NOW)));
+            assert_eq!(refused, !any.unwrap().is_empty(), "host {n}, token {token}");
+        }
+        // The old key goes where nothing stands under it alone, and nowhere else.
+        if host.keys == AFTER {
+            let alone = host.plane().ledger.unnamed(WallTime(NOW), true).0.claims;
+            let selected = host.index.selectors.count();
+            host.keys = NEXT.into();
+            match host.try_start() {
+                Ok(()) => assert_eq!((alone, host.index.selectors.count()), (0, selected), "host {n}"),
+                Err(RevokeError::KeyMissing { key: KEY, claims, .. }) => assert_eq!(alone, claims),
+                Err(e) => panic!("host {n}: {e}"),
+            }
         }
     }
 }

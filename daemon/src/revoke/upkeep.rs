@@ -69,7 +69,7 @@ impl Plane {
         let now = Moment::now(&*self.clock);
         let mut strange = Vec::new();
         let ledger = &mut self.ledger;
-        kernel.deny.each(|f, value| {
+        kernel.each_refused(|f, value| {
             if value.condemned_until > now.boot.0 {
                 let left = Duration::from_nanos(value.condemned_until - now.boot.0);
                 let until = now.wall.plus(left);
@@ -83,22 +83,21 @@ impl Plane {
                 strange.push(f);
             }
         })?;
-        kernel.deny.remove_all(&strange)?;
-        if kernel.deny.capacity() != kernel.deny.wanted() {
-            tracing::info!(
-                from = kernel.deny.capacity(),
-                to = kernel.deny.wanted(),
-                "the deny map is made anew, with another size"
-            );
-            kernel.deny.begin()?;
-        }
-        self.fill()
+        strange.sort_unstable();
+        strange.dedup();
+        // What is strange may be a token's name under the key of before: it goes when the new one is there, and where there
+        // is no room for both, all is filled beside what is in force.
+        let limits = ledger.limits();
+        let all = ledger.revoked() + ledger.condemned() + strange.len();
+        kernel.resize(all > limits.revoked + limits.condemned)?;
+        self.fill()?;
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.release(&strange))
     }
 
     /// Writes all parts at once, on as many threads as there are cores: a start waits for it.
     fn fill(&mut self) -> Result<(), KernelError> {
         let Some(kernel) = &mut self.kernel else { return Ok(()) };
-        let (deny, ledger, now) = (&kernel.deny, &self.ledger, Moment::now(&*self.clock));
+        let (maps, ledger, now) = (kernel.maps(), &self.ledger, Moment::now(&*self.clock));
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
@@ -106,7 +105,8 @@ impl Plane {
                 if n >= ledger.parts() {
                     return Ok(());
                 }
-                deny.fill(&ledger.part(n, now))?;
+                let entries = ledger.part(n, now);
+                maps.iter().try_for_each(|map| map.fill(&entries))?;
             }
         };
         let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
@@ -118,7 +118,7 @@ impl Plane {
             }
             done
         })?;
-        kernel.deny.swap()
+        kernel.swap()
     }
 
     /// Goes on with what is under way.
@@ -129,7 +129,7 @@ impl Plane {
         if let Err(e) = self.part() {
             self.upkeep.next = None;
             if let Some(kernel) = &mut self.kernel {
-                kernel.deny.give_up();
+                kernel.give_up();
             }
             self.noted(e);
             self.publish();
@@ -144,16 +144,12 @@ impl Plane {
         };
         if n < self.ledger.parts() {
             let entries = self.ledger.part(n, Moment::now(&*self.clock));
-            if kernel.deny.is_rebuilding() {
-                kernel.deny.put_next(&entries)?;
-            } else {
-                kernel.deny.put_all(&entries)?;
-            }
+            kernel.fill(&entries)?;
             self.upkeep.next = Some(n + 1);
             return Ok(());
         }
         self.upkeep.next = None;
-        kernel.deny.swap()
+        kernel.swap()
     }
 
     /// Takes out some of what has lapsed, and has all written anew where the wall clock was stepped or a write had
@@ -168,6 +164,7 @@ impl Plane {
             );
             self.upkeep.offset = now;
         }
+        self.count = true;
         if self.unforgotten {
             // Failed once more, it is tried again by the next sweep.
             let _ = self.forget();

@@ -45,7 +45,7 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
-    revoke::{PlaneHandle, RevokeError, StoreError, feed::Feed},
+    revoke::{Named, PlaneHandle, RevokeError, StoreError, feed::Feed},
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
     usage::Book,
@@ -209,7 +209,7 @@ impl From<RevokeError> for ApiError {
             RevokeError::Store(e) if matches!(**e, StoreError::NoRoom { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "disk_full")
             }
-            RevokeError::Store(_) | RevokeError::Read(_) => {
+            RevokeError::Store(_) | RevokeError::Read(_) | RevokeError::KeyMissing { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "store_failed")
             }
             RevokeError::Kernel(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kernel_failed"),
@@ -384,9 +384,14 @@ struct FingerprintRequest {
 
 async fn fingerprint(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
     let r: FingerprintRequest = parse(&body)?;
-    let key = s.decider.key();
-    let f = key.deny(&read_token(&r.token)?);
-    Ok(Json(json!({"fingerprint": f.to_string(), "key_id": format!("{:08x}", key.id())})).into_response())
+    let names = s.decider.fingerprints(&read_token(&r.token)?);
+    let shown =
+        |n: &Named| json!({"fingerprint": n.fingerprint.to_string(), "key_id": format!("{:08x}", n.key_id)});
+    let mut told = shown(&names.first);
+    if let Some(other) = &names.other {
+        told["other"] = shown(other);
+    }
+    Ok(Json(told).into_response())
 }
 
 async fn reload(State(s): State<AdminState>, by: Caller) -> Result<Response, ApiError> {

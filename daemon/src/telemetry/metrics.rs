@@ -110,6 +110,7 @@ pub struct Metrics {
     revocations: IntCounterVec,
     revocation_seconds: Histogram,
     claims: IntGauge,
+    under_keys: [IntGauge; 2],
     entries: IntGaugeVec,
     limits: IntGaugeVec,
     condemnations: IntCounter,
@@ -230,6 +231,10 @@ impl Metrics {
             revocations: make.counters("portcullis_revocations_total", "Revocations acknowledged, by the way they came.", &["source"])?,
             revocation_seconds: make.histogram("portcullis_revocation_seconds", "Time from an order to its acknowledgement: on disk and in force.")?,
             claims: make.gauge("portcullis_revocations", "Revocations in force.")?,
+            under_keys: [
+                make.gauge("portcullis_revocations_under_other_key", "Revocations in force that stand under the other fingerprint key alone.")?,
+                make.gauge("portcullis_revocations_under_no_key", "Revocations of other hosts under a fingerprint key that is not in force here: they refuse nobody.")?,
+            ],
             entries: make.gauges("portcullis_deny_map_entries", "Tokens condemned in the kernel, by revocation or by policy.", &["kind"])?,
             limits: make.gauges("portcullis_deny_map_limit", "Room for them.", &["kind"])?,
             condemnations: make.counter("portcullis_condemnations_total", "Tokens condemned by a policy's token-wide denial.")?,
@@ -410,6 +415,13 @@ impl Metrics {
         for (kind, (entries, limit)) in [("revoked", revoked), ("condemned", condemned)] {
             self.entries.with_label_values(&[kind]).set(number(entries));
             self.limits.with_label_values(&[kind]).set(number(limit));
+        }
+    }
+
+    /// Notes how many revocations stand under the other fingerprint key alone, and under none in force.
+    pub fn under_keys(&self, counts: [usize; 2]) {
+        for (gauge, n) in self.under_keys.iter().zip(counts) {
+            gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
         }
     }
 

@@ -347,9 +347,9 @@ impl ApiKey {
         self.disabled.is_none() && self.expires.is_none_or(|t| now < t)
     }
 
-    /// Its name in the kernel, if it was made under this fingerprint key.
-    pub fn fingerprint(&self, key: &FingerprintKey) -> Option<DenyFingerprint> {
-        self.fingerprint.parse().ok().filter(|_| self.key_id == key.id())
+    /// Its name in the kernel, with the fingerprint key that it was made under.
+    pub fn fingerprint(&self) -> Option<(DenyFingerprint, u32)> {
+        Some((self.fingerprint.parse().ok()?, self.key_id))
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aws_lc_rs::{digest, rand};
@@ -28,6 +29,32 @@ const HEX_LEN: usize = 32;
 pub struct FingerprintKey {
     key: Key,
     id: u32,
+}
+
+/// The keys in force: the one that is worked with, and while it is being changed the other one.
+#[derive(Debug)]
+pub struct FingerprintKeys {
+    /// New claims are named under it, and guard works with it.
+    pub own: Arc<FingerprintKey>,
+    /// The next key before the change, the one before after it.
+    pub other: Option<Arc<FingerprintKey>>,
+}
+
+impl FingerprintKeys {
+    /// Reads them. A key that stands alone is made where there is none; of two, both must be there.
+    pub fn load(own: &Path, other: Option<&Path>) -> Result<Self, KeyError> {
+        let there = |path: &Path| {
+            FingerprintKey::load(path)?.ok_or_else(|| KeyError::Absent { path: path.to_owned() })
+        };
+        let Some(other) = other else {
+            return Ok(Self { own: Arc::new(FingerprintKey::load_or_create(own)?), other: None });
+        };
+        let (own, other) = (there(own)?, there(other)?);
+        if own.id() == other.id() {
+            return Err(KeyError::Same);
+        }
+        Ok(Self { own: Arc::new(own), other: Some(Arc::new(other)) })
+    }
 }
 
 /// Why there is no fingerprint key. Each message ends in a next step.
@@ -81,6 +108,19 @@ pub enum KeyError {
         /// The key file.
         path: PathBuf,
     },
+    /// There is none, where there must be one.
+    #[error(
+        "the fingerprint key file `{path}` is not there: while two keys are in force, both must be; copy it from where it was made"
+    )]
+    Absent {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// Both are the same key.
+    #[error(
+        "`token.fingerprint_key` and `token.other_fingerprint_key` hold the same key, or keys of the same id: make another one"
+    )]
+    Same,
     /// The system gave no randomness.
     #[error("the system gave no random bytes for a fingerprint key; check that `/dev/urandom` exists")]
     NoRandomness,
@@ -281,6 +321,22 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap().len(), HEX_LEN + 1);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn of_two_keys_both_must_be_there_and_be_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let load = || FingerprintKeys::load(&a, Some(&b));
+        assert!(matches!(load(), Err(KeyError::Absent { .. })) && !a.exists(), "none is made by mistake");
+        let own = FingerprintKeys::load(&a, None).unwrap();
+        assert!(own.other.is_none() && a.exists());
+        assert!(matches!(load(), Err(KeyError::Absent { path }) if path == b));
+        fs::copy(&a, &b).unwrap();
+        assert!(matches!(load(), Err(KeyError::Same)));
+        fs::remove_file(&b).unwrap();
+        FingerprintKey::load_or_create(&b).unwrap();
+        assert_eq!(load().unwrap().own.id(), own.own.id());
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Feed {
                 good.push(m);
                 continue;
             }
-            match message::read(&m.payload, &from).and_then(|read| Orders::of(read, &self.key)) {
+            match message::read(&m.payload, &from).and_then(|read| Orders::of(read, self.settings.keys)) {
                 Ok(read) => {
                     orders.push(read);
                     good.push(m);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
     super::{
-        AnyClaim, LogEntry,
+        AnyClaim, KeyIds, LogEntry,
         foreign::{Grave, Origin, Position},
         remote::{Only, Update},
     },
@@ -27,11 +27,11 @@ impl Exchange {
 
     /// What is told of these entries.
     pub fn write(own: Origin, key: u32, entries: &[LogEntry]) -> Vec<Vec<u8>> {
-        let (mut all, mut prev) = (Vec::new(), 0);
+        let (mut all, mut prev, key) = (Vec::new(), 0, message::key(key));
         for entry in entries {
-            let told = message::told(entry);
+            let told = message::told(entry, &key);
             if !told.is_empty() {
-                all.extend(message::write(own, &format!("{key:08x}"), entry.entry, prev, &told, 4096));
+                all.extend(message::write(own, &key, entry.entry, prev, &told, 4096));
                 prev = entry.entry;
             }
         }
@@ -39,13 +39,11 @@ impl Exchange {
     }
 
     /// What the plane is to do about these.
-    pub fn read(&mut self, messages: &[&[u8]], key: u32) -> Update {
+    pub fn read(&mut self, messages: &[&[u8]], keys: KeyIds) -> Update {
         let (mut update, mut touched) = (Update::default(), BTreeSet::new());
         for bytes in messages {
             let read: message::Message = message::parse(bytes).unwrap();
-            let orders =
-                Orders::of(message::read(bytes, &read.origin.to_string()).unwrap(), &format!("{key:08x}"))
-                    .unwrap();
+            let orders = Orders::of(message::read(bytes, &read.origin.to_string()).unwrap(), keys).unwrap();
             touched.insert(orders.head.origin);
             if self.0.see(&orders.head) == Seen::New {
                 update.add.extend(orders.add);
@@ -64,10 +62,12 @@ impl Exchange {
         upto: u64,
         next: u64,
         graves: &[Grave],
+        key: u32,
     ) -> Update {
-        let told: Vec<ToldClaim> = claims.iter().filter_map(ToldClaim::own).collect();
+        let key = message::key(key);
+        let told: Vec<ToldClaim> = claims.iter().filter_map(|c| ToldClaim::own(c, &key)).collect();
         let ids: HashSet<u64> = told.iter().map(|t| t.id).collect();
-        let (add, _) = orders::claims(told, of, true).unwrap();
+        let (add, _) = orders::claims(told, of, &key, message::key_id(&key).unwrap().into()).unwrap();
         self.0.reach(of, upto);
         let lift = graves.iter().filter_map(|g| ToldLift::of(*g).lift(of)).collect();
         let only = Some(Only { origin: of, next, ids });

@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::foreign::Origin,
-    message::{Refused, VERSION, parse},
+    super::{KeyIds, foreign::Origin},
+    message::{Refused, VERSION, key, parse},
 };
 
 /// How long a host that says nothing counts as there.
@@ -36,6 +36,12 @@ pub struct Heartbeat {
     pub instance: String,
     /// The key that it fingerprints under.
     pub key: String,
+    /// Another one that is in force there too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_key: Option<String>,
+    /// Revocations there that need that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_other: Option<u64>,
     /// The last entry of its log that has orders.
     pub head: u64,
     /// How far it has the orders of others in force.
@@ -69,7 +75,7 @@ impl Applied {
 
 impl Heartbeat {
     /// Of a host, without what changes.
-    pub fn new(host: Origin, name: &str, key: &str, instance: &str) -> Self {
+    pub fn new(host: Origin, name: &str, keys: KeyIds, instance: &str) -> Self {
         let end = (0..=name.len().min(NAME)).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
         Self {
             v: VERSION,
@@ -77,7 +83,9 @@ impl Heartbeat {
             name: name[..end].to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: instance.to_owned(),
-            key: key.to_owned(),
+            key: key(keys.own),
+            other_key: keys.other.map(key),
+            needs_other: None,
             head: 0,
             applied: BTreeMap::new(),
             staleness: None,
@@ -91,7 +99,8 @@ impl Heartbeat {
             return Err(Refused::Subject);
         }
         let plain = |t: &str| t.len() <= NAME && !t.chars().any(char::is_control);
-        let sound = [&one.name, &one.version, &one.instance, &one.key].into_iter().all(|t| plain(t));
+        let texts = [&one.name, &one.version, &one.instance, &one.key].into_iter().chain(&one.other_key);
+        let sound = texts.into_iter().all(|t| plain(t));
         if sound && one.applied.len() <= MOST { Ok(one) } else { Err(Refused::Malformed) }
     }
 }
@@ -103,6 +112,13 @@ struct Heard {
     at: Instant,
     /// How far it has this host's orders in force.
     applied: u64,
+}
+
+impl Heard {
+    /// Whether one of these keys is in force there: then it knows tokens by the names that this host gives them.
+    fn shares(&self, keys: KeyIds) -> bool {
+        keys.all().map(key).any(|k| self.said.key == k || self.said.other_key.as_ref() == Some(&k))
+    }
 }
 
 /// A host, for people and programs.
@@ -120,6 +136,12 @@ pub struct HostStatus {
     pub heard_seconds: u64,
     /// The key that it fingerprints under.
     pub key_id: String,
+    /// Another one that is in force there too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_key_id: Option<String>,
+    /// Revocations there that need that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_other: Option<u64>,
     /// The last entry of its log that has orders.
     pub head: u64,
     /// How far this host has its orders in force.
@@ -179,9 +201,9 @@ impl Hosts {
         all
     }
 
-    /// Live hosts that fingerprint under another key.
-    pub fn other_keys(&self, key: &str, now: Instant) -> usize {
-        self.live(now).filter(|(_, h)| h.said.key != key).count()
+    /// Live hosts that share no fingerprint key with this one.
+    pub fn other_keys(&self, keys: KeyIds, now: Instant) -> usize {
+        self.live(now).filter(|(_, h)| !h.shares(keys)).count()
     }
 
     /// Who has this host's orders up to an entry in force, by name, and who is missing with the reason. `named` are waited
@@ -189,7 +211,7 @@ impl Hosts {
     pub fn standing(
         &self,
         entry: u64,
-        key: &str,
+        keys: KeyIds,
         named: &BTreeSet<String>,
         now: Instant,
     ) -> (Vec<String>, Vec<Missing>) {
@@ -203,7 +225,7 @@ impl Hosts {
             if !named.is_empty() && !is_named {
                 continue;
             }
-            let why = if h.said.key != key {
+            let why = if !h.shares(keys) {
                 "it has another fingerprint key"
             } else if h.applied >= entry {
                 have.push(h.said.name.clone());
@@ -236,6 +258,8 @@ impl Hosts {
                 live: heard < LIVE,
                 heard_seconds: heard.as_secs(),
                 key_id: h.said.key.clone(),
+                other_key_id: h.said.other_key.clone(),
+                needs_other: h.said.needs_other,
                 head: h.said.head,
                 applied_here: here(*id),
                 applied_there: h.applied,
@@ -266,7 +290,7 @@ mod tests {
     const C: Origin = Origin([3; 16]);
 
     fn said(host: Origin, name: &str, applied: u64) -> Heartbeat {
-        let mut said = Heartbeat::new(host, name, "00000001", "x");
+        let mut said = Heartbeat::new(host, name, 1.into(), "x");
         said.applied.insert(A, applied);
         said
     }
@@ -278,16 +302,23 @@ mod tests {
         hosts.heard(said(C, "c", 9), A, now);
         let none = BTreeSet::new();
         let names = |m: &[Missing]| m.iter().map(|m| m.host.clone()).collect::<Vec<_>>();
-        let (have, missing) = hosts.standing(5, "00000001", &none, now);
+        let (have, missing) = hosts.standing(5, 1.into(), &none, now);
         assert_eq!((have, names(&missing)), (vec!["c".to_owned()], vec!["b".to_owned()]));
         hosts.applied(Applied::new(B, 5));
         hosts.heard(said(B, "b", 4), A, now);
-        assert_eq!(hosts.standing(5, "00000001", &none, now).1, [], "an older word takes nothing back");
-        assert_eq!(hosts.standing(5, "00000002", &none, now).1.len(), 2, "another key");
+        assert_eq!(hosts.standing(5, 1.into(), &none, now).1, [], "an older word takes nothing back");
+        assert_eq!(hosts.standing(5, 2.into(), &none, now).1.len(), 2, "another key");
+        let (both, either) = (
+            KeyIds { own: 2, other: Some(1) },
+            Heartbeat::new(B, "b", KeyIds { own: 3, other: Some(2) }, "x"),
+        );
+        assert_eq!(hosts.standing(5, both, &none, now).1, [], "one key in common is enough");
         let later = now + LIVE;
-        assert_eq!(hosts.standing(6, "00000001", &none, later).1, [], "nobody is there");
+        assert_eq!(hosts.standing(6, 1.into(), &none, later).1, [], "nobody is there");
         let named = BTreeSet::from(["b".to_owned(), "d".to_owned()]);
-        assert_eq!(names(&hosts.standing(6, "00000001", &named, later).1), ["b", "d"]);
+        assert_eq!(names(&hosts.standing(6, 1.into(), &named, later).1), ["b", "d"]);
+        hosts.heard(either, A, now);
+        assert_eq!((hosts.other_keys(2.into(), now), hosts.other_keys(both, now)), (1, 0));
     }
 
     #[test]

@@ -70,10 +70,12 @@ impl Feed {
     pub(super) async fn beat(&self, session: &Session) -> Result<(), Ended> {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut said = Heartbeat::new(self.own, &self.settings.name, &self.key, &self.instance);
+        let mut said = Heartbeat::new(self.own, &self.settings.name, self.settings.keys, &self.instance);
         let subject = self.subject("hosts", &self.own.to_string());
         loop {
             tick.tick().await;
+            let needs = || self.plane.status().under_other_key.claims as u64;
+            said.needs_other = self.settings.keys.other.map(|_| needs());
             {
                 let state = self.state();
                 said.head = state.head;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::super::{
-    AnyClaim, Change, LogEntry,
+    AnyClaim, Change, Fingerprints, LogEntry, Named,
     foreign::{Grave, Name, Origin, is_lockdown},
     remote::{RemoteClaim, RemoteLift, RemoteTarget},
     selector::Selector,
@@ -102,6 +102,12 @@ pub struct ToldClaim {
     pub id: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
+    /// The key that it was made under, where that is not the message's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The same token's fingerprint under another key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    other: Option<ToldName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     selector: Option<Selector>,
     until: i64,
@@ -119,6 +125,36 @@ const fn is_false(b: &bool) -> bool {
     !*b
 }
 
+/// A token's second name, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldName {
+    key: String,
+    fingerprint: String,
+}
+
+impl ToldName {
+    fn read(&self) -> Option<Named> {
+        named(&self.fingerprint, key_id(&self.key)?)
+    }
+}
+
+/// A key's id, as it is told.
+pub fn key(id: u32) -> String {
+    format!("{id:08x}")
+}
+
+/// The id; `None` for what is none.
+pub fn key_id(text: &str) -> Option<u32> {
+    let digits = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u32::from_str_radix(text, 16).ok().filter(|_| digits)
+}
+
+fn named(fingerprint: &str, key_id: u32) -> Option<Named> {
+    let fingerprint = fingerprint.parse().ok().filter(|f: &DenyFingerprint| f.0 != [0, 0])?;
+    Some(Named { fingerprint, key_id })
+}
+
 /// A lifting, as it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -133,22 +169,29 @@ pub struct ToldLift {
 }
 
 impl ToldClaim {
-    /// A claim that was ordered here; `None` for one that follows from a selector or is another host's.
-    pub fn own(claim: &AnyClaim) -> Option<Self> {
+    /// A claim that was ordered here, in a message of this key; `None` for one that follows from a selector or is another
+    /// host's.
+    pub fn own(claim: &AnyClaim, of: &str) -> Option<Self> {
         let (id, until) = (claim.id().0, claim.until().0);
-        let (fingerprint, selector, reason, actor, source) = match claim {
+        let (mut fingerprint, mut made_under, mut other) = (None, None, None);
+        let (selector, reason, actor, source) = match claim {
             AnyClaim::Token(c) if c.parent.is_some() => return None,
-            AnyClaim::Token(c) => (Some(c.fingerprint.to_string()), None, &c.reason, &c.actor, &c.source),
-            AnyClaim::Selector(c) => (None, Some(c.selector.clone()), &c.reason, &c.actor, &c.source),
+            AnyClaim::Token(c) => {
+                fingerprint = Some(c.fingerprint.to_string());
+                made_under = Some(key(c.key_id)).filter(|k| k != of);
+                other =
+                    c.other.map(|n| ToldName { key: key(n.key_id), fingerprint: n.fingerprint.to_string() });
+                (None, &c.reason, &c.actor, &c.source)
+            }
+            AnyClaim::Selector(c) => (Some(c.selector.clone()), &c.reason, &c.actor, &c.source),
         };
-        let lockdown = is_lockdown(source);
-        let told =
-            || Self { id, fingerprint, selector, until, reason: cut(reason), actor: cut(actor), lockdown };
-        Name::of_source(source).is_none().then(told)
+        let (lockdown, reason, actor) = (is_lockdown(source), cut(reason), cut(actor));
+        let told = Self { id, fingerprint, key: made_under, other, selector, until, reason, actor, lockdown };
+        Name::of_source(source).is_none().then_some(told)
     }
 
     /// Another host's claim, as that host told it.
-    pub fn passed_on(claim: &AnyClaim, id: u64) -> Option<Self> {
+    pub fn passed_on(claim: &AnyClaim, id: u64, of: &str) -> Option<Self> {
         let mut claim = claim.clone();
         let source = match &mut claim {
             AnyClaim::Token(c) => &mut c.source,
@@ -156,16 +199,20 @@ impl ToldClaim {
         };
         let lockdown = is_lockdown(source);
         source.clear();
-        Some(Self { id, lockdown, ..Self::own(&claim)? })
+        Some(Self { id, lockdown, ..Self::own(&claim, of)? })
     }
 
-    /// What it is here; `None` where it is none.
-    pub fn claim(self, origin: Origin) -> Option<RemoteClaim> {
+    /// What it is here, where its message is of this key; `None` where it is none.
+    pub fn claim(self, origin: Origin, of: u32) -> Option<RemoteClaim> {
         let on = match (self.fingerprint, self.selector) {
             (Some(f), None) => {
-                RemoteTarget::Token(f.parse().ok().filter(|f: &DenyFingerprint| f.0 != [0, 0])?)
+                let made_under = self.key.as_deref().map_or(Some(of), key_id)?;
+                let other = self.other.map(|o| o.read().ok_or(())).transpose().ok()?;
+                RemoteTarget::Token(Fingerprints { first: named(&f, made_under)?, other })
             }
-            (None, Some(s)) if s.check().is_ok() => RemoteTarget::Selector(Box::new(s)),
+            (None, Some(s)) if s.check().is_ok() && self.key.is_none() && self.other.is_none() => {
+                RemoteTarget::Selector(Box::new(s))
+            }
             _ => return None,
         };
         let name = Name { origin, id: self.id };
@@ -207,8 +254,8 @@ fn cut(text: &str) -> String {
     text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// What an entry of this host's log tells others: its own orders.
-pub fn told(entry: &LogEntry) -> Vec<Told> {
+/// What an entry of this host's log tells others, in messages of this key: its own orders.
+pub fn told(entry: &LogEntry, of: &str) -> Vec<Told> {
     let lifted: Vec<&Value> = entry
         .changes
         .iter()
@@ -217,7 +264,7 @@ pub fn told(entry: &LogEntry) -> Vec<Told> {
     let mut all = Vec::new();
     for change in &entry.changes {
         match change {
-            Change::Revoked(claim) => all.extend(ToldClaim::own(claim).map(Box::new).map(Told::Revoke)),
+            Change::Revoked(claim) => all.extend(ToldClaim::own(claim, of).map(Box::new).map(Told::Revoke)),
             Change::Buried(graves) => {
                 for (n, grave) in graves.iter().enumerate() {
                     let by = lifted.get(if lifted.len() == graves.len() { n } else { 0 });
@@ -293,7 +340,7 @@ pub fn read(bytes: &[u8], subject: &str) -> Result<Message, Refused> {
     if subject != message.origin.to_string() {
         return Err(Refused::Subject);
     }
-    let key = message.key.len() == 8 && message.key.bytes().all(|b| b.is_ascii_hexdigit());
+    let key = key_id(&message.key).is_some();
     let order = message.part < message.parts && message.prev < message.entry && message.entry < u64::MAX;
     if key && order { Ok(message) } else { Err(Refused::Malformed) }
 }
@@ -308,15 +355,9 @@ mod tests {
 
     fn claim(id: u64) -> ToldClaim {
         let fingerprint = Some(DenyFingerprint([id, 1]).to_string());
-        ToldClaim {
-            id,
-            fingerprint,
-            selector: None,
-            until: 9,
-            reason: "x".repeat(40),
-            actor: "uid:0".into(),
-            lockdown: false,
-        }
+        let (reason, actor) = ("x".repeat(40), "uid:0".into());
+        let (key, other, selector) = (None, None, None);
+        ToldClaim { id, fingerprint, key, other, selector, until: 9, reason, actor, lockdown: false }
     }
 
     #[test]
@@ -352,9 +393,51 @@ mod tests {
         assert_eq!(read(&vec![b' '; LONGEST + 2000], &name), Err(Refused::TooLong));
         let mut nobody = claim(1);
         nobody.fingerprint = Some("0".repeat(32));
-        assert_eq!(nobody.claim(A), None);
-        assert_eq!(ToldClaim { reason: "a\nb".into(), ..claim(1) }.claim(A), None);
-        assert_eq!(ToldClaim { selector: Some(Selector::default()), ..claim(1) }.claim(A), None);
+        assert_eq!(nobody.claim(A, 1), None);
+        assert_eq!(ToldClaim { reason: "a\nb".into(), ..claim(1) }.claim(A, 1), None);
+        assert_eq!(ToldClaim { selector: Some(Selector::default()), ..claim(1) }.claim(A, 1), None);
+    }
+
+    #[test]
+    fn names_are_told_with_their_keys_and_an_older_hosts_message_is_read() {
+        let (id, until, text) = (super::super::super::ClaimId(5), WallTime(9), String::new);
+        let other = Some(Named { fingerprint: DenyFingerprint([3, 4]), key_id: 0x2b });
+        let c = super::super::super::Claim {
+            id,
+            fingerprint: DenyFingerprint([1, 2]),
+            key_id: 0x2a,
+            other,
+            created: WallTime(1),
+            until,
+            reason: text(),
+            actor: text(),
+            source: text(),
+            parent: None,
+        };
+        let claim = AnyClaim::Token(c);
+        for (of, has_key) in [("0000002a", false), ("0000002b", true)] {
+            let told = ToldClaim::own(&claim, of).unwrap();
+            assert_eq!(told.key.is_some(), has_key, "said where it is not the message's");
+            let message = write(A, of, 7, 3, &[Told::Revoke(told.into())], 4096).remove(0);
+            let Some(Told::Revoke(told)) = read(&message, &A.to_string()).unwrap().changes.pop() else {
+                panic!()
+            };
+            let RemoteTarget::Token(token) = told.claim(A, key_id(of).unwrap()).unwrap().on else { panic!() };
+            let first = Named { fingerprint: DenyFingerprint([1, 2]), key_id: 0x2a };
+            assert_eq!(token, Fingerprints { first, other });
+        }
+        let old = r#"{"id":5,"fingerprint":"01000000000000000200000000000000","until":9}"#;
+        let told: ToldClaim = serde_json::from_str(old).unwrap();
+        let RemoteTarget::Token(token) = told.claim(A, 0x2a).unwrap().on else { panic!() };
+        assert_eq!(token, Fingerprints::of(DenyFingerprint([1, 2]), 0x2a));
+        for bad in [
+            r#""key":"2a""#,
+            r#""other":{"key":"0000002b","fingerprint":"00000000000000000000000000000000"}"#,
+        ] {
+            let told: ToldClaim =
+                serde_json::from_str(&old.replace(r#""until""#, &format!("{bad},\"until\""))).unwrap();
+            assert_eq!(told.claim(A, 1), None, "{bad}");
+        }
     }
 
     proptest! {

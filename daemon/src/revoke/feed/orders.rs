@@ -3,9 +3,10 @@
 use super::{
     super::{
         foreign::Origin,
+        keys::KeyIds,
         remote::{RemoteClaim, RemoteLift, RemoteTarget},
     },
-    message::{Message, Refused, Told, ToldClaim},
+    message::{Message, Refused, Told, ToldClaim, key_id},
 };
 
 /// A message, read whole.
@@ -17,13 +18,13 @@ pub struct Orders {
     pub add: Vec<RemoteClaim>,
     /// Liftings.
     pub lift: Vec<RemoteLift>,
-    /// Claims on tokens whose fingerprints were made under another key than this host's.
+    /// Claims on tokens that have no name under a key of this host's.
     pub other_key: u64,
 }
 
 impl Orders {
     /// Takes a message apart; all of it or nothing.
-    pub fn of(mut message: Message, key: &str) -> Result<Self, Refused> {
+    pub fn of(mut message: Message, keys: KeyIds) -> Result<Self, Refused> {
         let (mut told, mut lift) = (Vec::new(), Vec::new());
         for change in std::mem::take(&mut message.changes) {
             match change {
@@ -31,21 +32,27 @@ impl Orders {
                 Told::Lift(one) => lift.push(one.lift(message.origin).ok_or(Refused::Malformed)?),
             }
         }
-        let (add, other_key) = claims(told, message.origin, message.key == key)?;
+        let (add, other_key) = claims(told, message.origin, &message.key, keys)?;
         Ok(Self { head: message, add, lift, other_key })
     }
 }
 
-/// Claims as the plane takes them, and how many cannot be put in force: those on tokens, where the keys are not the same.
-pub fn claims(told: Vec<ToldClaim>, of: Origin, same_key: bool) -> Result<(Vec<RemoteClaim>, u64), Refused> {
+/// Claims as the plane takes them, told in a message of this key, and how many of them refuse nobody here: those on tokens
+/// that have no name under a key in force. They are kept all the same, for the key may come.
+pub fn claims(
+    told: Vec<ToldClaim>,
+    of: Origin,
+    key: &str,
+    keys: KeyIds,
+) -> Result<(Vec<RemoteClaim>, u64), Refused> {
+    let key = key_id(key).ok_or(Refused::Malformed)?;
     let (mut add, mut other_key) = (Vec::new(), 0);
     for claim in told {
-        let claim = claim.claim(of).ok_or(Refused::Malformed)?;
-        if same_key || matches!(claim.on, RemoteTarget::Selector(_)) {
-            add.push(claim);
-        } else {
-            other_key += 1;
+        let claim = claim.claim(of, key).ok_or(Refused::Malformed)?;
+        if let RemoteTarget::Token(token) = &claim.on {
+            other_key += u64::from(!keys.are_of(token));
         }
+        add.push(claim);
     }
     Ok((add, other_key))
 }

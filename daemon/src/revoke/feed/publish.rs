@@ -59,7 +59,7 @@ impl Feed {
             };
             let mut on_the_way = OnTheWay::new();
             for entry in &entries {
-                let told = message::told(entry);
+                let told = message::told(entry, &self.key);
                 if told.is_empty() {
                     continue;
                 }

@@ -86,6 +86,9 @@ struct Answer {
     v: u32,
     /// The key that fingerprints were made under.
     key: String,
+    /// Another one in force there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    other_key: Option<String>,
     what: Given,
 }
 
@@ -160,7 +163,7 @@ impl Feed {
             let answered = answered.map_err(|e| because("no answer", &e))?;
             let read = message::parse::<Answer>(&answered.payload);
             let answer = read.inspect_err(|why| self.refuse(*why, "an answer", &whom.to_string()));
-            let Answer { key, what, .. } = answer.map_err(|e| e.to_string())?;
+            let Answer { key, other_key, what, .. } = answer.map_err(|e| e.to_string())?;
             let bad = |e: message::Refused| e.to_string();
             match what {
                 Given::Entries { upto, messages, more } => {
@@ -169,7 +172,7 @@ impl Feed {
                         if m.origin != of {
                             return Err("it is of another host".to_owned());
                         }
-                        all.push(Orders::of(m, &self.key).map_err(bad)?);
+                        all.push(Orders::of(m, self.settings.keys).map_err(bad)?);
                     }
                     session.apply(What::Orders(all)).await?;
                     session.apply(What::Reached(of, upto, None)).await?;
@@ -180,8 +183,8 @@ impl Feed {
                 }
                 Given::Claims { claims, lifted, page: next, more } => {
                     ids.extend(claims.iter().map(|c| c.id));
-                    let (all, other_key) = orders::claims(claims, of, key == self.key).map_err(bad)?;
-                    self.state().counts.other_key += other_key;
+                    let (all, unnamed) = orders::claims(claims, of, &key, self.settings.keys).map_err(bad)?;
+                    self.state().counts.other_key += unnamed;
                     let lift: Option<Vec<_>> = lifted.into_iter().map(|l| l.lift(whom)).collect();
                     let lift = lift.ok_or_else(|| bad(message::Refused::Malformed))?;
                     session.apply(What::Apart(all, lift)).await?;
@@ -191,7 +194,10 @@ impl Feed {
                     }
                     // From one that only heard of them nothing is concluded about those that it does not have.
                     let only = (whom == of).then_some(Only { origin: of, next: next.next, ids });
-                    if whom == of || key == self.key {
+                    // One of an earlier version that has another key kept none on single tokens.
+                    let mut known =
+                        std::iter::once(&key).chain(&other_key).filter_map(|k| message::key_id(k));
+                    if whom == of || known.any(|k| self.settings.keys.has(k)) {
                         session.apply(What::Reached(of, next.upto, only)).await?;
                     }
                     return Ok(());
@@ -218,7 +224,8 @@ impl Feed {
                 return Ok(());
             }
         };
-        let answer = Answer { v: VERSION, key: self.key.clone(), what: given };
+        let other_key = self.settings.keys.other.map(message::key);
+        let answer = Answer { v: VERSION, key: self.key.clone(), other_key, what: given };
         let text = serde_json::to_vec(&answer).unwrap_or_default();
         session.conn.client.publish(reply, text.into()).await.map_err(|e| e.to_string())
     }
@@ -257,8 +264,11 @@ impl Feed {
         let listed = self.plane.list(ClaimId(page.after), CLAIMS, keep).await?;
         let (mut claims, mut bytes, mut more) = (Vec::new(), 0, listed.len() == CLAIMS);
         for claim in &listed {
-            let told =
-                if of == own { ToldClaim::own(claim) } else { ToldClaim::passed_on(claim, name(claim).id) };
+            let told = if of == own {
+                ToldClaim::own(claim, &self.key)
+            } else {
+                ToldClaim::passed_on(claim, name(claim).id, &self.key)
+            };
             let size = told.as_ref().and_then(|t| serde_json::to_string(t).ok()).map_or(0, |t| t.len() + 1);
             if bytes + size > most && !claims.is_empty() {
                 more = true;
@@ -301,7 +311,7 @@ impl Feed {
         let Some(entries) = self.plane.entries(after, ENTRIES).await? else { return Ok(None) };
         let (mut messages, mut bytes, mut prev, mut upto) = (Vec::new(), 0, after, after);
         for entry in &entries {
-            let told = message::told(entry);
+            let told = message::told(entry, &self.key);
             if !told.is_empty() {
                 let parts = message::write(self.own, &self.key, entry.entry, prev, &told, most);
                 let size: usize = parts.iter().map(|p| p.len() + 1).sum();

@@ -86,7 +86,8 @@ impl Feed {
             let mut heard = self.heard.subscribe();
             loop {
                 heard.borrow_and_update();
-                let missing = self.state().hosts.standing(target, &self.key, named, Instant::now()).1;
+                let missing =
+                    self.state().hosts.standing(target, self.settings.keys, named, Instant::now()).1;
                 if missing.is_empty() && self.knows_who_is_there() {
                     return;
                 }
@@ -115,7 +116,7 @@ impl Feed {
         let state = self.state();
         // Entries without orders are told to nobody: the last one with some is what others have, once the stream has it.
         let target = if stored { entry.min(state.head) } else { entry };
-        let (applied, missing) = state.hosts.standing(target, &self.key, named, Instant::now());
+        let (applied, missing) = state.hosts.standing(target, self.settings.keys, named, Instant::now());
         Receipts { stored, applied, missing }
     }
 }

@@ -44,14 +44,15 @@ const F: DenyFingerprint = DenyFingerprint([1, 2]);
 
 fn plane(dir: &Path, hands: &Arc<Hands>, index: &Arc<Index>) -> Plane {
     let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
-    let settings = PlaneSettings { limits: Limits { revoked: 20_000, condemned: 8 }, key_id: 7, namer };
+    let settings = PlaneSettings { limits: Limits { revoked: 20_000, condemned: 8 }, keys: 7.into(), namer };
     let store = Store::open(&dir.join("r"), 7).unwrap();
     Plane::new(store, None, Arc::clone(index), hands.clone(), settings).unwrap()
 }
 
 fn order(fingerprint: DenyFingerprint, until: i64) -> Order {
     let (reason, actor, source) = (TEXT(), TEXT(), TEXT());
-    Order { fingerprint, until: WallTime(until), reason, actor, source, parent: None }
+    let token = super::super::Fingerprints::of(fingerprint, 7);
+    Order { token, until: WallTime(until), reason, actor, source, parent: None }
 }
 
 fn revoke(plane: &mut Plane, order: Order) {
@@ -121,7 +122,8 @@ fn told<T>(mut answer: Answer<T>) -> Result<T, RevokeError> {
 }
 
 fn tokens(from: u64, to: u64) -> Vec<Matched> {
-    (from..to).map(|n| (DenyFingerprint([n, n]), WallTime(i64::MAX))).collect()
+    let name = |n| super::super::Fingerprints::of(DenyFingerprint([n, n]), 7);
+    (from..to).map(|n| (name(n), WallTime(i64::MAX))).collect()
 }
 
 #[test]
@@ -311,7 +313,7 @@ async fn on_a_slow_disk_orders_wait_and_decisions_do_not() {
     let store = Store::open_on(&disk, Path::new("slow"), 7, crate::revoke::Tuning::default()).unwrap();
     let (hands, index) = (Arc::new(Hands::default()), Arc::new(Index::default()));
     let namer = Namer::new(portcullis_common::fingerprint::Key { k0: 1, k1: 2 });
-    let settings = PlaneSettings { limits: Limits { revoked: 100, condemned: 8 }, key_id: 7, namer };
+    let settings = PlaneSettings { limits: Limits { revoked: 100, condemned: 8 }, keys: 7.into(), namer };
     let plane = Plane::new(store, None, Arc::clone(&index), hands.clone(), settings).unwrap();
     let (handle, thread) = plane.start().unwrap();
     let known = handle.revoke(order(F, 1 << 40)).await.unwrap();

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     super::{SelectorClaim, row},
     catalog::Piece,
-    record::{Record, records},
+    record::{Record, key_ids, records},
     snapshot::{self, Head},
 };
 use crate::{
@@ -183,6 +183,10 @@ fn each(entry: &Entry<'_>, take: &mut impl FnMut(AuditEntry)) -> Option<()> {
             | Record::Buried(_)
             | Record::Graves(_)
             | Record::Reached(..) => continue,
+            Record::Keys(keys) => {
+                let keys: Vec<_> = key_ids(keys).map(|id| format!("{id:08x}")).collect();
+                merged("keys", json!({"fingerprint_keys": keys}))
+            }
             Record::Kept { .. } | Record::Trailer(_) => return None,
         };
         take(AuditEntry { entry: entry.chain.seq, time: entry.time, hash: entry.chain.hash, what });

@@ -15,6 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{
+    super::keys::KeyIds,
     AuditError, AuditLog, Changes, Store, StoreError, Tuning,
     migrate::{beside, sync_parent},
 };
@@ -106,7 +107,7 @@ pub enum BackupError {
         "the copy belongs to fingerprint key {found:08x}, this host's is {expected:08x}: restore the key file that was kept with it first"
     )]
     Key {
-        /// Of the copy.
+        /// Of the copy, when it was begun.
         found: u32,
         /// Of the host.
         expected: u32,
@@ -137,16 +138,17 @@ pub fn backup(from: &Path, to: &Path) -> Result<Held, BackupError> {
     done
 }
 
-/// Opens a copy as a daemon would, and checks its chain. With a key's id, it must be that one's.
-pub fn look_at(dir: &Path, key: Option<u32>) -> Result<Held, BackupError> {
+/// Opens a copy as a daemon would, and checks its chain. With keys, one of them must have been in force there.
+pub fn look_at(dir: &Path, keys: Option<KeyIds>) -> Result<Held, BackupError> {
     let (log, mut time) = (AuditLog::open(dir)?, 0);
     let key_id = log.key_id();
-    if let Some(expected) = key.filter(|k| *k != key_id) {
-        return Err(BackupError::Key { found: key_id, expected });
-    }
     log.check_snapshot()?;
     let (_, end) = log.read(|e| time = e.time)?;
     let store = Store::open_with(dir, key_id, quiet())?;
+    let known = store.keys();
+    if let Some(keys) = keys.filter(|keys| !keys.all().any(|k| known.contains(&k))) {
+        return Err(BackupError::Key { found: key_id, expected: keys.own });
+    }
     let mut revocations = 0;
     store.load(|_| revocations += 1)?;
     drop(store);
@@ -159,7 +161,7 @@ pub fn look_at(dir: &Path, key: Option<u32>) -> Result<Held, BackupError> {
 pub fn restore(
     from: &Path,
     store: &Path,
-    key: Option<u32>,
+    keys: Option<KeyIds>,
     force: bool,
     by: &str,
 ) -> Result<Restored, BackupError> {
@@ -169,7 +171,7 @@ pub fn restore(
         fs::remove_dir_all(&fresh).map_err(failed("cannot remove", &fresh))?;
     }
     copy(AuditLog::open(from)?, &fresh)?;
-    let done = put(&fresh, store, key, force, by, now);
+    let done = put(&fresh, store, keys, force, by, now);
     if done.is_err() {
         let _ = fs::remove_dir_all(&fresh);
     }
@@ -179,12 +181,12 @@ pub fn restore(
 fn put(
     fresh: &Path,
     store: &Path,
-    key: Option<u32>,
+    keys: Option<KeyIds>,
     force: bool,
     by: &str,
     now: WallTime,
 ) -> Result<Restored, BackupError> {
-    let copied = look_at(fresh, key)?;
+    let copied = look_at(fresh, keys)?;
     let there =
         store.symlink_metadata().is_ok() && fs::read_dir(store).map_or(true, |mut d| d.next().is_some());
     let (mut before, mut next, mut generation) = (None, 0, None);
@@ -234,7 +236,7 @@ fn put(
     };
     new.commit(&changes, now)?;
     drop(new);
-    let held = look_at(fresh, key)?;
+    let held = look_at(fresh, keys)?;
     let kept = there.then(|| free_name(store, now));
     if let Some(kept) = &kept {
         fs::rename(store, kept).map_err(failed("cannot set aside", store))?;
@@ -390,14 +392,17 @@ mod tests {
         backup(&path, &to).unwrap();
         let b = order(&mut store, 2);
         store.commit(&policy(8), WallTime(2)).unwrap();
-        let forced = |force| restore(&to, &path, Some(KEY), force, "uid:0");
+        let forced = |force| restore(&to, &path, Some(KEY.into()), force, "uid:0");
         assert!(
             matches!(forced(true), Err(BackupError::Store(StoreError::Open { .. }))),
             "a daemon has it open"
         );
         drop(store);
         assert!(matches!(forced(false), Err(BackupError::Occupied { revocations: 2, .. })));
-        assert!(matches!(restore(&to, &path, Some(9), true, ""), Err(BackupError::Key { found: KEY, .. })));
+        assert!(matches!(
+            restore(&to, &path, Some(9.into()), true, ""),
+            Err(BackupError::Key { found: KEY, .. })
+        ));
         assert_eq!(ids(&path), [a.0, b.0], "as it was");
         let done = forced(true).unwrap();
         assert_eq!((done.now.revocations, done.before.unwrap().revocations), (1, 2));

@@ -1,7 +1,7 @@
 //! Where each claim stands in the files, and what readers on any thread see of them.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
@@ -86,6 +86,8 @@ pub struct Catalog {
     pub fleet: Fleet,
     /// Ids below this one are used up.
     pub next: u64,
+    /// Fingerprint keys that have been in force.
+    pub keys: BTreeSet<u32>,
     /// The last entries: each one's number, the first of its file, its offset, and the chain before it.
     recent: VecDeque<(u64, u64, u64, Chain)>,
 }

@@ -2,7 +2,7 @@
 //! for it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     sync::Arc,
 };
@@ -33,6 +33,7 @@ pub struct Work {
     files: Vec<Sealed>,
     next: u64,
     policy: Option<(String, u64)>,
+    keys: BTreeSet<u32>,
     /// Orders that may be repeated, those of later entries among them: they are told once more.
     answered: HashMap<[u8; 16], Answered>,
     /// Likewise.
@@ -66,6 +67,7 @@ impl Work {
             snapshot: store.snapshot.clone().zip(piece),
             next: store.next,
             policy: store.policy.clone(),
+            keys: store.keys(),
             answered: store.shared.read().answered.clone(),
             fleet: store.shared.read().fleet.clone(),
             last: files.last().and_then(|f| store.shared.read().done.get(&f.chain.seq).copied()),
@@ -110,7 +112,7 @@ impl Work {
             let d = done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() });
             if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
         })?;
-        let (head, piece) = writer.finish(self.next, self.policy, &self.answered, &self.fleet)?;
+        let (head, piece) = writer.finish(self.next, self.policy, self.keys, &self.answered, &self.fleet)?;
         Ok(Compacted { head, piece, gone })
     }
 

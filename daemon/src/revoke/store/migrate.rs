@@ -11,7 +11,7 @@ use std::{
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use super::{Store, StoreError, Tuning, catalog::damaged, record::Body};
+use super::{super::keys::KeyIds, Store, StoreError, Tuning, catalog::damaged, record::Body};
 use crate::{clock::WallTime, journal::HostDisk};
 
 const CLAIMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("claims");
@@ -23,7 +23,7 @@ const MAGIC: &[u8] = b"redb";
 const FULL: usize = 1 << 20;
 
 /// Takes over what an earlier version left, where it did.
-pub fn take_over(path: &Path, key_id: u32) -> Result<(), StoreError> {
+pub fn take_over(path: &Path, keys: KeyIds) -> Result<(), StoreError> {
     let (new, kept) = (beside(path, ".new"), beside(path, ".before-log"));
     let failed = |e: &dyn std::fmt::Display| StoreError::Open {
         path: path.to_owned(),
@@ -33,7 +33,7 @@ pub fn take_over(path: &Path, key_id: u32) -> Result<(), StoreError> {
         return Ok(());
     }
     if is_redb(path) {
-        convert(path, &new, key_id)?;
+        convert(path, &new, keys)?;
         fs::rename(path, &kept).map_err(|e| failed(&e))?;
         fs::rename(&new, path).map_err(|e| failed(&e))?;
         sync_parent(path).map_err(|e| failed(&e))?;
@@ -51,7 +51,7 @@ pub fn take_over(path: &Path, key_id: u32) -> Result<(), StoreError> {
     // Where the earlier version's default was.
     let old = beside(path, ".redb");
     if is_redb(&old) {
-        convert(&old, &new, key_id)?;
+        convert(&old, &new, keys)?;
         fs::rename(&new, path)
             .and_then(|()| fs::rename(&old, &kept))
             .and_then(|()| sync_parent(path))
@@ -94,7 +94,7 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     fs::File::open(parent)?.sync_all()
 }
 
-fn convert(old: &Path, new: &Path, key_id: u32) -> Result<(), StoreError> {
+fn convert(old: &Path, new: &Path, keys: KeyIds) -> Result<(), StoreError> {
     let failed = |e: &dyn std::fmt::Display| StoreError::Open {
         path: old.to_owned(),
         message: format!("{e}; it is an earlier version's store, and is left as it is"),
@@ -116,12 +116,10 @@ fn convert(old: &Path, new: &Path, key_id: u32) -> Result<(), StoreError> {
         Some(1..=3) => {}
         found => return Err(StoreError::Format { path: old.to_owned(), found: found.unwrap_or(0) }),
     }
-    match get("key_id")? {
-        Some(found) if found == u64::from(key_id) => {}
-        found => {
-            let found = found.and_then(|f| u32::try_from(f).ok()).unwrap_or(0);
-            return Err(StoreError::KeyMismatch { path: old.to_owned(), found, expected: key_id });
-        }
+    let key_id = get("key_id")?.and_then(|f| u32::try_from(f).ok()).unwrap_or(0);
+    if !keys.has(key_id) {
+        let (path, expected) = (old.to_owned(), keys.own);
+        return Err(StoreError::KeyMismatch { path, found: key_id, expected });
     }
     // A snapshot would be made by a thread that keeps the directory after this.
     let tuning = Tuning { snapshot_after: u64::MAX, ..Tuning::default() };

@@ -47,6 +47,8 @@ pub enum Record<'a> {
     Graves(&'a [u8]),
     /// How far another host's orders are known.
     Reached(Origin, Position),
+    /// Fingerprint keys that came into force, by their ids.
+    Keys(&'a [u8]),
 }
 
 /// What became of an entry.
@@ -100,6 +102,7 @@ const ANSWERED_UNTIL: u8 = 20;
 const BURIED: u8 = 13;
 const GRAVES: u8 = 14;
 const REACHED: u8 = 15;
+const KEYS: u8 = 30;
 
 /// Builds the body of an entry.
 #[derive(Debug, Default)]
@@ -165,6 +168,14 @@ impl Body {
 
     pub fn trailer(&mut self, json: &[u8]) {
         self.put(TRAILER, &[json]);
+    }
+
+    /// Fingerprint keys that came into force; nothing where there are none.
+    pub fn keys(&mut self, ids: &[u32]) {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        if !bytes.is_empty() {
+            self.put(KEYS, &[&bytes]);
+        }
     }
 
     /// What concerns a fleet; nothing where there is nothing.
@@ -247,8 +258,14 @@ fn read(kind: u8, mut b: &[u8]) -> Option<Record<'_>> {
             let to = Position { entry: word(&mut b)?, left: u32::from_le_bytes(take(&mut b)?) };
             Record::Reached(origin, to)
         }
+        KEYS => Record::Keys(Some(b).filter(|b| b.len().is_multiple_of(4))?),
         _ => return None,
     })
+}
+
+/// Keys' ids, as they stand in a record.
+pub fn key_ids(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b))
 }
 
 fn whole(ids: &[u8]) -> Option<&[u8]> {
@@ -293,12 +310,14 @@ mod tests {
         };
         let to = Position { entry: 4, left: 1 };
         b.fleet(&[grave], &[grave, grave], &[(origin, to)]);
+        b.keys(&[]);
+        b.keys(&[6, 7]);
         let ids = |r: Record<'_>| match r {
             Record::Lift(i, _) | Record::Over(i) | Record::Answered(_, _, _, i) => i.iter().collect(),
             _ => Vec::new(),
         };
         let all: Vec<_> = records(&b.0).collect::<Result<_, _>>().unwrap();
-        assert_eq!(all.len(), 15);
+        assert_eq!(all.len(), 16);
         assert_eq!((all[0], all[1]), (Record::Add(1, b"row"), Record::Select(2, b"{}")));
         assert!(matches!(all[2], Record::Lift(_, b"who")));
         assert_eq!((ids(all[2]), ids(all[3]), ids(all[6])), (vec![3, 4], vec![5], vec![7, 8]));
@@ -311,9 +330,10 @@ mod tests {
         assert!(matches!(all[12], Record::Buried(g) if Grave::each(g).eq([grave])));
         assert!(matches!(all[13], Record::Graves(g) if Grave::each(g).count() == 2));
         assert_eq!(all[14], Record::Reached(origin, to));
+        assert!(matches!(all[15], Record::Keys(k) if key_ids(k).eq([6, 7])));
         for cut in 0..b.0.len() {
             let part: Result<Vec<_>, _> = records(&b.0[..cut]).collect();
-            assert!(part.is_err() || part.unwrap().len() < 15, "{cut}");
+            assert!(part.is_err() || part.unwrap().len() < 16, "{cut}");
         }
         assert!(records(&[99, 0, 0, 0, 0]).any(|r| r.is_err()), "a kind that is not known");
     }

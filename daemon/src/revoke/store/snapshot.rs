@@ -3,7 +3,11 @@
 //! A page that says whose it is, entries with claims, one with the trailer, and where that stands. Made under another
 //! name and renamed when it is durable: one with its right name is whole.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +51,9 @@ pub struct Trailer {
     /// Ids below this one are used up.
     pub next: u64,
     pub policy: Option<(String, u64)>,
+    /// Fingerprint keys that have been in force.
+    #[serde(default)]
+    pub keys: BTreeSet<u32>,
     /// Claims in it.
     pub rows: u64,
     /// Where claims stand: id, offset, and the chain before.
@@ -192,6 +199,7 @@ impl<'a> Writer<'a> {
         mut self,
         next: u64,
         policy: Option<(String, u64)>,
+        keys: BTreeSet<u32>,
         answered: &HashMap<[u8; 16], Answered>,
         fleet: &Fleet,
     ) -> io::Result<(Head, Piece)> {
@@ -227,6 +235,7 @@ impl<'a> Writer<'a> {
         let trailer = Trailer {
             next,
             policy,
+            keys,
             rows: self.rows,
             places: self.piece.places.iter().map(place).collect(),
             answers,

@@ -32,6 +32,7 @@ pub(super) fn claim(id: ClaimId) -> Claim {
         id,
         fingerprint: DenyFingerprint([id.0, 2]),
         key_id: KEY,
+        other: None,
         created: WallTime(1),
         until: WallTime(9),
         reason: "leaked".into(),
@@ -111,6 +112,38 @@ fn what_was_committed_is_there_after_opening_again() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     drop(store);
     assert!(matches!(Store::open(&path, 8), Err(StoreError::KeyMismatch { found: KEY, .. })));
+}
+
+#[test]
+fn a_store_is_that_of_every_key_that_was_in_force_and_of_no_other() {
+    for claims in [1, 300] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        let both = KeyIds { own: 8, other: Some(KEY) };
+        drop(Store::open_with(&path, KEY, SMALL).unwrap());
+        let mut store = Store::open_with(&path, both, SMALL).unwrap();
+        assert_eq!(store.new_keys(both), [8]);
+        let keys = store.new_keys(both);
+        store.commit(&Changes { keys, ..Changes::default() }, WallTime(0)).unwrap();
+        assert!(store.new_keys(both).is_empty());
+        for _ in 0..claims {
+            let c = claim(store.next_id());
+            store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(60_000)).unwrap();
+        }
+        drop(store);
+        assert_eq!(path.join("log-0000000000000001").exists(), claims == 1, "the other was compacted");
+        for known in [KEY, 8] {
+            let store = Store::open_with(&path, known, SMALL).unwrap();
+            assert_eq!((store.keys(), ids(&store).len()), ([KEY, 8].into(), claims));
+        }
+        let other = Store::open_with(&path, 9, SMALL);
+        assert!(matches!(other, Err(StoreError::KeyMismatch { found: KEY, expected: 9, .. })));
+        // A copy is taken back where one of them is in force.
+        let (copy, to) = (dir.path().join("copy"), dir.path().join("to"));
+        backup(&path, &copy).unwrap();
+        assert!(restore(&copy, &to, Some(9.into()), false, "uid:0").is_err());
+        assert_eq!(restore(&copy, &to, Some(8.into()), false, "uid:0").unwrap().now.revocations, claims);
+    }
 }
 
 #[test]

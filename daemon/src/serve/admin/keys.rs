@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{AdminState, ApiError, Caller, bad, parse};
 use crate::{
     clock::WallTime,
-    revoke::Order,
+    revoke::{Fingerprints, Order},
     token::{ApiKey, ApiKeyError, ApiKeys, NewApiKey},
 };
 
@@ -165,7 +165,8 @@ async fn disable_one(s: &AdminState, by: &Caller, id: String) -> Result<Json<Val
 /// Revokes a disabled key, so that the kernel refuses it: the revocation's id. The decision path refuses it anyway, for
 /// good; so where this fails it is said, and is no error.
 async fn condemn(s: &AdminState, key: &ApiKey, why: &str, by: &Caller) -> Option<u64> {
-    let Some(fingerprint) = key.fingerprint(s.decider.key()) else {
+    let keys = s.decider.key_ids();
+    let Some((fingerprint, key_id)) = key.fingerprint().filter(|(_, id)| keys.has(*id)) else {
         tracing::warn!(
             id = key.id,
             "a disabled API key is refused by the decision path alone: it was issued under another fingerprint key"
@@ -178,8 +179,14 @@ async fn condemn(s: &AdminState, key: &ApiKey, why: &str, by: &Caller) -> Option
         return None;
     }
     let reason = format!("API key {} {why}", key.id);
-    let order =
-        Order { fingerprint, until, reason, actor: by.0.clone(), source: "admin".to_owned(), parent: None };
+    let order = Order {
+        token: Fingerprints::of(fingerprint, key_id),
+        until,
+        reason,
+        actor: by.0.clone(),
+        source: "admin".to_owned(),
+        parent: None,
+    };
     match s.plane.revoke(order).await {
         Ok(claim) => Some(claim.id.0),
         Err(e) => {

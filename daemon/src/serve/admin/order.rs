@@ -6,13 +6,16 @@ use serde::Deserialize;
 use super::{AdminState, ApiError, Caller, bad, read_token};
 use crate::{
     clock::WallTime,
-    revoke::{Once, Order, Selector, SelectorOrder},
+    revoke::{Fingerprints, Named, Once, Order, Selector, SelectorOrder},
 };
 
 /// Longest reason given, in bytes.
 const MAX_REASON: usize = 1000;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
+
+/// Why a fingerprint is none.
+const NOBODY: &str = "the fingerprint is all zeros, which no token has";
 
 /// What is asked.
 #[derive(Deserialize)]
@@ -30,8 +33,10 @@ pub struct RevokeRequest {
     /// What kind of order it is.
     #[serde(default)]
     source: Source,
-    /// The key that made `fingerprint`, eight hexadecimal digits.
+    /// The key that made `fingerprint`, eight hexadecimal digits; this host's own where none is named.
     key_id: Option<String>,
+    /// The same token's fingerprint under another key, as an export has it.
+    other: Option<Named>,
     /// Only tells what it would do.
     #[serde(default)]
     pub dry_run: bool,
@@ -61,15 +66,17 @@ pub enum Ordered {
 impl RevokeRequest {
     /// Checks it and makes it an order.
     pub fn read(self, s: &AdminState, by: &Caller) -> Result<Ordered, ApiError> {
-        let key = s.decider.key();
-        let fingerprint = match (&self.token, &self.fingerprint, &self.selector) {
-            (Some(token), None, None) => Some(key.deny(&read_token(token)?)),
+        let keys = s.decider.key_ids();
+        let named = self.key_id.as_deref().map(key_id);
+        let token = match (&self.token, &self.fingerprint, &self.selector) {
+            (Some(token), None, None) => Some(s.decider.fingerprints(&read_token(token)?)),
             (None, Some(f), None) => {
-                let f = f.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?;
-                if f.0 == [0, 0] {
-                    return Err(bad("the fingerprint is all zeros, which no token has"));
+                let mut token = Fingerprints::of(fingerprint(f)?, named.flatten().unwrap_or(keys.own));
+                token.other = self.other.filter(|o| o.key_id != token.first.key_id);
+                if token.other.is_some_and(|o| o.fingerprint.0 == [0, 0]) {
+                    return Err(bad(NOBODY));
                 }
-                Some(f)
+                Some(token)
             }
             (None, None, Some(selector)) => {
                 selector.check().map_err(|e| bad(e.to_string()))?;
@@ -77,9 +84,20 @@ impl RevokeRequest {
             }
             _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
         };
-        let id = format!("{:08x}", key.id());
-        if self.key_id.is_some_and(|other| other != id) {
-            return Err(bad(format!("the fingerprint was made under another key than this host's {id}")));
+        if self.other.is_some() && self.fingerprint.is_none() {
+            return Err(bad(
+                "`other` is the same token's fingerprint under another key: give it with `fingerprint`",
+            ));
+        }
+        let known = match token {
+            _ if named == Some(None) => false,
+            Some(token) if self.fingerprint.is_some() => keys.are_of(&token),
+            _ => named.flatten().is_none_or(|id| keys.has(id)),
+        };
+        if !known {
+            let ids: Vec<_> = keys.all().map(|id| format!("{id:08x}")).collect();
+            let ids = ids.join(" and ");
+            return Err(bad(format!("the fingerprint was made under another key than this host's {ids}")));
         }
         let now = s.clock.wall();
         let until = match (self.ttl.as_deref(), self.until) {
@@ -110,16 +128,27 @@ impl RevokeRequest {
             Source::Import => "import",
         };
         let source = source.to_owned();
-        Ok(match (fingerprint, self.selector) {
+        Ok(match (token, self.selector) {
             (None, Some(selector)) => {
                 Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, source }))
             }
-            (fingerprint, _) => {
-                let fingerprint = fingerprint.ok_or_else(|| bad("no token is named"))?;
-                Ordered::Token(Order { fingerprint, until, reason, actor, source, parent: None })
+            (token, _) => {
+                let token = token.ok_or_else(|| bad("no token is named"))?;
+                Ordered::Token(Order { token, until, reason, actor, source, parent: None })
             }
         })
     }
+}
+
+/// A fingerprint that some token may have.
+fn fingerprint(text: &str) -> Result<DenyFingerprint, ApiError> {
+    let f = text.parse::<DenyFingerprint>().map_err(|e| bad(e.to_string()))?;
+    if f.0 == [0, 0] { Err(bad(NOBODY)) } else { Ok(f) }
+}
+
+/// A key's id: eight hexadecimal digits. What is none is no key's here.
+fn key_id(text: &str) -> Option<u32> {
+    Some(text).filter(|t| t.len() == 8).and_then(|t| u32::from_str_radix(t, 16).ok())
 }
 
 /// A reason as it may be given.

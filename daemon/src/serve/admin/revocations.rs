@@ -58,7 +58,8 @@ async fn one(
             let SelectorOrder { selector, until, reason, actor, source } = *order;
             let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
             let live = s.decider.matched(&claim);
-            let connections = s.plane.count_connections(live.iter().map(|(f, _)| *f).collect()).await;
+            let connections =
+                s.plane.count_connections(live.iter().map(|(t, _)| t.first.fingerprint).collect()).await;
             let mut told = json!({
                 "dry_run": true, "selector": claim.selector, "live": live.len(), "connections": connections,
             });
@@ -71,8 +72,9 @@ async fn one(
             Ok(fleet::answer(s, waiting, StatusCode::CREATED, told).await)
         }
         Ordered::Token(order) if dry_run => {
-            let connections = s.plane.count_connections([order.fingerprint].into()).await;
-            let fingerprint = order.fingerprint.to_string();
+            let fingerprint = s.decider.key_ids().name(&order.token);
+            let connections = s.plane.count_connections([fingerprint].into()).await;
+            let fingerprint = fingerprint.to_string();
             let told =
                 json!({"dry_run": true, "fingerprint": fingerprint, "live": 1, "connections": connections});
             Ok(Json(told).into_response())

@@ -77,9 +77,10 @@ impl Standards {
             return plain(StatusCode::NOT_IMPLEMENTED);
         }
         let Some(form) = Form::wanted(request.headers()) else { return plain(StatusCode::NOT_ACCEPTABLE) };
-        let (now, key) = (self.clock.wall().seconds(), self.decider.key());
-        let revoked =
-            |k: &crate::token::ApiKey| k.fingerprint(key).is_some_and(|f| self.decider.is_revoked_itself(f));
+        let now = self.clock.wall().seconds();
+        let revoked = |k: &crate::token::ApiKey| {
+            k.fingerprint().is_some_and(|(f, _)| self.decider.is_revoked_itself(f))
+        };
         let published = match publisher.current(now, revoked) {
             Ok(published) => published,
             Err(e) => {

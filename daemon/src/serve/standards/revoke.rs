@@ -86,13 +86,13 @@ impl Standards {
     }
 
     async fn order(&self, client: &Client, found: &Inspected, until: WallTime) -> Done {
-        let name = (client.settings.id.clone(), found.fingerprint);
+        let name = (client.settings.id.clone(), found.token.first.fingerprint);
         // Revoked by another's order, it is revoked by this one too: that one may be lifted.
         if found.revoked && self.lately.contains_key(&name) {
             return self.told("again").await;
         }
         let order = Order {
-            fingerprint: found.fingerprint,
+            token: found.token,
             until,
             reason: "revoked by its client".to_owned(),
             actor: format!("client:{}", client.settings.id),
@@ -104,7 +104,7 @@ impl Standards {
         let key: [&[u8]; 4] = [
             SOURCE.as_bytes(),
             client.settings.id.as_bytes(),
-            &found.fingerprint.0.map(u64::to_le_bytes).concat(),
+            &found.token.first.fingerprint.0.map(u64::to_le_bytes).concat(),
             &until.seconds().div_euclid(24 * 3600).to_le_bytes(),
         ];
         let once = Once { renews: true, ..Once::new(&key, &[]) }.until(until);
