@@ -213,7 +213,7 @@ async fn the_data_api_and_documents_are_logged_without_their_tokens() {
         (0, json!({"allow": true, "ttl": 60, "reason": "fine"})),
         (3, json!({"allow": true, "ttl": 60, "reason": "fine"})),
     ] {
-        assert_eq!(lines[line]["result"], result);
+        assert_eq!(lines[line]["result"], result, "{}", lines[line]);
         assert_eq!(lines[line]["input"]["identity"]["jti"], "1");
     }
     assert_eq!(lines[3]["input"]["context"], json!({"x": 1}));

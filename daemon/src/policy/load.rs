@@ -99,7 +99,8 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         hazards::check_arity(file, module)?;
         hazards::check_patterns(file, module)?;
         functions::check(file, module, |path| compiled.get_rules().contains_key(path))?;
-        if let Some((rule, what)) = machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref))
+        if let Some((rule, what)) =
+            machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), &path)
         {
             let span = rule.span();
             let message = format!("{what}, and OPA goes on then: bind it to a variable in the body first");

@@ -8,7 +8,8 @@
 //! * with an undefined term of a comprehension: `count([x.a | some x in y])` counts it. In the copy stands
 //!   `[v | some x in y; v = x.a]`.
 //! * with an undefined value of a rule or function that goes on with `else`, and undefined keys or values of partial
-//!   objects. So does the interpreter: sets that may have them are refused ([`unsound`]).
+//!   objects. So does the interpreter: sets that may have them elsewhere than in the decision, where it denies, are refused
+//!   ([`unsound`]).
 //! * at an index that is a variable of `every`: it takes `every i, x in a { x == b[i] }` for true where each `x` is
 //!   anywhere in `b`; and so with one that is assigned outside of the comprehension it stands in. Such sets run on
 //!   the interpreter.
@@ -71,14 +72,23 @@ pub(super) fn copies(modules: &[(String, String)]) -> Result<Vec<String>, String
     Ok(out)
 }
 
-/// Refuses what both engines take for undefined where OPA goes on: in either it would turn `not` round. The rule and what
-/// of it.
+/// What both engines take for undefined where OPA goes on, and what a `not` of another rule would turn round: the rule and
+/// what of it. Where it is the `decision` itself, an undefined one denies.
 pub(super) fn unsound<'a>(
     module: &'a Module,
     all: impl Iterator<Item = &'a Module>,
+    decision: &str,
 ) -> Option<(&'a Rule, String)> {
     let copy = Copy::new(module, "", all);
-    module.policy.iter().find_map(|rule| Some((rule.as_ref(), copy.unsound(rule)?)))
+    let package = module.package.refr.span().text();
+    let is_decision = |rule: &Rule| {
+        names_of_rule(rule)
+            .into_iter()
+            .next()
+            .is_some_and(|name| format!("data.{package}.{name}") == decision)
+    };
+    let others = module.policy.iter().filter(|rule| !is_decision(rule));
+    others.into_iter().find_map(|rule| Some((rule.as_ref(), copy.unsound(rule)?)))
 }
 
 struct Copy<'a> {
@@ -141,6 +151,9 @@ impl<'a> Copy<'a> {
 
     fn rule(&mut self, rule: &Rule) -> Result<(), String> {
         let Rule::Spec { head, bodies, .. } = rule else { return Ok(()) };
+        if let Some(what) = self.unsound(rule) {
+            return Err(format!("{what}: bind it in the body first"));
+        }
         let mut outer = self.globals.clone();
         let (name, value) = match head {
             RuleHead::Compr { refr, assign, .. } => (refr, assign.as_ref().map(|a| &a.value)),
@@ -177,7 +190,8 @@ impl<'a> Copy<'a> {
             && is_partial(name)
             && !keys(name).into_iter().chain(value).all(|e| self.is_defined(e, None))
         {
-            return Some(format!("a key or value of `{}` may be undefined", text(name)));
+            let name = text(name).split('[').next().unwrap_or_default();
+            return Some(format!("a key or value of `{name}` may be undefined"));
         }
         let goes_on = |i: usize| bodies.get(i + 1).is_some_and(|next| next.is_else);
         let open = bodies.iter().enumerate().any(|(i, body)| {

@@ -71,6 +71,7 @@ fn the_machine_ends_a_body_where_the_interpreter_does() {
         ("decision := count({x.a | some x in [{}, {}]}) > 0", None),
         ("decision := f(1)\nf(y) := x if { x := input.a } else := false", None),
         ("decision := {\"allow\": x} if { x := input.a } else := {\"allow\": false}", None),
+        ("decision := input.a if { 1 == 1 } else := false", Some(Cause::Uncompiled)),
         ("decision := count([1 | b := input.a]) > 0\nb := 1", None),
         ("decision if { b := input.a; b == 1 } else := false\nb := 1", None),
         (
@@ -98,7 +99,7 @@ fn the_machine_ends_a_body_where_the_interpreter_does() {
 #[test]
 fn what_no_engine_evaluates_as_opa_does_is_refused() {
     for (body, told) in [
-        ("decision := input.a if { 1 == 1 } else := false", "may be undefined"),
+        ("decision if not other\nother := input.a if { 1 == 1 } else := false", "may be undefined"),
         ("decision := count(m) > 0\nm[input.a] := 1 if 1 == 1", "may be undefined"),
         ("decision if not f(input.u)\nf(x) := x.blocked if { x } else := true", "may be undefined"),
         (
