@@ -67,7 +67,7 @@ impl Input {
 
 impl From<serde_json::Value> for Input {
     fn from(json: serde_json::Value) -> Self {
-        Self(json.into())
+        Self(builtins::value(json))
     }
 }
 

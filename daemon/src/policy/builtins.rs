@@ -9,15 +9,24 @@
 //! suspend the machine: the compiler is told that they are such, and [`link`] then puts plain builtin calls in
 //! their place. Both find them before regorus's own builtins of the same name.
 
+mod amounts;
 mod args;
+mod collections;
 mod der;
 mod digest;
+mod documents;
 mod jwt;
 mod keys;
 mod limits;
+mod native;
 mod net;
+mod quote;
+mod real;
 mod send;
 mod sign;
+mod sprintf;
+mod text;
+mod verbs;
 mod x509;
 
 use std::{
@@ -37,6 +46,7 @@ use regorus::{
 };
 
 pub(super) use args::Fault;
+pub(super) use documents::{value, yaml};
 pub(super) use send::asking;
 
 /// A builtin's result.
@@ -106,6 +116,34 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "http.send" / 1 = send::send,
     "numbers.range" / 2 = limits::range,
     "numbers.range_step" / 3 = limits::range_step,
+    "bits.lsh" / 2 = limits::lsh,
+    "product" / 1 = limits::product,
+    "units.parse" / 1 = amounts::parse,
+    "units.parse_bytes" / 1 = amounts::parse_bytes,
+    "concat" / 2 = text::concat,
+    "replace" / 3 = text::replace,
+    "strings.replace_n" / 2 = text::replace_n,
+    "indexof" / 2 = text::indexof,
+    "indexof_n" / 2 = text::indexof_n,
+    "sprintf" / 2 = sprintf::sprintf,
+    "strings.count" / 2 = text::count,
+    "strings.any_prefix_match" / 2 = text::any_prefix_match,
+    "strings.any_suffix_match" / 2 = text::any_suffix_match,
+    "trim" / 2 = text::trim,
+    "trim_left" / 2 = text::trim_left,
+    "trim_right" / 2 = text::trim_right,
+    "union" / 1 = collections::union,
+    "object.union" / 2 = collections::object_union,
+    "object.union_n" / 1 = collections::object_union_n,
+    "object.subset" / 2 = collections::subset,
+    "json.filter" / 2 = collections::filter,
+    "json.remove" / 2 = collections::remove,
+    "to_number" / 1 = documents::to_number,
+    "json.unmarshal" / 1 = documents::json_unmarshal,
+    "json.is_valid" / 1 = documents::json_is_valid,
+    "json.marshal_with_options" / 2 = documents::json_marshal_with_options,
+    "yaml.unmarshal" / 1 = documents::yaml_unmarshal,
+    "yaml.is_valid" / 1 = documents::yaml_is_valid,
 };
 
 /// The builtin of a name.
@@ -125,6 +163,7 @@ thread_local! {
 /// Begins an evaluation on this thread.
 pub(super) fn begin(strict: bool) {
     STRICT.set(strict);
+    limits::begin();
     NOW.set(0);
     FATAL.set(None);
 }

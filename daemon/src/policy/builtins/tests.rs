@@ -1,5 +1,8 @@
 //! Both engines, both call forms, limits, and OPA's own cases where they are there.
 
+mod bounds;
+mod opa;
+
 use std::{
     collections::BTreeSet,
     fs,

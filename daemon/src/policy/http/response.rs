@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use regorus::Value;
 
-use super::{Answered, CallFault};
+use super::{super::builtins, Answered, CallFault};
 
 /// Bodies that are read whatever type they have.
 #[derive(Clone, Copy, Default)]
@@ -32,9 +32,9 @@ pub fn answered(answer: &Answered, decode: Decode) -> Value {
     let kind = kind.map(|(_, v)| v.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     let kind = kind.unwrap_or_default();
     let body = if decode.json || kind == "application/json" {
-        Value::from_json_str(&raw).ok()
+        serde_json::from_str(&raw).ok().map(builtins::value)
     } else if decode.yaml || matches!(kind.as_str(), "application/yaml" | "application/x-yaml") {
-        Value::from_yaml_str(&raw).ok()
+        builtins::yaml(&raw).ok()
     } else {
         None
     };
