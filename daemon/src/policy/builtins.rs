@@ -97,6 +97,7 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "crypto.hmac.sha512" / 2 = digest::hmac_sha512,
     "crypto.hmac.equal" / 2 = digest::hmac_equal,
     "crypto.x509.parse_certificates" / 1 = x509::parse_certificates,
+    "yaml.unmarshal" / 1 = super::yaml::unmarshal,
     "net.cidr_contains" / 2 = net::cidr_contains,
     "net.cidr_contains_matches" / 2 = net::cidr_contains_matches,
     "net.cidr_expand" / 1 = net::cidr_expand,

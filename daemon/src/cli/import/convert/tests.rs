@@ -131,7 +131,7 @@ fn two_bundles_may_be_signed_with_one_key_and_its_scope() {
 keys: {g.k: {key: abc, scope: write}, g-k: {key: def, algorithm: HS256}, idle: {key: x}}
 bundles:
   x: {service: a, signing: {keyid: g.k}}
-  y: {service: a, signing: {keyid: g.k, scope: read}}
+  xy: {service: a, signing: {keyid: g.k, scope: read}}
   z: {service: a, signing: {keyid: g-k}}
 ";
     let imported = import(text);
