@@ -197,8 +197,15 @@ fn measured(c: &mut Criterion, name: &str, bench: &Bench) {
         });
         let ask = |body: &str| {
             let (path, body) = (&["p", "decision"], body.as_bytes());
-            let query =
-                DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false, by: BY };
+            let query = DataQuery {
+                path,
+                form: Form::Envelope,
+                body,
+                token_path: &at,
+                named: false,
+                strict: false,
+                by: BY,
+            };
             bench.runtime.block_on(decider.data(&query)).unwrap()
         };
         let requests = bodies.iter().map(String::as_str).cycle();
@@ -223,8 +230,15 @@ fn uncached(c: &mut Criterion) {
         let body = json!({"input": {"token": token, "method": "GET", "path": ["v1", "orders"]}}).to_string();
         let ask = || {
             let (path, body) = (&["p", "decision"], black_box(body.as_bytes()));
-            let query =
-                DataQuery { path, form: Form::Envelope, body, token_path: &at, strict: false, by: BY };
+            let query = DataQuery {
+                path,
+                form: Form::Envelope,
+                body,
+                token_path: &at,
+                named: false,
+                strict: false,
+                by: BY,
+            };
             let answer = bench.runtime.block_on(bench.decider.data(&query)).unwrap();
             assert_eq!(answer.reason, Reason::Allowed);
         };

@@ -30,6 +30,7 @@ mod snapshot;
 mod stack;
 mod suite;
 mod watch;
+mod yaml;
 
 use std::path::PathBuf;
 
@@ -52,6 +53,7 @@ pub use snapshot::{copies, revision, snapshot};
 pub use stack::STACK;
 pub use suite::{Coverage, Outcome, TestCase, TestReport, run_tests};
 pub use watch::{WatchError, Watcher, watch};
+pub use yaml::check as check_yaml;
 
 /// What a policy is asked about: any JSON. It is cheap to clone.
 #[derive(Clone, Debug)]
@@ -73,8 +75,8 @@ impl From<serde_json::Value> for Input {
 
 /// Reads a document in JSON or YAML.
 pub fn read_document(text: &str) -> Result<serde_json::Value, String> {
-    let value = regorus::Value::from_json_str(text).or_else(|_| regorus::Value::from_yaml_str(text));
-    value.and_then(|v| Ok(serde_json::to_value(&v)?)).map_err(|e| e.to_string())
+    let value = regorus::Value::from_json_str(text).or_else(|_| yaml::read(text))?;
+    serde_json::to_value(&value).map_err(|e| e.to_string())
 }
 
 /// Why there is no decision. Each denies; [`Self::reason`] is what the answer, log and metrics say.
@@ -89,9 +91,28 @@ pub enum PolicyError {
     /// The evaluation failed or panicked.
     #[error("the policy failed: {0}")]
     Failed(String),
+    /// A path that was asked for failed at a place in a module.
+    #[error("the policy failed: {0}")]
+    Placed(Box<Placed>),
     /// The value is no decision.
     #[error("the policy's decision is not well formed: {0}")]
     BadDecision(String),
+}
+
+/// What failed where.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message} ({file}:{line}:{column})")]
+pub struct Placed {
+    /// What, without the paths of this host.
+    pub message: String,
+    /// Whether rules contradict each other.
+    pub is_conflict: bool,
+    /// The module's file, without its directory.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// From 1.
+    pub column: u32,
 }
 
 impl PolicyError {
@@ -100,7 +121,7 @@ impl PolicyError {
         match self {
             Self::Undefined => Reason::PolicyUndefined,
             Self::Timeout => Reason::PolicyTimeout,
-            Self::Failed(_) | Self::BadDecision(_) => Reason::PolicyError,
+            Self::Failed(_) | Self::Placed(_) | Self::BadDecision(_) => Reason::PolicyError,
         }
     }
 }

@@ -206,7 +206,7 @@ impl One {
 
 fn verification(b: &PolicyBundle) -> Result<Option<Verification>> {
     let Some(path) = &b.key_file else { return Ok(None) };
-    let key = DocumentKey::load(path, &b.key_algorithm)
+    let key = DocumentKey::load(path, b.key_algorithm.as_deref().unwrap_or("RS256"))
         .map_err(|why| anyhow!("`policy.bundle.key_file` {}: {why}", path.display()))?;
     Ok(Some(Verification { key, key_id: b.key_id.clone(), scope: b.scope.clone() }))
 }

@@ -109,8 +109,8 @@ fn refused(e: LoadError) -> DocumentError {
 fn apply(written: &mut Written, change: &Change, owned: &Owned) -> Result<(), DocumentError> {
     let free = |path: &[String]| match owned.document(path) {
         Some(what) => Err(DocumentError::Owned(format!(
-            "path data.{} is owned by a policy directory, which holds {what}",
-            path.join(".")
+            "path {} is owned by a policy directory, which holds {what}",
+            std::iter::once("data").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
         ))),
         None => Ok(()),
     };

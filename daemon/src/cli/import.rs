@@ -21,7 +21,7 @@ use crate::{config, policy};
 ///
 /// Reads what `opa run --config-file` or the Envoy plugin takes (YAML or JSON; `${NAME}` is filled in from the
 /// environment, as OPA does) and writes `portcullis.toml`, with keys and tokens in files of their own. Every setting is
-/// listed: what became of it, or that it has no counterpart. Nothing is overwritten.
+/// listed: what became of it, or why it was not taken over. Nothing is overwritten.
 ///
 /// Example: portcullis import opa-config.yaml --out /etc/portcullis
 #[derive(Debug, ClapArgs)]
@@ -45,13 +45,17 @@ impl Args {
         let opa = policy::read_document(&text).map_err(|e| {
             Failure::new(FAILED, format!("`{}` is neither YAML nor JSON: {e}", self.file.display()))
         })?;
-        let dir = self.out.clone().unwrap_or_else(|| PathBuf::from("/etc/portcullis"));
+        // Paths in a configuration are relative to its own directory, so those that are written here are whole.
+        let dir = self.out.as_deref().unwrap_or(Path::new("/etc/portcullis"));
+        let dir = std::path::absolute(dir).map_err(|e| {
+            Failure::new(FAILED, format!("`{}` is no directory to write to: {e}", dir.display()))
+        })?;
         let imported = convert::convert(opa, &dir).map_err(|e| Failure::new(FAILED, e))?;
         let path = dir.join("portcullis.toml");
         // What is written must be good: a fault here is ours, and is said before anything is written.
         let faults = config::parse(&path, &imported.toml).err();
-        if let Some(out) = &self.out {
-            write(out, &imported)?;
+        if self.out.is_some() {
+            write(&dir, &imported)?;
         }
         self.tell(&imported, &path)?;
         match faults {

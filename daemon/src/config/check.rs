@@ -326,6 +326,18 @@ fn check_bundles(c: &Config, f: &mut Faults<'_>) {
         f.unless(b.poll_min <= b.poll_max, &key("poll_min"), "is longer than `poll_max`");
         f.unless(!b.poll_min.0.is_zero(), &key("poll_min"), "must be longer than 0s");
         f.unless(b.long_poll.0.as_secs() <= 600, &key("long_poll"), "must be at most 10m");
+        // Who says anything of a signature wants one: without a key none would be asked for.
+        for (name, given) in [
+            ("key_algorithm", b.key_algorithm.is_some()),
+            ("key_id", b.key_id.is_some()),
+            ("scope", b.scope.is_some()),
+        ] {
+            f.unless(
+                !given || b.key_file.is_some(),
+                &key(name),
+                "is of a signature, and without `key_file` none is asked for: name the key, or take this out",
+            );
+        }
     }
 }
 
@@ -650,6 +662,17 @@ dirs = ["policies"]
         assert!(found.contains(&(4, "kernel.max_entries".into())), "{found:?}");
         assert!(found.contains(&(7, "token.leeway".into())), "{found:?}");
         assert!(found.contains(&(10, "token.issuer[0].algorithms".into())), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_said_of_a_bundles_signature_takes_a_key() {
+        let bundle = format!("{GOOD}[[policy.bundle]]\nname = \"b\"\nfile = \"b.tar.gz\"\n");
+        assert_eq!(faults(&bundle), []);
+        for line in ["key_id = \"k\"", "key_algorithm = \"RS256\"", "scope = \"s\""] {
+            let name = format!("policy.bundle[0].{}", line.split(' ').next().unwrap());
+            assert_eq!(faults(&format!("{bundle}{line}\n")), [(14, name)], "{line}");
+            assert_eq!(faults(&format!("{bundle}{line}\nkey_file = \"k.pem\"\n")), [], "{line}");
+        }
     }
 
     #[test]

@@ -318,8 +318,8 @@ section! {
         /// The key that it must be signed with (PEM, or a secret for `HS256` and its like). Without one, signatures are
         /// not asked for.
         key_file: Option<PathBuf> = None,
-        /// The signature's algorithm.
-        key_algorithm: String = "RS256".to_owned(),
+        /// The signature's algorithm; `RS256` where none is given. It takes a `key_file`, as the next two do.
+        key_algorithm: Option<String> = None,
         /// The name that signatures give the key, where they give one.
         key_id: Option<String> = None,
         /// The scope that signatures must have.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::WallTime,
-    policy::{Input, Loaded},
+    policy::{Input, Loaded, PolicyError},
     record::{Asked, Asker, Decided, Recorder, Secret},
     telemetry::Door,
     token::Token,
@@ -58,6 +58,8 @@ pub struct DataQuery<'a> {
     pub token_path: &'a [String],
     /// Whether a builtin that fails is an error, for this query.
     pub strict: bool,
+    /// Whether the answer has a place for the id of its line in the decision log.
+    pub named: bool,
     /// Who asks.
     pub by: Asker<'a>,
 }
@@ -87,7 +89,9 @@ pub enum DataFault {
     /// The body is no input: what is wrong with it.
     Malformed(String),
     /// The evaluation failed.
-    Failed(Reason, String),
+    Failed(PolicyError),
+    /// So did one where a builtin that fails is an error.
+    Strict(PolicyError),
 }
 
 impl DataAnswer {
@@ -141,7 +145,7 @@ impl Decider {
         let mut note = Note::default();
         let answer = self.answered(query, &mut note).await;
         let Some(recorder) = &self.parts.recorder else { return answer };
-        let id = self.record_data(recorder, query, &answer, note).filter(|_| query.form == Form::Envelope);
+        let id = self.record_data(recorder, query, &answer, note).filter(|_| query.named);
         answer.map(|answer| match id {
             Some(id) => answer.logged(id),
             None => answer,
@@ -157,7 +161,7 @@ impl Decider {
     ) -> Option<DecisionId> {
         let (reason, body) = match answer {
             Ok(answer) => (answer.reason, answer.body.clone()),
-            Err(DataFault::Failed(reason, _)) => (*reason, Bytes::new()),
+            Err(DataFault::Failed(e) | DataFault::Strict(e)) => (e.reason(), Bytes::new()),
             // Nothing was decided.
             Err(DataFault::Malformed(_)) => return None,
         };
@@ -234,7 +238,7 @@ impl Decider {
             let input = Input::from(input);
             let fault = || loaded.set.builtin_fault(path, &input).map_or(Ok(()), Err);
             if let Err(e) = self.asked(&loaded, fault).await {
-                return Err(DataFault::Failed(e.reason(), e.to_string()));
+                return Err(DataFault::Strict(e));
             }
         }
         if !is_decision {
@@ -358,7 +362,7 @@ impl Decider {
             Ok(None) => Ok(DataAnswer::new(None, Reason::PolicyUndefined, warn)),
             Err(e) => {
                 tracing::warn!(error = %e, path = path.join("/"), "the policy failed: no value");
-                Err(DataFault::Failed(e.reason(), e.to_string()))
+                Err(DataFault::Failed(e))
             }
         }
     }
@@ -391,7 +395,9 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
 /// The input of a body that was parsed before, without its token.
 fn again(form: Form, body: &[u8], token_path: &[String]) -> Option<Value> {
     let by = Asker { door: Door::Data, peer: "" };
-    parse(&DataQuery { path: &[], form, body, token_path, strict: false, by }).ok().map(|parsed| parsed.input)
+    parse(&DataQuery { path: &[], form, body, token_path, strict: false, named: false, by })
+        .ok()
+        .map(|parsed| parsed.input)
 }
 
 /// A token, none, or why it cannot be read.
@@ -469,6 +475,7 @@ mod tests {
             body: body.as_bytes(),
             token_path: &token_path,
             strict: false,
+            named: false,
             by: Asker { door: Door::Data, peer: "" },
         })
     }

@@ -55,6 +55,7 @@ impl World {
             body: body.as_bytes(),
             token_path: &token_path,
             strict: false,
+            named: false,
             by: BY,
         };
         self.decider.data(&query).await.unwrap()

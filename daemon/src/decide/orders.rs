@@ -80,6 +80,8 @@ impl Decider {
             (Ok(v), Ok(_)) => {
                 let status = match &v.ruling {
                     Ruling::Allow(permit) => permit.status(),
+                    // The kernel's answers have no `location`.
+                    Ruling::Deny(refusal) if refusal.status < 400 => 403,
                     Ruling::Deny(refusal) => refusal.status,
                 };
                 (v.ruling.reason(), status, v.until, v.generation, v.grant)

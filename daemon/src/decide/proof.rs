@@ -52,11 +52,13 @@ impl Proof {
     /// What is proved by it.
     pub fn evidence(&self) -> Evidence<'_> {
         if self.is_bad {
-            return Evidence { dpop: Once::Bad, certificate: Once::Bad };
+            return Evidence { dpop: Once::Bad, certificate: Once::Bad, ..Evidence::default() };
         }
         Evidence {
             dpop: self.dpop.as_ref().map_or(Once::None, |text| Once::One(text)),
             certificate: self.certificate.as_ref().map_or(Once::None, |text| Once::One(text)),
+            // A document names no scheme.
+            by_other_scheme: false,
         }
     }
 
@@ -83,7 +85,10 @@ mod tests {
         }}});
         let proof = Proof::take(&mut input, &path);
         assert_eq!(input, json!({"context": {"token": "t"}}));
-        assert_eq!(proof.evidence(), Evidence { dpop: Once::One("d"), certificate: Once::One("c") });
+        assert_eq!(
+            proof.evidence(),
+            Evidence { dpop: Once::One("d"), certificate: Once::One("c"), ..Evidence::default() }
+        );
         let target = proof.target();
         assert_eq!((target.method, target.host, target.path), ("GET", "a.test:8443", "/x"));
         assert_eq!(Proof::take(&mut input, &path).evidence(), Evidence::default());

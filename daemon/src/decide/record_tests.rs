@@ -17,7 +17,7 @@ use crate::{
     token::Presented,
 };
 
-const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if {\n\tinput.token_status == \"valid\"\n\tnot input.request.path == \"/no\"\n}";
+const OBJECTS: &str = "default decision := {\"allow\": false}\ndecision := {\"allow\": true, \"ttl\": 60, \"reason\": \"fine\"} if {\n\tinput.token_status == \"valid\"\n\tnot no\n}\nno if input.request.path == \"/no\"";
 
 struct Logged {
     world: World,
@@ -142,6 +142,18 @@ async fn who_asks_is_told_the_id_of_the_line() {
     for path in [&["p", "decision"][..], &["p", "nothing"]] {
         told.push(logged.world.data(path, &t).await["decision_id"].clone());
     }
+    // A `GET` has a bare input, and an answer with room for it.
+    let query = DataQuery {
+        path: &["p", "nothing"],
+        form: Form::Bare,
+        body: b"{}",
+        token_path: &[],
+        strict: false,
+        named: true,
+        by: BY,
+    };
+    let answer = logged.world.decider.data(&query).await.unwrap();
+    told.push(serde_json::from_slice::<Value>(&answer.body).unwrap()["decision_id"].clone());
     let read = || Ok::<_, ()>(json!({}));
     let by = Asker { door: Door::Authzen, peer: "" };
     let Ok(Ruling::Deny(denied)) = logged.world.decider.document(by, b"{}", &[], read, |_| None).await else {
@@ -195,6 +207,7 @@ async fn the_data_api_and_documents_are_logged_without_their_tokens() {
         body: body.as_bytes(),
         token_path: &["token".to_owned()],
         strict: false,
+        named: true,
         by: BY,
     };
     logged.world.decider.data(&query).await.unwrap();

@@ -34,6 +34,11 @@ impl Request<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadPath;
 
+impl BadPath {
+    /// What a path must be, for people.
+    pub const WHY: &str = "must begin with `/` and have no empty or dot segments, encoded slashes, bad escapes, controls, `\\`, `;` or `#`, which servers read differently";
+}
+
 /// A path that was checked, as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path<'a>(&'a str);

@@ -69,7 +69,7 @@ pub struct Refusal {
     pub reason: Reason,
     /// What the policy says of it, for people.
     pub detail: Option<Arc<str>>,
-    /// The HTTP status, 4xx or 5xx.
+    /// The HTTP status, 4xx or 5xx, or a redirect's.
     pub status: u16,
     /// What the policy says beside that.
     pub reply: Option<Arc<Reply>>,

@@ -136,6 +136,7 @@ impl World {
             body: body.as_bytes(),
             token_path: &token_path,
             strict: false,
+            named: true,
             by: BY,
         };
         let answer = self.decider.data(&query).await.unwrap();
@@ -334,7 +335,15 @@ async fn a_requests_future_is_small() {
     let request = bare("/");
     let size = size_of_val(&world.decider.request(BY, &request, Ok(None)));
     assert!(size <= 4096, "{size} bytes");
-    let query = DataQuery { path: &[], form: Form::Bare, body: b"", token_path: &[], strict: false, by: BY };
+    let query = DataQuery {
+        path: &[],
+        form: Form::Bare,
+        body: b"",
+        token_path: &[],
+        strict: false,
+        named: false,
+        by: BY,
+    };
     let size = size_of_val(&world.decider.data(&query));
     assert!(size <= 6144, "{size} bytes");
 }

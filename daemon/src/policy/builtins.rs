@@ -142,7 +142,7 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "json.unmarshal" / 1 = documents::json_unmarshal,
     "json.is_valid" / 1 = documents::json_is_valid,
     "json.marshal_with_options" / 2 = documents::json_marshal_with_options,
-    "yaml.unmarshal" / 1 = documents::yaml_unmarshal,
+    "yaml.unmarshal" / 1 = super::yaml::unmarshal,
     "yaml.is_valid" / 1 = documents::yaml_is_valid,
 };
 

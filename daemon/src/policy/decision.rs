@@ -24,7 +24,7 @@ pub struct Decision {
     pub allow: bool,
     /// Why, for people.
     pub reason: Option<String>,
-    /// The HTTP status to answer with: 2xx with an allow, 4xx or 5xx with a denial.
+    /// The HTTP status to answer with: 2xx with an allow; 4xx or 5xx with a denial, or a redirect's, which has a `location`.
     pub status: Option<u16>,
     /// What a denial reaches beyond this request.
     pub block: Block,
@@ -129,6 +129,8 @@ impl Decision {
             match name.as_string().map(AsRef::as_ref) {
                 Ok("allow" | "allowed") => {}
                 Ok("reason") => decision.reason = Some(reason(value)?),
+                // Envoy has no status for an allow: the plugin takes any there, and says none of it.
+                Ok("http_status") if *allow && value.as_u16().is_ok_and(|s| (300..=599).contains(&s)) => {}
                 Ok("status" | "http_status") => decision.status = Some(status(value, *allow)?),
                 Ok("block") => decision.block = block(value, *allow)?,
                 Ok("ttl") => decision.ttl = Some(ttl(value)?),
@@ -139,6 +141,11 @@ impl Decision {
                 Ok(other) => return bad(format!("`{other}` is not a member of a decision")),
                 Err(_) => return bad("a member's name is not a string"),
             }
+        }
+        if decision.status.is_some_and(is_redirect)
+            && !reply.headers.iter().any(|(name, _)| name == "location")
+        {
+            return bad("`status` is a redirect's, and `headers` has no `location`");
         }
         decision.reply = (reply != Reply::default()).then(|| Arc::new(reply));
         Ok(decision)
@@ -161,9 +168,17 @@ fn reason(value: &Value) -> Result<String, PolicyError> {
 fn status(value: &Value, allow: bool) -> Result<u16, PolicyError> {
     match (value.as_u16(), allow) {
         (Ok(status @ 200..=299), true) | (Ok(status @ 400..=599), false) => Ok(status),
+        (Ok(status), false) if is_redirect(status) => Ok(status),
         (_, true) => bad("`status` of an allow is not a number from 200 to 299"),
-        (_, false) => bad("`status` of a denial is not a number from 400 to 599"),
+        (_, false) => {
+            bad("`status` of a denial is not a number from 400 to 599, nor 301, 302, 303, 307 or 308")
+        }
     }
+}
+
+/// Whether a status sends the client elsewhere: to log in, say.
+const fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
 fn block(value: &Value, allow: bool) -> Result<Block, PolicyError> {
@@ -283,6 +298,10 @@ mod tests {
         let plugins = read(json!({"allowed": false, "http_status": 429, "headers": {"x-a": "1"}})).unwrap();
         assert_eq!((plugins.allow, plugins.status), (false, Some(429)));
         assert_eq!(plugins.reply.unwrap().headers, [("x-a".to_owned(), "1".to_owned())]);
+        let login = json!({"allowed": false, "http_status": 302, "headers": [{"Location": "/login"}]});
+        assert_eq!(read(login).unwrap().status, Some(302));
+        let told = read(json!({"allowed": true, "http_status": 301})).unwrap();
+        assert_eq!((told.allow, told.status), (true, None));
         let one = json!({"key": "k", "rate": 5, "per": 0.5});
         let limit =
             Limit { key: "k".into(), token: false, rate: 5, per: Duration::from_millis(500), burst: 5 };
@@ -344,6 +363,8 @@ mod tests {
             json!({"allow": true, "status": 401}),
             json!({"allow": false, "status": 200}),
             json!({"allow": false, "status": 302}),
+            json!({"allow": false, "status": 304, "headers": {"location": "/"}}),
+            json!({"allow": true, "status": 302, "headers": {"location": "/"}}),
             json!({"allow": false, "status": 401.5}),
             json!({"allow": false, "status": "401"}),
             json!({"allow": false, "status": 70000}),

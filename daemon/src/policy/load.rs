@@ -20,7 +20,7 @@ use super::{
     reads::{self, Reads},
     replay, rewrite,
     set::{Cause, Limits, Tested},
-    stack, suite,
+    stack, suite, yaml,
 };
 
 /// What a module may measure: certificates in a policy make long lines. The set as a whole has limits of its own.
@@ -230,7 +230,11 @@ fn rule_names(files: &Files) -> rewrite::RuleNames {
 /// Reads a data file into an object under its directory's path.
 fn nested(file: &File) -> Result<Value, LoadError> {
     let is_json = file.path.extension().is_some_and(|e| e == "json");
-    let parsed = if is_json { Value::from_json_str(&file.text) } else { Value::from_yaml_str(&file.text) };
+    let parsed = if is_json {
+        Value::from_json_str(&file.text).map_err(|e| e.to_string())
+    } else {
+        yaml::read(&file.text)
+    };
     let mut value = parsed.map_err(|e| bad_data(file, &e))?;
     if !matches!(value, Value::Object(_)) {
         return Err(bad_data(file, &"a data file holds one object"));

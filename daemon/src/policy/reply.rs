@@ -28,6 +28,10 @@ pub struct Reply {
     pub removed: Vec<String>,
     /// `body`: for the client, with a denial.
     pub body: Option<String>,
+    /// `query_parameters_to_set`: in place of the client's, with an allow, where the gateway can (Envoy by gRPC).
+    pub query: Headers,
+    /// `query_parameters_to_remove`: the same of what goes.
+    pub query_removed: Vec<String>,
     /// `dynamic_metadata`: for the gateway.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
@@ -39,6 +43,8 @@ impl Reply {
             "headers" => self.headers = headers(name, value)?,
             "response_headers_to_add" => self.response_headers = headers(name, value)?,
             "request_headers_to_remove" => self.removed = names(value)?,
+            "query_parameters_to_set" => self.query = parameters(value)?,
+            "query_parameters_to_remove" => self.query_removed = parameter_names(value)?,
             "body" => self.body = Some(body(value)?),
             "dynamic_metadata" => self.metadata = Some(metadata(value)?),
             _ => return Ok(false),
@@ -51,40 +57,93 @@ fn bad<T>(message: impl Into<String>) -> Result<T, PolicyError> {
     Err(PolicyError::BadDecision(message.into()))
 }
 
-/// An object of strings, or of arrays of strings where a header is given more than once.
+/// An object of strings, or of arrays of strings where a header is given more than once; or a list of such objects.
 fn headers(member: &str, value: &Value) -> Result<Headers, PolicyError> {
-    let Value::Object(members) = value else { return bad(format!("`{member}` is not an object")) };
-    let mut found = Vec::new();
-    for (name, value) in members.iter() {
-        let name = name_of(name)?;
-        match value {
-            Value::Array(values) => {
-                for value in values.iter() {
-                    found.push((name.clone(), text_of(&name, value)?));
-                }
-            }
-            value => {
-                let value = text_of(&name, value)?;
-                found.push((name, value));
-            }
+    pairs(member, value, name_of, text_of)
+}
+
+fn parameters(value: &Value) -> Result<Headers, PolicyError> {
+    let is_value = |name: &str, value: &Value| match value {
+        Value::String(s) if s.len() <= MAX_VALUE && s.bytes().all(|b| is_of_query(b) || b == b'=') => {
+            Ok(s.to_string())
         }
-        if found.len() > MAX_HEADERS {
-            return bad(format!("`{member}` has more than {MAX_HEADERS} headers"));
+        _ => bad(format!(
+            "the value of the query parameter `{name}` is not a string that a query may hold as it is: percent-encode it"
+        )),
+    };
+    pairs("query_parameters_to_set", value, parameter_name, is_value)
+}
+
+fn parameter_names(value: &Value) -> Result<Vec<String>, PolicyError> {
+    listed("query_parameters_to_remove", value)?.into_iter().map(parameter_name).collect()
+}
+
+/// Gateways put it into the query as it is: it must not end there, or begin another parameter.
+fn parameter_name(value: &Value) -> Result<String, PolicyError> {
+    match value {
+        Value::String(s) if (1..=100).contains(&s.len()) && s.bytes().all(is_of_query) => Ok(s.to_string()),
+        _ => {
+            bad("a query parameter's name is not a string that a query may hold as it is: percent-encode it")
         }
     }
+}
+
+const fn is_of_query(b: u8) -> bool {
+    b.is_ascii_graphic() && !matches!(b, b'&' | b'#' | b'=' | b';' | b'"' | b'<' | b'>' | b'`' | b'\\')
+}
+
+fn pairs(
+    member: &str,
+    value: &Value,
+    name_of: impl Fn(&Value) -> Result<String, PolicyError>,
+    text_of: impl Fn(&str, &Value) -> Result<String, PolicyError>,
+) -> Result<Headers, PolicyError> {
+    let objects = match value {
+        Value::Array(items) => items.iter().collect(),
+        one => vec![one],
+    };
+    let mut found = Vec::new();
+    for object in objects {
+        let Value::Object(members) = object else {
+            return bad(format!("`{member}` is neither an object nor a list of objects"));
+        };
+        for (name, value) in members.iter() {
+            let name = name_of(name)?;
+            match value {
+                Value::Array(values) => {
+                    for value in values.iter() {
+                        found.push((name.clone(), text_of(&name, value)?));
+                    }
+                }
+                value => {
+                    let value = text_of(&name, value)?;
+                    found.push((name, value));
+                }
+            }
+            if found.len() > MAX_HEADERS {
+                return bad(format!("`{member}` has more than {MAX_HEADERS} entries"));
+            }
+        }
+    }
+    // Those of one name stand together: doors join them.
+    found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
 }
 
 fn names(value: &Value) -> Result<Vec<String>, PolicyError> {
+    listed("request_headers_to_remove", value)?.into_iter().map(name_of).collect()
+}
+
+fn listed<'a>(member: &str, value: &'a Value) -> Result<Vec<&'a Value>, PolicyError> {
     let listed: Vec<&Value> = match value {
         Value::Array(items) => items.iter().collect(),
         Value::Set(items) => items.iter().collect(),
-        _ => return bad("`request_headers_to_remove` is not an array"),
+        _ => return bad(format!("`{member}` is not an array")),
     };
     if listed.len() > MAX_HEADERS {
-        return bad(format!("`request_headers_to_remove` has more than {MAX_HEADERS} names"));
+        return bad(format!("`{member}` has more than {MAX_HEADERS} names"));
     }
-    listed.into_iter().map(name_of).collect()
+    Ok(listed)
 }
 
 /// A header's name in lower case (RFC 9110 §5.6.2). Those that frame a message or name its host are not a policy's to
@@ -155,6 +214,15 @@ mod tests {
         let reply = take("headers", json!({"X-A": "1", "x-b": ["2", "3"]})).unwrap();
         let expected = [("x-a", "1"), ("x-b", "2"), ("x-b", "3")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(reply.headers, expected);
+        let listed =
+            take("response_headers_to_add", json!([{"x-b": "1"}, {"x-a": "2"}, {"X-B": "3"}])).unwrap();
+        let expected = [("x-a", "2"), ("x-b", "1"), ("x-b", "3")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(listed.response_headers, expected);
+        let query =
+            take("query_parameters_to_set", json!({"tenant": "a%20b", "page": ["1", "x=2"]})).unwrap();
+        let expected = [("page", "1"), ("page", "x=2"), ("tenant", "a%20b")];
+        assert_eq!(query.query, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert_eq!(take("query_parameters_to_remove", json!(["debug"])).unwrap().query_removed, ["debug"]);
         assert_eq!(take("request_headers_to_remove", json!(["Cookie"])).unwrap().removed, ["cookie"]);
     }
 
@@ -170,6 +238,15 @@ mod tests {
             ("headers", json!({"X-Portcullis-Subject": "root"})),
             ("headers", json!({"x-a": 1})),
             ("headers", json!(["x-a"])),
+            ("headers", json!([["x-a", "1"]])),
+            ("query_parameters_to_set", json!({"a": "1&admin=1"})),
+            ("query_parameters_to_set", json!({"a": "1#"})),
+            ("query_parameters_to_set", json!({"a": "x y"})),
+            ("query_parameters_to_set", json!({"a=b": "1"})),
+            ("query_parameters_to_set", json!({"": "1"})),
+            ("query_parameters_to_set", json!({"a": 1})),
+            ("query_parameters_to_remove", json!("a")),
+            ("query_parameters_to_remove", json!(["a&b"])),
             ("response_headers_to_add", json!({"x-a": null})),
             ("request_headers_to_remove", json!({"x-a": true})),
             ("request_headers_to_remove", json!(["Host"])),

@@ -16,7 +16,7 @@ use regorus::{
     utils::limits::ExecutionTimerConfig,
 };
 
-use super::{Decision, Input, PolicyError, builtins, pool::Pool, reads::Reads};
+use super::{Decision, Input, Placed, PolicyError, builtins, pool::Pool, reads::Reads};
 
 /// Longest value of a decision, in bytes, counted roughly.
 const MAX_DECISION: usize = 64 * 1024;
@@ -317,7 +317,7 @@ impl PolicySet {
             query.push_str(&serde_json::Value::from(*segment).to_string());
             query.push(']');
         }
-        self.interpret(input, strict, |engine| {
+        self.interpret_or(input, strict, placed_error, |engine| {
             let results = engine.eval_query(query, false)?.result;
             let first = results.into_iter().next().and_then(|r| r.expressions.into_iter().next());
             Ok(first.map_or(Value::Undefined, |e| e.value))
@@ -331,13 +331,24 @@ impl PolicySet {
         strict: bool,
         work: impl FnOnce(&mut Engine) -> anyhow::Result<Value>,
     ) -> Result<Value, PolicyError> {
+        self.interpret_or(input, strict, interpreter_error, work)
+    }
+
+    /// The same; `fault` makes what is said of a failure.
+    fn interpret_or(
+        &self,
+        input: &Input,
+        strict: bool,
+        fault: fn(&anyhow::Error) -> PolicyError,
+        work: impl FnOnce(&mut Engine) -> anyhow::Result<Value>,
+    ) -> Result<Value, PolicyError> {
         let mut engine = self
             .interpreters
             .take()
             .unwrap_or_else(|| self.prototype.lock().unwrap_or_else(PoisonError::into_inner).clone());
         engine.set_strict_builtin_errors(strict);
         engine.set_input(input.0.clone());
-        let value = guarded(strict, || work(&mut engine))?.map_err(|e| interpreter_error(&e))?;
+        let value = guarded(strict, || work(&mut engine))?.map_err(|e| fault(&e))?;
         engine.set_input(Value::Null);
         self.interpreters.give(engine);
         Ok(value)
@@ -394,6 +405,27 @@ fn interpreter_error(error: &anyhow::Error) -> PolicyError {
     }
     let message = text.lines().rev().find_map(|l| l.strip_prefix("error: ")).unwrap_or(&text);
     PolicyError::Failed(first_line(message))
+}
+
+/// The same with the place, where there is one.
+fn placed_error(error: &anyhow::Error) -> PolicyError {
+    let plain = interpreter_error(error);
+    match (&plain, super::load::located(&error.to_string())) {
+        (PolicyError::Failed(_), super::LoadError::Rego { file, line, column, message }) => {
+            let file = std::path::Path::new(&file).file_name().map(|f| f.to_string_lossy().into_owned());
+            let conflicts = message.starts_with("rule conflicts with rule");
+            let is_conflict = conflicts || message.contains("multiple outputs");
+            let message = if conflicts {
+                // It names the other rule by its file's path.
+                "complete rules must not produce multiple outputs".to_owned()
+            } else {
+                first_line(&message)
+            };
+            let placed = Placed { message, is_conflict, file: file.unwrap_or_default(), line, column };
+            PolicyError::Placed(Box::new(placed))
+        }
+        _ => plain,
+    }
 }
 
 /// A message's first line, cut short: an error may quote the policy, but not at length.

@@ -32,6 +32,8 @@ const HEADERS: [&str; 2] = ["headers", "response_headers_to_add"];
 /// Where the members that Envoy's schema adds have the request, and what of it goes: a body is anything at all.
 const ENVOYS_REQUEST: &str = "/input/attributes/request/http";
 const BODIES: [&str; 2] = ["body", "rawBody"];
+/// Where they have what Envoy's filters said of it: the claims of a token, for one.
+const ENVOYS_METADATA: &str = "/input/attributes/metadataContext";
 
 /// In place of a value that cannot be taken out.
 const GONE: &str = "***";
@@ -66,6 +68,7 @@ impl Redaction {
         match value {
             Value::Object(members) => {
                 let has_bodies = place == ENVOYS_REQUEST;
+                let is_metadata = place == ENVOYS_METADATA;
                 let is_identity = place == "/input/identity" || place == "/input/identity/claims";
                 let goes = |name: &str, value: &Value| {
                     let lower = name.to_ascii_lowercase();
@@ -74,6 +77,7 @@ impl Redaction {
                         || (in_headers && !self.headers.contains(&lower))
                         || (is_identity && self.claims.iter().any(|claim| claim == name))
                         || (has_bodies && BODIES.contains(&name))
+                        || is_metadata
                         || matches!(value, Value::String(text) if is_credential(text) && self.cleaned(name, text).is_none_or(|clean| is_credential(&clean)))
                 };
                 let gone: Vec<String> = members
@@ -236,7 +240,7 @@ mod tests {
                 "body": "pin=1234",
                 "rawBody": "cGluPTEyMzQ=",
                 "method": "GET",
-            }}},
+            }}, "metadataContext": {"filterMetadata": {"envoy.filters.http.jwt_authn": {"email": "a@b"}}}},
             "parsed_path": ["a"],
             "parsed_query": {"b": ["c"], "access_token": ["x"], "d": [JWS]},
             "parsed_body": {"password": "x", "n": 1},
@@ -246,7 +250,7 @@ mod tests {
             json!({
                 "attributes": {"request": {"http": {
                     "headers": {"x-tenant": "acme"}, "path": "/a?b=c&access_token=***&d=***", "method": "GET",
-                }}},
+                }}, "metadataContext": {}},
                 "parsed_path": ["a"],
                 "parsed_query": {"b": ["c"], "d": ["***"]},
                 "parsed_body": {"n": 1},

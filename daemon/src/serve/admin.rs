@@ -22,7 +22,6 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
-use portcullis_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -277,10 +276,23 @@ impl AdminSocket {
 fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     // serde's messages may quote what they choke on, and that may be a token.
     serde_json::from_slice(body).map_err(|e| {
-        let what =
-            if e.is_data() { "has a member that is unknown or of the wrong type" } else { "is not JSON" };
+        let what = match member_named(&e.to_string()) {
+            Some(named) => format!("has {named}"),
+            None if e.is_data() => "has a member that is unknown or of the wrong type".to_owned(),
+            None => "is not JSON".to_owned(),
+        };
         bad(format!("the body {what} (line {}, column {})", e.line(), e.column()))
     })
+}
+
+/// The member that serde names, where the name can be nothing but one.
+fn member_named(message: &str) -> Option<String> {
+    let (what, rest) = [("unknown field `", "an unknown member"), ("missing field `", "no member")]
+        .into_iter()
+        .find_map(|(prefix, what)| Some((what, message.strip_prefix(prefix)?)))?;
+    let name = rest.split('`').next()?;
+    let is_name = (1..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    is_name.then(|| format!("{what} `{name}`"))
 }
 
 /// A token as it may stand in a request: whatever else is there could never be condemned by its text.
@@ -357,8 +369,7 @@ struct DecideRequest {
 async fn decide(State(s): State<AdminState>, body: Bytes) -> Result<Response, ApiError> {
     let r: DecideRequest = parse(&body)?;
     let (path, query) = r.path.split_once('?').unwrap_or((&r.path, ""));
-    let path = decide::Path::new(path)
-        .map_err(|_| bad(format!("`path`: {}", Reason::RequestMalformed.describe())))?;
+    let path = decide::Path::new(path).map_err(|_| bad(format!("`path` {}", decide::BadPath::WHY)))?;
     let token = r.token.as_deref().map(read_token).transpose()?;
     let headers = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     // A proof is good for one request, which is not this one.
@@ -404,5 +415,25 @@ async fn reload(State(s): State<AdminState>, by: Caller) -> Result<Response, Api
             Ok(Json(json!({"generation": generation})).into_response())
         }
         Err(message) => Err(ApiError(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_members_name_is_said_where_it_can_be_nothing_else() {
+        let said = |text: &'static str| match parse::<DecideRequest>(&Bytes::from(text)) {
+            Ok(_) => panic!("{text}"),
+            Err(ApiError(_, _, message)) => message,
+        };
+        assert!(said(r#"{"method": "GET", "path": "/", "issuer": "i"}"#).contains("unknown member `issuer`"));
+        assert!(said(r#"{"method": "GET"}"#).contains("no member `path`"));
+        // What could be a token is never repeated.
+        for odd in [r#"{"eyJhbGciOi": 1}"#, r#"{"method": "s3cret", "path": 1}"#, "{\"method\": s3cret}"] {
+            let message = said(odd);
+            assert!(!message.contains("eyJ") && !message.contains("s3cret"), "{message}");
+        }
     }
 }

@@ -35,22 +35,27 @@ impl Dialect {
     const fn status(self, meant: u16) -> u16 {
         let said = match self {
             Self::Nginx => meant == 401,
-            Self::Plain => meant >= 400 && meant <= 599,
-            Self::EnvoyHttp => meant >= 400 && meant <= 499,
+            Self::Plain => meant >= 400 && meant <= 599 || is_redirect(meant),
+            Self::EnvoyHttp => meant >= 400 && meant <= 499 || is_redirect(meant),
             // envoy.type.v3.StatusCode
             Self::EnvoyGrpc => matches!(
                 meant,
-                400..=417 | 421..=424 | 426 | 428 | 429 | 431 | 500..=508 | 510 | 511
+                301..=303 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428 | 429 | 431 | 500..=508 | 510 | 511
             ),
         };
         if said { meant } else { 403 }
     }
 }
 
+/// What gateways pass on to the client as they do a 4xx.
+const fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
 /// An answer that refuses, whole.
 #[derive(Debug)]
 pub(super) struct Denial<'a> {
-    /// 4xx or 5xx.
+    /// 4xx or 5xx, or a redirect's.
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(&'a str, Cow<'a, str>)>,
@@ -75,6 +80,8 @@ impl<'a> Denial<'a> {
             let challenge = match reason {
                 Reason::TokenMissing => "Bearer",
                 // RFC 9449 §7.1.
+                // Either may be what is missing; the scheme is `DPoP` where it is that (RFC 9449 §7.1).
+                Reason::BindingUnproved => "DPoP error=\"invalid_token\", Bearer error=\"invalid_token\"",
                 Reason::ProofInvalid | Reason::ProofReplayed => "DPoP error=\"invalid_dpop_proof\"",
                 _ => "Bearer error=\"invalid_token\"",
             };
@@ -108,13 +115,13 @@ mod tests {
     #[test]
     fn each_gateway_is_told_only_what_it_takes_for_a_denial() {
         for (dialect, sent) in [
-            (Dialect::Nginx, [401, 403, 403, 403, 403, 403]),
-            (Dialect::Plain, [401, 403, 429, 503, 400, 599]),
-            (Dialect::EnvoyHttp, [401, 403, 429, 403, 400, 403]),
-            (Dialect::EnvoyGrpc, [401, 403, 429, 503, 400, 403]),
+            (Dialect::Nginx, [401, 403, 403, 403, 403, 403, 403, 403]),
+            (Dialect::Plain, [401, 403, 429, 503, 400, 599, 302, 403]),
+            (Dialect::EnvoyHttp, [401, 403, 429, 403, 400, 403, 302, 403]),
+            (Dialect::EnvoyGrpc, [401, 403, 429, 503, 400, 403, 302, 403]),
         ] {
             assert_eq!(
-                [401, 403, 429, 503, 400, 599].map(|meant| dialect.status(meant)),
+                [401, 403, 429, 503, 400, 599, 302, 304].map(|meant| dialect.status(meant)),
                 sent,
                 "{dialect:?}"
             );
@@ -130,6 +137,21 @@ mod tests {
         assert_eq!((says(REASON), says(STATUS)), (Some("policy_denied"), Some("429")));
         assert_eq!((says("retry-after"), says("www-authenticate")), (Some("1"), None));
         assert_eq!(denial.body, r#"{"detail":null,"reason":"policy_denied"}"#);
+    }
+
+    #[test]
+    fn challenges_name_the_scheme_that_is_asked_for() {
+        for (reason, challenge) in [
+            (Reason::TokenMissing, "Bearer"),
+            (Reason::TokenExpired, "Bearer error=\"invalid_token\""),
+            (Reason::BindingUnproved, "DPoP error=\"invalid_token\", Bearer error=\"invalid_token\""),
+            (Reason::ProofReplayed, "DPoP error=\"invalid_dpop_proof\""),
+        ] {
+            let refusal = Refusal::of(reason);
+            let denial = Denial::new(&refusal, Dialect::Plain);
+            let said = denial.headers.iter().find(|(n, _)| *n == "www-authenticate").map(|(_, v)| v.as_ref());
+            assert_eq!(said, Some(challenge), "{reason:?}");
+        }
     }
 
     #[test]

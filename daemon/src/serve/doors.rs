@@ -79,7 +79,9 @@ impl DoorSettings {
     /// What a request's headers prove of its token. `value` gives a header that stands there once.
     pub(super) fn evidence<'a>(&self, value: impl Fn(&str) -> Once<'a>) -> Evidence<'a> {
         let certificate = self.certificate_header.as_deref().map_or(Once::None, &value);
-        Evidence { dpop: value("dpop"), certificate }
+        let by_other_scheme =
+            matches!(value("authorization"), Once::One(text) if self.extraction.is_other_scheme(text));
+        Evidence { dpop: value("dpop"), certificate, by_other_scheme }
     }
 }
 

@@ -61,7 +61,7 @@ async fn ruled(
             let by = Asker { door, peer: &peer.address };
             doors.request(by, &request, credential).await
         }
-        Err(Malformed) => Ok(Ruling::deny(Reason::RequestMalformed)),
+        Err(Malformed(what)) => Ok(malformed(what)),
     };
     let reason = ruling.as_ref().map_or(Reason::InternalError, Ruling::reason);
     doors.decided(door, Some(headers), reason, start.elapsed());
@@ -71,7 +71,27 @@ async fn ruled(
     }
 }
 
-struct Malformed;
+/// A description of a request that is none: what is wrong with it, without what the client wrote.
+struct Malformed(String);
+
+impl From<&str> for Malformed {
+    fn from(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+}
+
+/// Whoever sets the gateway up reads what is missing in the answer, and in the log at level `debug`: a client can cause it
+/// at will.
+pub(super) fn malformed(what: String) -> Ruling {
+    tracing::debug!(what, "a request to decide about is not well formed: denied");
+    Ruling::Deny(Refusal { detail: Some(what.into()), ..Refusal::of(Reason::RequestMalformed) })
+}
+
+const NO_METHOD: &str = "the method is not a name of letters";
+
+fn bad_path(_: decide::BadPath) -> Malformed {
+    Malformed(format!("the path {}", decide::BadPath::WHY))
+}
 
 /// Whether a text is a method's name.
 pub(super) fn is_method(text: &str) -> bool {
@@ -87,7 +107,7 @@ fn its_own<'a, B>(
     let headers = request.headers();
     let method = request.method().as_str();
     if !is_method(method) {
-        return Err(Malformed);
+        return Err(NO_METHOD.into());
     }
     let host = match request.uri().authority() {
         Some(authority) => authority.as_str(),
@@ -96,7 +116,7 @@ fn its_own<'a, B>(
     // Not from X-Forwarded-For: what Envoy appends there is its own address, for it is the client here.
     let source = one_of(headers, ["x-real-ip"])?.unwrap_or_default();
     let query = request.uri().query().unwrap_or_default();
-    let path = Path::new(path).map_err(|_| Malformed)?;
+    let path = Path::new(path).map_err(bad_path)?;
     let evidence = evidence(headers, settings);
     let headers = readable(headers, &settings.headers)?;
     Ok(decide::Request { method, path, query, host, headers, source, foreign: None, evidence })
@@ -123,7 +143,7 @@ fn evidence<'a>(headers: &'a HeaderMap, settings: &DoorSettings) -> Evidence<'a>
     settings.evidence(|name| match one_of(headers, [name]) {
         Ok(None) => Once::None,
         Ok(Some(value)) => Once::One(value),
-        Err(Malformed) => Once::Bad,
+        Err(Malformed(_)) => Once::Bad,
     })
 }
 
@@ -133,16 +153,18 @@ fn original<'a>(
     settings: &'a DoorSettings,
     peer: &'a str,
 ) -> Result<decide::Request<'a>, Malformed> {
-    let uri = agreed(headers, "x-original-uri", "x-forwarded-uri")?.ok_or(Malformed)?;
+    let uri = agreed(headers, "x-original-uri", "x-forwarded-uri")?
+        .ok_or("the gateway sent neither `x-original-uri` nor `x-forwarded-uri`")?;
     // Not guessed: a gateway that forgets it would have every POST judged as a GET.
-    let method = agreed(headers, "x-original-method", "x-forwarded-method")?.ok_or(Malformed)?;
+    let method = agreed(headers, "x-original-method", "x-forwarded-method")?
+        .ok_or("the gateway sent neither `x-original-method` nor `x-forwarded-method`")?;
     if !is_method(method) {
-        return Err(Malformed);
+        return Err(NO_METHOD.into());
     }
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
     let host = agreed(headers, "x-original-host", "x-forwarded-host")?.unwrap_or_default();
     let source = last_hop(one_of(headers, ["x-real-ip", "x-forwarded-for"])?, peer);
-    let path = Path::new(path).map_err(|_| Malformed)?;
+    let path = Path::new(path).map_err(bad_path)?;
     let evidence = evidence(headers, settings);
     let headers = readable(headers, &settings.headers)?;
     Ok(decide::Request { method, path, query, host, headers, source, foreign: None, evidence })
@@ -158,9 +180,12 @@ fn one_of<'a, const N: usize>(
         let mut values = headers.get_all(name).iter();
         if let Some(value) = values.next() {
             if values.next().is_some() {
-                return Err(Malformed);
+                return Err(Malformed(format!("the header `{name}` is there more than once")));
             }
-            return value.to_str().map(Some).map_err(|_| Malformed);
+            return value
+                .to_str()
+                .map(Some)
+                .map_err(|_| Malformed(format!("the header `{name}` is not printable ASCII")));
         }
     }
     Ok(None)
@@ -170,7 +195,9 @@ fn one_of<'a, const N: usize>(
 /// where both are there and differ, one of them is the client's own.
 fn agreed<'a>(headers: &'a HeaderMap, a: &str, b: &str) -> Result<Option<&'a str>, Malformed> {
     match (one_of(headers, [a])?, one_of(headers, [b])?) {
-        (Some(a), Some(b)) if a != b => Err(Malformed),
+        (Some(x), Some(y)) if x != y => Err(Malformed(format!(
+            "the headers `{a}` and `{b}` differ: the gateway must take away the one it does not set"
+        ))),
         (a, b) => Ok(a.or(b)),
     }
 }
@@ -290,6 +317,26 @@ mod tests {
         ] {
             assert!(original(&headers(bad), &DoorSettings::default(), "").is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_is_told_what_is_malformed() {
+        let says = |list: &[(&'static str, &'static str)]| {
+            let Err(Malformed(what)) = original(&headers(list), &DoorSettings::default(), "") else {
+                panic!()
+            };
+            let Ruling::Deny(refusal) = malformed(what) else { panic!() };
+            let body = Denial::new(&refusal, Dialect::Plain).body.into_owned();
+            serde_json::from_str::<serde_json::Value>(&body).unwrap()["detail"].as_str().unwrap().to_owned()
+        };
+        let uri = ("x-original-uri", "/a");
+        assert!(says(&[]).contains("x-original-uri"));
+        assert!(says(&[uri]).contains("x-original-method"));
+        assert!(says(&[uri, uri]).contains("`x-original-uri` is there more than once"));
+        assert!(says(&[uri, ("x-forwarded-uri", "/b")]).contains("differ"));
+        assert!(
+            says(&[("x-original-uri", "/a/../b"), ("x-original-method", "GET")]).contains("dot segments")
+        );
     }
 
     #[test]

@@ -175,6 +175,7 @@ async fn decide(
         body: &body,
         token_path: &doors.settings.token_path,
         strict: options.strict,
+        named: version == Version::V1,
         by: Asker { door: Door::Data, peer: &peer.address },
     };
     let place = if options.input.is_some() { "parameter" } else { "body" };

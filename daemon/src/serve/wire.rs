@@ -110,7 +110,7 @@ fn read<'a, 'b>(
         Err(Malformed) => Once::Bad,
     };
     // A certificate's header is a gateway's word, and this is the client's own.
-    let evidence = Evidence { dpop: once("dpop"), certificate: Once::None };
+    let evidence = Evidence { certificate: Once::None, ..settings.evidence(once) };
     Ok((
         decide::Request { method, path, query, host, headers: read, source, foreign: None, evidence },
         headers,

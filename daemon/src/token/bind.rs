@@ -82,6 +82,9 @@ pub struct Evidence<'a> {
     pub dpop: Once<'a>,
     /// The header in which the gateway tells the client's certificate.
     pub certificate: Once<'a>,
+    /// Whether the token came by another scheme than `DPoP`, where that scheme is taken too: then one that is bound to a
+    /// key counts by no proof (RFC 9449 §7.2), for whoever reads `Bearer` alone would take it without.
+    pub by_other_scheme: bool,
 }
 
 /// What a proof must have been made for.
@@ -166,6 +169,9 @@ impl Binder {
         }
         // Last: it uses the proof up.
         if let Some(wanted) = &cnf.key {
+            if evidence.by_other_scheme {
+                return Err(Reason::BindingUnproved);
+            }
             let proof = match evidence.dpop {
                 Once::None => return Err(Reason::BindingUnproved),
                 Once::Bad => return Err(Reason::ProofInvalid),

@@ -60,6 +60,16 @@ impl Extraction {
         Ok(found)
     }
 
+    /// Whether a value of `Authorization` brings its token by another scheme than `DPoP`, where that is taken too.
+    pub fn is_other_scheme(&self, authorization: &str) -> bool {
+        let is_dpop = |scheme: &str| scheme.eq_ignore_ascii_case("DPoP");
+        let scheme =
+            authorization.trim_start_matches([' ', '\t']).split([' ', '\t']).next().unwrap_or_default();
+        self.schemes.iter().any(|s| is_dpop(s))
+            && !is_dpop(scheme)
+            && self.schemes.iter().any(|s| s.eq_ignore_ascii_case(scheme))
+    }
+
     /// Reads `scheme SP+ token`.
     fn credentials<'a>(&self, value: &'a [u8]) -> Result<Option<Presented<'a>>, Reason> {
         if value.is_empty() {
@@ -131,6 +141,16 @@ mod tests {
             assert_eq!(read(&[("host", "a"), (name, value)]), Ok(Some("abc.def".into())), "{name}: {value}");
         }
         assert_eq!(read(&[("x-api-key", "a,b")]), Ok(Some("a,b".into())));
+    }
+
+    #[test]
+    fn a_token_may_come_by_another_scheme_than_dpop() {
+        let both = Extraction::default();
+        let is = |of: &Extraction, list: [&str; 5]| list.map(|value| of.is_other_scheme(value));
+        let values = ["Bearer t", " bearer t", "dpop t", "Basic t", ""];
+        assert_eq!(is(&both, values), [true, true, false, false, false]);
+        let alone = Extraction { schemes: vec!["Bearer".into()], ..Extraction::default() };
+        assert_eq!(is(&alone, values), [false; 5]);
     }
 
     #[test]

@@ -80,8 +80,12 @@ fn world_with(issuer: &Signer, change: impl FnOnce(&mut Config)) -> Result<World
 
 /// Status, reason and what the policy saw, of a request to `/forward-auth`.
 fn ask(w: &World, token: &str, headers: &[String]) -> Result<(u16, String, String)> {
+    ask_by(w, "DPoP", token, headers)
+}
+
+fn ask_by(w: &World, scheme: &str, token: &str, headers: &[String]) -> Result<(u16, String, String)> {
     let mut head = format!(
-        "GET /forward-auth HTTP/1.1\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /v1/orders?a=b\r\nX-Forwarded-Host: api.test\r\nAuthorization: DPoP {token}"
+        "GET /forward-auth HTTP/1.1\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /v1/orders?a=b\r\nX-Forwarded-Host: api.test\r\nAuthorization: {scheme} {token}"
     );
     for header in headers {
         head = format!("{head}\r\n{header}");
@@ -111,6 +115,8 @@ fn a_bound_token_is_good_for_its_sender_alone_cached_or_not() -> Result<()> {
         assert_eq!(ask(&w, &token, &[format!("DPoP: {elsewhere}")])?, denied("proof_invalid"));
         let good = format!("DPoP: {}", proof(&sender, &token, "GET", url)?);
         assert_eq!(ask(&w, &token, &[good.clone(), good.clone()])?, denied("proof_invalid"), "two headers");
+        let bearer = ask_by(&w, "Bearer", &token, std::slice::from_ref(&good))?;
+        assert_eq!(bearer, denied("binding_unproved"), "RFC 9449 7.2");
         assert_eq!(ask(&w, &token, std::slice::from_ref(&good))?, allowed("dpop"));
         assert_eq!(ask(&w, &token, &[good])?, denied("proof_replayed"));
     }

@@ -31,7 +31,9 @@ fn by_grpc(open: bool, raw: bool) -> String {
         "transport_api_version: V3
                       grpc_service: {{envoy_grpc: {{cluster_name: portcullis}}, timeout: 0.25s}}
                       failure_mode_allow: {open}
-                      encode_raw_headers: {raw}"
+                      encode_raw_headers: {raw}
+                      metadata_context_namespaces: [acme]
+                      route_metadata_context_namespaces: [acme]"
     )
 }
 
@@ -57,6 +59,10 @@ fn listener(port: u16, authz: &str, cluster: &str) -> String {
     } else {
         format!(
             "
+                  - name: envoy.filters.http.set_metadata
+                    typed_config:
+                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config
+                      metadata: [{{metadata_namespace: acme, value: {{zone: eu, n: 3}}}}]
                   - name: envoy.filters.http.ext_authz
                     typed_config:
                       \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
@@ -85,7 +91,7 @@ fn listener(port: u16, authz: &str, cluster: &str) -> String {
                   virtual_hosts:
                     - name: all
                       domains: [\"*\"]
-                      routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]"
+                      routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}, metadata: {{filter_metadata: {{acme: {{tier: gold}}}}}}}}]"
     )
 }
 
@@ -402,16 +408,20 @@ import input.attributes.request.http as http_request
 
 default allow := false
 
-allow := {"allowed": true, "headers": {"x-role": claims.sub}} if {
+allow := {"allowed": true, "headers": [{"x-role": claims.sub}], "query_parameters_to_set": {"seen": "by%20us"}, "query_parameters_to_remove": ["tenant"]} if {
 	http_request.method == "GET"
 	input.parsed_path == ["v1", "orders"]
 	input.parsed_query.tenant[0] == "acme corp"
 	input.attributes.source.address.socketAddress.address == "10.77.0.2"
 	input.version.ext_authz == "v3"
+	input.attributes.metadataContext.filterMetadata.acme == {"zone": "eu", "n": 3}
+	input.attributes.routeMetadataContext.filterMetadata.acme.tier == "gold"
 	contains(claims.scope, "orders:read")
 }
 
 allow if http_request.headers["x-key"] == "open"
+
+allow := {"allowed": false, "http_status": 302, "headers": {"location": "/login"}} if http_request.path == "/account"
 
 claims := payload if {
 	[_, encoded] := split(http_request.headers.authorization, " ")
@@ -441,6 +451,13 @@ fn rego_written_for_opas_plugin_decides_unchanged() -> Result<()> {
             let allowed = s.ask(port, path, &[&bearer(&good)])?;
             assert!(is_the_services(&allowed), "{port} {round}: {allowed:?}");
             assert!(s.served().contains("x-role: sub-"), "{port} {round}: {}", s.served());
+            assert!(s.served().contains("/v1/orders?seen=by%20us "), "{port} {round}: {}", s.served());
+            let login = s.ask(port, "/account", &[&bearer(&good)])?;
+            assert_eq!(
+                (login.status, login.header("location")),
+                (302, Some("/login")),
+                "{port} {round}: {login:?}"
+            );
             // What the policy reads is part of the key: no verdict of one serves another.
             for other in ["/v1/orders?tenant=other", "/v1/orders", "/v1/other?tenant=acme+corp"] {
                 assert_eq!(s.ask(port, other, &[&bearer(&good)])?.status, 403, "{port} {round} {other}");

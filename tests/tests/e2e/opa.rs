@@ -86,6 +86,9 @@ fn options_input_and_versions_are_as_opas() -> Result<()> {
     assert_eq!(ask(&w, "POST", "/v1/data/hello/half", &[], by_zero.as_bytes())?.body, "{}");
     let strict = ask(&w, "POST", "/v1/data/hello/half?strict-builtin-errors", &[], by_zero.as_bytes())?;
     assert_eq!((strict.status, strict.body.contains("internal_error")), (500, true), "{strict:?}");
+    assert!(strict.body.contains("eval_builtin_error") && strict.body.contains("\"row\""), "{strict:?}");
+    let other = ask(&w, "POST", "/v1/data/hello/world", &yaml, b"input:\n  name: no\n")?;
+    assert_eq!((other.status, other.body.contains("line 2: `no` is false")), (400, true), "{other:?}");
     assert_eq!(ask(&w, "POST", "/v0/data/hello/world", &[], br#"{"name": "world"}"#)?.body, "true");
     assert_eq!(ask(&w, "POST", "/", &[], br#"{"name": "world"}"#)?.body, "true");
     let none = ask(&w, "POST", "/v0/data/hello/nothing", &[], b"{}")?;

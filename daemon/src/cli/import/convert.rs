@@ -38,7 +38,7 @@ impl Kind {
         match self {
             Self::Kept => "taken over",
             Self::Changed => "taken over in another form: please look at these",
-            Self::Missing => "without a counterpart",
+            Self::Missing => "not taken over",
         }
     }
 }
@@ -60,17 +60,30 @@ pub struct Imported {
 }
 
 /// A server that OPA knows.
-#[derive(Default)]
 struct Service {
     url: String,
-    bearer: Option<PathBuf>,
+    token: Option<Zeroizing<String>>,
+    token_path: Option<String>,
     ca: Option<String>,
+    /// What a table that asks it says of it; none before the first.
+    lines: Option<String>,
+}
+
+/// A key that bundles are signed with.
+struct Key {
+    algorithm: Option<String>,
+    scope: Option<String>,
+    text: Option<String>,
+    /// Where it stands, once a bundle has named it.
+    file: Option<PathBuf>,
+    used: bool,
 }
 
 struct Converter<'a> {
     opa: Source,
     dir: &'a Path,
     services: BTreeMap<String, Service>,
+    keys: BTreeMap<String, Key>,
     out: Imported,
 }
 
@@ -80,8 +93,9 @@ pub fn convert(opa: Value, dir: &Path) -> Result<Imported, String> {
         return Err("OPA's configuration is an object: `services`, `bundles` and so on".to_owned());
     }
     let out = Imported { toml: String::new(), files: Vec::new(), notes: Vec::new() };
-    let mut c = Converter { opa: Source(opa), dir, services: BTreeMap::new(), out };
+    let mut c = Converter { opa: Source(opa), dir, services: BTreeMap::new(), keys: BTreeMap::new(), out };
     c.services();
+    c.keys();
     let (listen, decision) = c.front_doors();
     let bundles = c.bundles();
     let state = c.opa.text(&["persistence_directory"]);
@@ -145,9 +159,17 @@ impl Converter<'_> {
     }
 
     /// Puts a secret into a file of its own.
-    fn file(&mut self, below: &str, name: &str, content: String) -> PathBuf {
-        let path = self.dir.join(below).join(name);
-        self.out.files.push((path.clone(), Zeroizing::new(content)));
+    fn file(&mut self, below: &str, name: &str, ending: &str, content: Zeroizing<String>) -> PathBuf {
+        let dir = self.dir.join(below);
+        let mut path = dir.join(format!("{name}.{ending}"));
+        // Two names may differ in what a file's name has no room for.
+        for n in 2.. {
+            if !self.out.files.iter().any(|(there, _)| *there == path) {
+                break;
+            }
+            path = dir.join(format!("{name}-{n}.{ending}"));
+        }
+        self.out.files.push((path.clone(), content));
         path
     }
 
@@ -158,64 +180,69 @@ impl Converter<'_> {
             self.opa.0["services"] = Value::Object(named.collect());
         }
         for name in self.opa.names(&["services"]) {
-            let at = |key: &'static str| ["services", name.as_str(), key].map(str::to_owned);
             let take = |c: &mut Self, path: &[&str]| {
                 let full: Vec<&str> = ["services", &name].into_iter().chain(path.iter().copied()).collect();
                 c.opa.text(&full)
             };
-            let mut service = Service { url: take(self, &["url"]).unwrap_or_default(), ..Service::default() };
+            let url = take(self, &["url"]).unwrap_or_default();
             take(self, &["name"]);
-            if let Some(token) = take(self, &["credentials", "bearer", "token"]) {
-                service.bearer = Some(self.file("secrets", &format!("{}.token", file_name(&name)), token));
-                self.note(
-                    at("credentials.bearer.token").join("."),
-                    Kind::Changed,
-                    "a file of its own, mode 0600",
-                );
-            }
-            if let Some(path) = take(self, &["credentials", "bearer", "token_path"]) {
-                service.bearer = Some(path.into());
-                self.note(at("credentials.bearer.token_path").join("."), Kind::Kept, "bearer_file");
-            }
+            let token = take(self, &["credentials", "bearer", "token"]).map(Zeroizing::new);
+            let token_path = take(self, &["credentials", "bearer", "token_path"]);
+            let ca = take(self, &["tls", "ca_cert"]);
             match take(self, &["credentials", "bearer", "scheme"]) {
                 Some(scheme) if !scheme.eq_ignore_ascii_case("bearer") => {
-                    self.note(
-                        at("credentials.bearer.scheme").join("."),
-                        Kind::Missing,
-                        "`Bearer` alone is sent",
-                    );
+                    let setting = format!("services.{name}.credentials.bearer.scheme");
+                    self.note(setting, Kind::Missing, "`Bearer` alone is sent");
                 }
                 _ => {}
             }
-            service.ca = take(self, &["tls", "ca_cert"]);
-            if service.ca.is_some() {
-                self.note(at("tls.ca_cert").join("."), Kind::Kept, "ca_file");
-            }
             if take(self, &["allow_insecure_tls"]).is_some_and(|v| v == "true") {
                 self.note(
-                    at("allow_insecure_tls").join("."),
+                    format!("services.{name}.allow_insecure_tls"),
                     Kind::Missing,
                     "certificates are always checked: name the authority in `ca_file`",
                 );
             }
-            self.services.insert(name, service);
+            self.opa.done(&["services", &name]);
+            self.services.insert(name, Service { url, token, token_path, ca, lines: None });
         }
+    }
+
+    /// What goes with a service's address, as lines of TOML. What it has is listed, and written, with its first use.
+    fn service_lines(&mut self, name: &str) -> Option<(String, String)> {
+        let s = self.services.get_mut(name)?;
+        let url = s.url.clone();
+        if let Some(lines) = &s.lines {
+            return Some((url, lines.clone()));
+        }
+        let (token, token_path, ca) = (s.token.take(), s.token_path.take(), s.ca.take());
+        let mut lines = String::new();
+        let at = |key: &str| format!("services.{name}.{key}");
+        if let Some(token) = token {
+            let path = self.file("secrets", &file_name(name), "token", token);
+            let _ = writeln!(lines, "bearer_file = {}", quoted(&path.display().to_string()));
+            self.note(at("credentials.bearer.token"), Kind::Changed, "a file of its own, mode 0600");
+        } else if let Some(path) = token_path {
+            let _ = writeln!(lines, "bearer_file = {}", quoted(&path));
+            self.note(at("credentials.bearer.token_path"), Kind::Kept, "bearer_file");
+        }
+        if let Some(ca) = ca {
+            let _ = writeln!(lines, "ca_file = {}", quoted(&ca));
+            self.note(at("tls.ca_cert"), Kind::Kept, "ca_file");
+        }
+        if let Some(s) = self.services.get_mut(name) {
+            s.lines = Some(lines.clone());
+        }
+        Some((url, lines))
     }
 
     /// A service's address with a path, and what goes with it as lines of TOML.
     fn remote(&mut self, setting: &str, service: &str, path: &str) -> Option<String> {
-        let Some(s) = self.services.get(service) else {
+        let Some((url, lines)) = self.service_lines(service) else {
             self.note(setting, Kind::Missing, format!("there is no service `{service}`"));
             return None;
         };
-        let url = format!("{}/{}", s.url.trim_end_matches('/'), path.trim_start_matches('/'));
-        let mut lines = format!("url = {}\n", quoted(&url));
-        if let Some(bearer) = &s.bearer {
-            let _ = writeln!(lines, "bearer_file = {}", quoted(&bearer.display().to_string()));
-        }
-        if let Some(ca) = &s.ca {
-            let _ = writeln!(lines, "ca_file = {}", quoted(ca));
-        }
+        let url = format!("{}/{}", url.trim_end_matches('/'), path.trim_start_matches('/'));
         match url.parse::<Url>() {
             Err(e) => self.note(setting, Kind::Missing, e.to_string()),
             Ok(parsed) if !parsed.is_tls() && !matches!(parsed.host(), "127.0.0.1" | "::1" | "localhost") => {
@@ -227,7 +254,85 @@ impl Converter<'_> {
             }
             Ok(_) => {}
         }
-        Some(lines)
+        Some(format!("url = {}\n{lines}", quoted(&url)))
+    }
+
+    /// The keys, which several bundles may name.
+    fn keys(&mut self) {
+        for id in self.opa.names(&["keys"]) {
+            let take = |c: &mut Self, key: &str| c.opa.text(&["keys", &id, key]);
+            let key = Key {
+                algorithm: take(self, "algorithm"),
+                scope: take(self, "scope"),
+                text: take(self, "key").filter(|k| !k.is_empty()),
+                file: None,
+                used: false,
+            };
+            self.opa.done(&["keys", &id]);
+            self.keys.insert(id, key);
+        }
+    }
+
+    /// What a bundle's signature takes, as lines of TOML. Whatever is wrong with it, a key is named: one that is not there
+    /// keeps the daemon from starting, where none at all would let it take what nobody signed.
+    fn signing(&mut self, bundle: &str) -> String {
+        let setting = format!("bundles.{bundle}.signing");
+        let take = |c: &mut Self, key: &str| c.opa.text(&["bundles", bundle, "signing", key]);
+        let (id, scope) = (take(self, "keyid"), take(self, "scope"));
+        if self.opa.take(&["bundles", bundle, "signing", "exclude_files"]).is_some() {
+            self.note(format!("{setting}.exclude_files"), Kind::Missing, "every file must be signed");
+        }
+        self.opa.done(&["bundles", bundle, "signing"]);
+        // Without a name the signature itself says which key: that is settled where there is one.
+        let only = self.keys.keys().next().filter(|_| self.keys.len() == 1).cloned();
+        let named = id.or(only).unwrap_or_default();
+        let mut lines = String::new();
+        let key = self.keys.get_mut(&named).map(|k| {
+            k.used = true;
+            (k.algorithm.clone(), k.scope.clone(), k.file.clone(), k.text.clone())
+        });
+        let (algorithm, key_scope, file, text) = key.unwrap_or_default();
+        let path = match (file, text) {
+            (Some(file), _) => Some(file),
+            (None, Some(text)) if text.starts_with('/') && !text.contains('\n') => Some(text.into()),
+            (None, Some(text)) => Some(self.file("keys", &file_name(&named), "pem", Zeroizing::new(text))),
+            (None, None) => None,
+        };
+        if let Some(path) = path {
+            let _ = writeln!(lines, "key_file = {}", quoted(&path.display().to_string()));
+            if let Some(k) = self.keys.get_mut(&named) {
+                k.file = Some(path);
+            }
+            self.note(setting.as_str(), Kind::Kept, "what is not signed with the key is refused");
+        } else {
+            let name = if named.is_empty() { file_name(bundle) } else { file_name(&named) };
+            let path = self.dir.join("keys").join(format!("{name}.pem"));
+            let _ = writeln!(lines, "key_file = {}", quoted(&path.display().to_string()));
+            let which = if named.is_empty() {
+                "it names no key (`keyid`)".to_owned()
+            } else {
+                format!("there is no `keys.{named}.key`")
+            };
+            let what =
+                format!("{which}: put it at {}; before that the daemon does not start", path.display());
+            self.note(setting.as_str(), Kind::Missing, what);
+        }
+        if let Some(algorithm) = algorithm {
+            let _ = writeln!(lines, "key_algorithm = {}", quoted(&algorithm));
+        }
+        if !named.is_empty() {
+            let _ = writeln!(lines, "key_id = {}", quoted(&named));
+        }
+        if let (Some(_), Some(of_key)) = (&scope, &key_scope)
+            && scope != key_scope
+        {
+            let what = format!("`{of_key}` is not asked for here: {setting}.scope is");
+            self.note(format!("keys.{named}.scope"), Kind::Changed, what);
+        }
+        if let Some(scope) = scope.or(key_scope) {
+            let _ = writeln!(lines, "scope = {}", quoted(&scope));
+        }
+        lines
     }
 
     /// Where to listen with OPA's default decision, and the decision of the front doors.
@@ -254,6 +359,7 @@ impl Converter<'_> {
                 Some(path.unwrap_or_else(|| "envoy/authz/allow".to_owned()).trim_matches('/').to_owned());
             self.note(named("path"), Kind::Kept, "policy.decision");
             self.note("(the plugin's input)", Kind::Kept, "serve.envoy_input");
+            self.opa.done(&PLUGIN);
             if plugin(self, "dry-run").is_some_and(|v| v == "true") {
                 self.note(
                     named("dry-run"),
@@ -307,6 +413,7 @@ impl Converter<'_> {
                 Some(path) => Some(format!("file = {}\n", quoted(path))),
                 None => self.remote(&setting, &service, &resource),
             };
+            self.opa.done(&["bundles", &name]);
             let Some(lines) = lines else { continue };
             let _ = write!(toml, "\n[[policy.bundle]]\nname = {}\n{lines}", quoted(&file_name(&name)));
             for (theirs, ours) in [
@@ -318,41 +425,9 @@ impl Converter<'_> {
                     let _ = writeln!(toml, "{ours} = {}", quoted(&format!("{seconds}s")));
                 }
             }
-            if let Some(id) = take(self, &["signing", "keyid"]) {
-                let algorithm =
-                    self.opa.text(&["keys", &id, "algorithm"]).unwrap_or_else(|| "RS256".to_owned());
-                let scope =
-                    take(self, &["signing", "scope"]).or_else(|| self.opa.text(&["keys", &id, "scope"]));
-                match self.opa.text(&["keys", &id, "key"]) {
-                    Some(key) if key.starts_with('/') && !key.contains('\n') => {
-                        let _ = writeln!(toml, "key_file = {}", quoted(&key));
-                    }
-                    Some(key) => {
-                        let path = self.file("keys", &format!("{}.pem", file_name(&id)), key);
-                        let _ = writeln!(toml, "key_file = {}", quoted(&path.display().to_string()));
-                    }
-                    None => self.note(
-                        format!("keys.{id}.key"),
-                        Kind::Missing,
-                        "the key of a signed bundle is not there",
-                    ),
-                }
-                let _ = writeln!(toml, "key_algorithm = {}\nkey_id = {}", quoted(&algorithm), quoted(&id));
-                if let Some(scope) = scope {
-                    let _ = writeln!(toml, "scope = {}", quoted(&scope));
-                }
-                self.note(
-                    format!("{setting}.signing"),
-                    Kind::Kept,
-                    "what is not signed with the key is refused",
-                );
-            }
-            if self.opa.take(&["bundles", &name, "signing", "exclude_files"]).is_some() {
-                self.note(
-                    format!("{setting}.signing.exclude_files"),
-                    Kind::Missing,
-                    "every file must be signed",
-                );
+            if self.opa.get(&["bundles", &name, "signing"]).is_some() {
+                let lines = self.signing(&name);
+                toml.push_str(&lines);
             }
             if take(self, &["trigger"]).is_some_and(|t| t != "periodic") {
                 self.note(format!("{setting}.trigger"), Kind::Missing, "bundles are fetched by themselves");
@@ -423,7 +498,15 @@ impl Converter<'_> {
                 // OPA's default of 32 KiB a batch, and its unlimited buffer, are none of ours.
                 let least = if ours == "batch_bytes" { 4096 } else { 65_536 };
                 let _ = writeln!(toml, "{ours} = {}", n.max(least));
-                self.note(format!("{AT}.reporting.{theirs}"), Kind::Kept, format!("decision_log.{ours}"));
+                let (kind, what) = if n < least {
+                    (
+                        Kind::Changed,
+                        format!("decision_log.{ours} is {least}, the least there is (it was {n})"),
+                    )
+                } else {
+                    (Kind::Kept, format!("decision_log.{ours}"))
+                };
+                self.note(format!("{AT}.reporting.{theirs}"), kind, what);
             }
         }
         if let Some(seconds) = self.opa.number(&[AT, "reporting", "max_delay_seconds"]) {
@@ -431,6 +514,7 @@ impl Converter<'_> {
             self.note(format!("{AT}.reporting.max_delay_seconds"), Kind::Kept, "decision_log.batch_time");
         }
         self.opa.take(&[AT, "reporting", "min_delay_seconds"]);
+        self.opa.done(&[AT]);
         match self.opa.text(&[AT, "mask_decision"]) {
             Some(mask) if mask.trim_matches('/') != "system/log/mask" => {
                 self.note(
@@ -448,15 +532,27 @@ impl Converter<'_> {
 
     /// What is left.
     fn rest(&mut self) {
+        for (name, s) in std::mem::take(&mut self.services) {
+            if s.lines.is_none() {
+                let what =
+                    "no bundle and no log that was taken over asks it; its tokens and keys were not written";
+                self.note(format!("services.{name}"), Kind::Missing, what);
+            }
+        }
+        for (id, _) in std::mem::take(&mut self.keys).into_iter().filter(|(_, k)| !k.used) {
+            self.note(format!("keys.{id}"), Kind::Missing, "no bundle names it");
+        }
         for setting in self.opa.left() {
             let text = match setting.split('.').next().unwrap_or_default() {
                 "status" => "`portcullis status`, `/metrics` and `/health` tell it",
                 "discovery" => "the configuration is one file; bundles are fetched",
                 "caching" | "nd_builtin_cache" => "there is no cache between queries but that of verdicts",
-                "keys" => "no bundle is signed with it",
+                "keys" => "signatures are checked with `key` alone",
                 "server" => "the front doors have their own bounds: `serve`",
                 "storage" => "policies and data are kept in memory",
-                "distributed_tracing" => "not taken over",
+                "distributed_tracing" => {
+                    "not the same: `[trace]` sends OTLP over HTTP; name the collector's address in its `endpoint`"
+                }
                 _ => "nothing like it",
             };
             self.note(setting, Kind::Missing, text);

@@ -26,29 +26,46 @@ pub fn substituted(text: &str, get: impl Fn(&str) -> Option<String>) -> String {
 pub struct Source(pub Value);
 
 impl Source {
-    /// Takes a setting out.
-    pub fn take(&mut self, path: &[&str]) -> Option<Value> {
-        let (last, above) = path.split_last()?;
-        let mut at = &mut self.0;
-        for name in above {
-            at = at.get_mut(name)?;
-        }
-        at.as_object_mut()?.remove(*last).filter(|v| !v.is_null())
+    /// What stands there.
+    pub fn get(&self, path: &[&str]) -> Option<&Value> {
+        path.iter().try_fold(&self.0, |at, name| at.get(name)).filter(|v| !v.is_null())
     }
 
-    /// The same of a string.
-    pub fn text(&mut self, path: &[&str]) -> Option<String> {
-        match self.take(path)? {
-            Value::String(s) => Some(s),
-            Value::Number(n) => Some(n.to_string()),
-            Value::Bool(b) => Some(b.to_string()),
-            _ => None,
+    /// Takes a setting out, and with it what holds nothing else.
+    pub fn take(&mut self, path: &[&str]) -> Option<Value> {
+        let (last, above) = path.split_last()?;
+        let at = above.iter().try_fold(&mut self.0, |at, name| at.get_mut(name))?.as_object_mut()?;
+        let taken = at.remove(*last);
+        if at.is_empty() && !above.is_empty() {
+            self.take(above);
         }
+        taken.filter(|v| !v.is_null())
+    }
+
+    /// The same of what is read as a string; anything else stays, to be listed.
+    pub fn text(&mut self, path: &[&str]) -> Option<String> {
+        let text = match self.get(path)? {
+            Value::String(s) => s.clone(),
+            Value::Number(n) => n.to_string(),
+            Value::Bool(b) => b.to_string(),
+            _ => return None,
+        };
+        self.take(path);
+        Some(text)
     }
 
     /// The same of a whole number.
     pub fn number(&mut self, path: &[&str]) -> Option<u64> {
-        self.take(path)?.as_u64()
+        let number = self.get(path)?.as_u64()?;
+        self.take(path);
+        Some(number)
+    }
+
+    /// Takes out an object that holds nothing (more).
+    pub fn done(&mut self, path: &[&str]) {
+        if self.get(path).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+            self.take(path);
+        }
     }
 
     /// Names of an object's members.
@@ -61,7 +78,7 @@ impl Source {
     pub fn left(&self) -> Vec<String> {
         fn walk(at: &Value, path: &str, out: &mut Vec<String>) {
             match at {
-                Value::Object(members) => {
+                Value::Object(members) if path.is_empty() || !members.is_empty() => {
                     for (name, value) in members {
                         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                         walk(value, &path, out);

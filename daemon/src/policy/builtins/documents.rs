@@ -81,11 +81,6 @@ fn written(value: &Value, depth: usize, indent: usize, prefix: usize) -> usize {
     })
 }
 
-/// `yaml.unmarshal(text)`
-pub fn yaml_unmarshal(args: &[Value]) -> Answer {
-    yaml(&text(args, 0)?)
-}
-
 /// `yaml.is_valid(text)`
 pub fn yaml_is_valid(args: &[Value]) -> Answer {
     match yaml(&text(args, 0)?) {

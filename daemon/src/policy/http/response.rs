@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use regorus::Value;
 
 use super::{super::builtins, Answered, CallFault};
+use crate::policy::yaml;
 
 /// Bodies that are read whatever type they have.
 #[derive(Clone, Copy, Default)]
@@ -34,7 +35,7 @@ pub fn answered(answer: &Answered, decode: Decode) -> Value {
     let body = if decode.json || kind == "application/json" {
         serde_json::from_str(&raw).ok().map(builtins::value)
     } else if decode.yaml || matches!(kind.as_str(), "application/yaml" | "application/x-yaml") {
-        builtins::yaml(&raw).ok()
+        yaml::read(&raw).ok()
     } else {
         None
     };

@@ -95,11 +95,23 @@ fn the_examples_run_on_the_machine_and_decide_as_the_interpreter_does() {
 }
 
 #[test]
+fn what_fails_in_a_path_says_where() {
+    let body = "package p\nimport rego.v1\ndecision := true\nn := to_number(input.x)\ntwo := 1 if input.x\ntwo := 2 if input.x\n";
+    let set = load_files(&[("deep/p.rego", body)]).unwrap();
+    let input = json!({"x": "a"}).into();
+    let PolicyError::Placed(at) = set.eval_path(&["p", "two"], &input).unwrap_err() else { panic!() };
+    assert!(at.is_conflict && !at.message.contains('/'), "{at}");
+    assert_eq!((at.file.as_str(), at.line > 4), ("p.rego", true), "{at}");
+    let PolicyError::Placed(at) = set.builtin_fault(&["p", "n"], &input).unwrap() else { panic!() };
+    assert_eq!((at.is_conflict, at.file.as_str(), at.line), (false, "p.rego", 4), "{at}");
+}
+
+#[test]
 fn any_path_can_be_asked_for() {
     let set = load_files(&[
         ("p.rego", "package p\nimport rego.v1\ndecision := true\nname := input.name\nfalsehood := false\ndefault d := {1}"),
         ("lists/data.json", r#"{"names": ["a", "b"]}"#),
-        ("lists/deep/data.yaml", "n: 1"),
+        ("lists/deep/data.yaml", "number: 1"),
     ])
     .unwrap();
     let ask = |path: &[&str]| set.eval_path(path, &json!({"name": "x"}).into()).unwrap();
@@ -109,7 +121,7 @@ fn any_path_can_be_asked_for() {
     assert_eq!(ask(&["p", "d"]), Some(json!([1])));
     assert_eq!(ask(&["p"]).unwrap()["name"], json!("x"));
     assert_eq!(ask(&["lists", "names"]), Some(json!(["a", "b"])));
-    assert_eq!(ask(&["lists", "deep", "n"]), Some(json!(1)));
+    assert_eq!(ask(&["lists", "deep", "number"]), Some(json!(1)));
     for absent in
         [&["p", "other"][..], &["other"], &["lists", "names", "x"], &["p", "\"] = 1; x := [1"], &["p", "\n"]]
     {

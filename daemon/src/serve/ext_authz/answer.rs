@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::messages::{
     APPEND, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus, OVERWRITE,
-    OkHttpResponse, Status,
+    OkHttpResponse, QueryParameter, Status,
 };
 use crate::{
     decide::{DecisionId, Permit, Refusal, Ruling},
@@ -37,6 +37,8 @@ impl Answer {
             headers: Vec::new(),
             headers_to_remove: Vec::new(),
             response_headers_to_add: Vec::new(),
+            query_parameters_to_set: Vec::new(),
+            query_parameters_to_remove: Vec::new(),
         };
         // What the service is told of the token is never the client's own word.
         match permit.subject().filter(|s| is_value(s)) {
@@ -60,6 +62,10 @@ impl Answer {
                 }
             }
             ok.headers_to_remove.extend(reply.removed.iter().cloned());
+            let parameter =
+                |(key, value): &(String, String)| QueryParameter { key: key.clone(), value: value.clone() };
+            ok.query_parameters_to_set.extend(reply.query.iter().map(parameter));
+            ok.query_parameters_to_remove.extend(reply.query_removed.iter().cloned());
             ok.response_headers_to_add
                 .extend(reply.response_headers.iter().map(|(n, v)| header(n, v, APPEND)));
         }

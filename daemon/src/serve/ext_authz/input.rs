@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value, json};
 
-use super::messages::{AttributeContext, CheckRequest, HttpRequest, Peer};
+use super::messages::{AttributeContext, CheckRequest, HttpRequest, Metadata, Peer};
 
 /// The members, to stand beside our own. A body that says it is JSON and is none is malformed, as it is to OPA.
 pub(super) fn members(check: &CheckRequest) -> Result<Value, Reason> {
@@ -13,7 +13,7 @@ pub(super) fn members(check: &CheckRequest) -> Result<Value, Reason> {
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(Reason::RequestMalformed)?;
     let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
     let mut members = Map::new();
-    members.insert("attributes".to_owned(), context(attributes, http));
+    members.insert("attributes".to_owned(), context(attributes, http)?);
     let decoded: Vec<String> = path.trim_start_matches('/').split('/').map(|s| decode(s, false)).collect();
     members.insert("parsed_path".to_owned(), decoded.into());
     members.insert("parsed_query".to_owned(), parsed_query(query));
@@ -24,7 +24,7 @@ pub(super) fn members(check: &CheckRequest) -> Result<Value, Reason> {
     Ok(members.into())
 }
 
-fn context(attributes: &AttributeContext, http: &HttpRequest) -> Value {
+fn context(attributes: &AttributeContext, http: &HttpRequest) -> Result<Value, Reason> {
     let mut request = Map::new();
     let time = attributes.request.as_ref().and_then(|r| r.time.as_ref());
     if let Some(time) = time {
@@ -43,7 +43,61 @@ fn context(attributes: &AttributeContext, http: &HttpRequest) -> Value {
             attributes.context_extensions.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
         all.insert("contextExtensions".to_owned(), extensions.into());
     }
-    all.into()
+    for (name, given) in [
+        ("metadataContext", &attributes.metadata_context),
+        ("routeMetadataContext", &attributes.route_metadata_context),
+    ] {
+        if let Some(given) = given {
+            all.insert(name.to_owned(), metadata(given)?);
+        }
+    }
+    if let Some(session) = &attributes.tls_session {
+        all.insert("tlsSession".to_owned(), texts([("sni", &session.sni)]).into());
+    }
+    Ok(all.into())
+}
+
+/// A message that is there but says nothing is an empty object.
+fn metadata(given: &Metadata) -> Result<Value, Reason> {
+    let mut all = Map::new();
+    if !given.filter_metadata.is_empty() {
+        let named = given.filter_metadata.iter().map(|(name, s)| Ok((name.clone(), plain_struct(s)?)));
+        let named: Map<String, Value> = named.collect::<Result<_, Reason>>()?;
+        all.insert("filterMetadata".to_owned(), named.into());
+    }
+    Ok(all.into())
+}
+
+fn plain_struct(of: &prost_types::Struct) -> Result<Value, Reason> {
+    of.fields
+        .iter()
+        .map(|(name, v)| Ok((name.clone(), plain(v)?)))
+        .collect::<Result<_, _>>()
+        .map(Value::Object)
+}
+
+/// A `google.protobuf.Value` as JSON. One that is nothing, or a number that JSON has not, is an error to protobuf's own
+/// mapping too. How deep they nest is bounded where the message is read.
+fn plain(value: &prost_types::Value) -> Result<Value, Reason> {
+    use prost_types::value::Kind;
+    Ok(match value.kind.as_ref().ok_or(Reason::RequestMalformed)? {
+        Kind::NullValue(_) => Value::Null,
+        Kind::BoolValue(b) => (*b).into(),
+        Kind::NumberValue(n) => number(*n).ok_or(Reason::RequestMalformed)?,
+        Kind::StringValue(s) => s.as_str().into(),
+        Kind::StructValue(s) => plain_struct(s)?,
+        Kind::ListValue(list) => {
+            let items: Result<Vec<Value>, Reason> = list.values.iter().map(plain).collect();
+            items?.into()
+        }
+    })
+}
+
+/// A whole number is written as one, without `.0`.
+fn number(n: f64) -> Option<Value> {
+    let text = format!("{n}");
+    let whole = (n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_992.0).then(|| text.parse::<i64>().ok());
+    whole.flatten().map(Value::from).or_else(|| serde_json::Number::from_f64(n).map(Value::Number))
 }
 
 fn peer_of(peer: &Peer) -> Value {
@@ -243,6 +297,50 @@ mod tests {
                 "version": {"encoding": "protojson", "ext_authz": "v3"},
             })
         );
+    }
+
+    #[test]
+    fn what_filters_and_routes_say_is_handed_on() {
+        use prost_types::{ListValue, Struct, Value as Any, value::Kind};
+        let any = |kind| Any { kind: Some(kind) };
+        let given = |fields: Vec<(&str, Any)>| Metadata {
+            filter_metadata: [(
+                "envoy.filters.http.jwt_authn".to_owned(),
+                Struct { fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() },
+            )]
+            .into(),
+        };
+        let list =
+            vec![any(Kind::NumberValue(1.0)), any(Kind::NumberValue(-2.5)), any(Kind::NumberValue(1e300))];
+        let deep = Struct { fields: [("b".to_owned(), any(Kind::BoolValue(true)))].into() };
+        let mut check = check(post("", &[]));
+        let attributes = check.attributes.as_mut().unwrap();
+        attributes.metadata_context = Some(given(vec![
+            ("list", any(Kind::ListValue(ListValue { values: list }))),
+            ("none", any(Kind::NullValue(0))),
+            ("sub", any(Kind::StringValue("ann".into()))),
+            ("deep", any(Kind::StructValue(deep))),
+        ]));
+        attributes.route_metadata_context = Some(Metadata::default());
+        attributes.tls_session = Some(super::super::messages::TlsSession { sni: "api.test".into() });
+        let made = members(&check).unwrap()["attributes"].clone();
+        assert_eq!(
+            made["metadataContext"],
+            json!({"filterMetadata": {"envoy.filters.http.jwt_authn": {
+                "list": [1, -2.5, 1e300], "none": null, "sub": "ann", "deep": {"b": true},
+            }}})
+        );
+        assert!(
+            made["metadataContext"]["filterMetadata"]["envoy.filters.http.jwt_authn"]["list"][0].is_i64()
+        );
+        assert_eq!(made["routeMetadataContext"], json!({}));
+        assert_eq!(made["tlsSession"], json!({"sni": "api.test"}));
+        for bad in
+            [any(Kind::NumberValue(f64::NAN)), any(Kind::NumberValue(f64::INFINITY)), Any { kind: None }]
+        {
+            check.attributes.as_mut().unwrap().metadata_context = Some(given(vec![("x", bad)]));
+            assert_eq!(members(&check), Err(Reason::RequestMalformed));
+        }
     }
 
     #[test]

@@ -25,6 +25,28 @@ pub(crate) struct AttributeContext {
     pub request: Option<Request>,
     #[prost(map = "string, string", tag = "10")]
     pub context_extensions: HashMap<String, String>,
+    /// What Envoy's filters said of the request.
+    #[prost(message, optional, tag = "11")]
+    pub metadata_context: Option<Metadata>,
+    #[prost(message, optional, tag = "12")]
+    pub tls_session: Option<TlsSession>,
+    /// What the route's configuration says.
+    #[prost(message, optional, tag = "13")]
+    pub route_metadata_context: Option<Metadata>,
+}
+
+/// `Metadata`, by the filter's name. The typed kind (`Any`) is of messages that are not known here.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Metadata {
+    #[prost(map = "string, message", tag = "1")]
+    pub filter_metadata: HashMap<String, prost_types::Struct>,
+}
+
+/// `AttributeContext.TLSSession`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TlsSession {
+    #[prost(string, tag = "1")]
+    pub sni: String,
 }
 
 /// `AttributeContext.Peer`.
@@ -160,6 +182,19 @@ pub(super) struct OkHttpResponse {
     pub headers_to_remove: Vec<String>,
     #[prost(message, repeated, tag = "6")]
     pub response_headers_to_add: Vec<HeaderValueOption>,
+    #[prost(message, repeated, tag = "7")]
+    pub query_parameters_to_set: Vec<QueryParameter>,
+    #[prost(string, repeated, tag = "8")]
+    pub query_parameters_to_remove: Vec<String>,
+}
+
+/// `QueryParameter`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct QueryParameter {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 /// `HttpStatus`.

@@ -11,6 +11,7 @@ use crate::{
     serve::{
         contained::Panicked,
         doors::{DoorSettings, Doors},
+        forward::malformed,
         peer::Peer,
     },
     telemetry::Door,
@@ -21,11 +22,24 @@ use crate::{
 pub(super) async fn decide(doors: &Doors, check: &CheckRequest, peer: &Peer) -> Result<Ruling, Panicked> {
     let foreign = doors.settings.envoy_input.then(|| super::input::members(check)).transpose();
     let read = read(check, &doors.settings);
-    match read.and_then(|read| foreign.as_ref().map(|foreign| (read, foreign)).map_err(|reason| *reason)) {
-        Ok(((request, credential), foreign)) => {
+    let foreign = match &foreign {
+        Ok(foreign) => foreign,
+        Err(Reason::RequestMalformed) if read.is_ok() => {
+            return Ok(malformed("the body or Envoy's metadata cannot be read as JSON".to_owned()));
+        }
+        Err(reason) => return Ok(Ruling::deny(*reason)),
+    };
+    match read {
+        Ok((request, credential)) => {
             let request = decide::Request { foreign: foreign.as_ref(), ..request };
             let by = Asker { door: Door::ExtAuthz, peer: &peer.address };
             doors.request(by, &request, credential).await
+        }
+        Err(Reason::RequestMalformed) => {
+            let path = decide::BadPath::WHY;
+            Ok(malformed(format!(
+                "a check has a method of letters, each header once, and a path, which {path}"
+            )))
         }
         Err(reason) => Ok(Ruling::deny(reason)),
     }

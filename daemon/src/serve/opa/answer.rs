@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     decide::DataFault,
+    policy::PolicyError,
     serve::doors::{Answer, json as json_answer},
 };
 
@@ -40,13 +41,28 @@ impl Fault {
             DataFault::Malformed(what) => {
                 Self::parameter(format!("{place} contains malformed input document: {what}"))
             }
-            DataFault::Failed(reason, what) => Self {
-                reason,
-                status: 500,
-                code: "internal_error",
-                message: "error(s) occurred while evaluating query".to_owned(),
-                errors: vec![json!({"code": "eval_error", "message": what})],
-            },
+            DataFault::Failed(e) => Self::evaluation(&e, "eval_error"),
+            DataFault::Strict(e) => Self::evaluation(&e, "eval_builtin_error"),
+        }
+    }
+
+    /// An evaluation that failed, with OPA's code for it and the place.
+    fn evaluation(e: &PolicyError, code: &str) -> Self {
+        let error = match e {
+            PolicyError::Placed(at) => {
+                let code = if at.is_conflict { "eval_conflict_error" } else { code };
+                let location = json!({"file": at.file, "row": at.line, "col": at.column});
+                json!({"code": code, "message": at.message, "location": location})
+            }
+            PolicyError::Timeout => json!({"code": "eval_cancel_error", "message": e.to_string()}),
+            e => json!({"code": "eval_error", "message": e.to_string()}),
+        };
+        Self {
+            reason: e.reason(),
+            status: 500,
+            code: "internal_error",
+            message: "error(s) occurred while evaluating query".to_owned(),
+            errors: vec![error],
         }
     }
 
@@ -93,5 +109,29 @@ impl Timings {
             "timer_rego_query_eval_ns": ns(self.eval),
             "timer_server_handler_ns": ns(self.handler),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Placed;
+
+    #[test]
+    fn failures_have_opas_codes_and_their_place() {
+        let placed = |is_conflict| {
+            let (message, file) = ("m".to_owned(), "p.rego".to_owned());
+            PolicyError::Placed(Box::new(Placed { message, is_conflict, file, line: 3, column: 4 }))
+        };
+        for (fault, code) in [
+            (DataFault::Failed(placed(false)), "eval_error"),
+            (DataFault::Strict(placed(false)), "eval_builtin_error"),
+            (DataFault::Failed(placed(true)), "eval_conflict_error"),
+            (DataFault::Strict(placed(true)), "eval_conflict_error"),
+        ] {
+            let error = Fault::data(fault, "body").errors.remove(0);
+            let location = json!({"file": "p.rego", "row": 3, "col": 4});
+            assert_eq!(error, json!({"code": code, "message": "m", "location": location}));
+        }
     }
 }

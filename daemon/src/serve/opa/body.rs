@@ -10,6 +10,7 @@ use serde::de::{self, DeserializeSeed, Visitor};
 use serde_json::Value;
 
 use super::{answer::Fault, is_yaml};
+use crate::policy;
 
 /// A body as JSON, of at most `most` bytes. What would be larger is not unpacked further than that.
 pub(super) fn plain(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Bytes, Fault> {
@@ -28,9 +29,12 @@ pub(super) fn plain(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Byt
     }
     let malformed =
         || Fault::parameter("body contains malformed input document: it is not YAML of JSON's kind");
+    let text = str::from_utf8(&body).map_err(|_| malformed())?;
+    policy::check_yaml(text)
+        .map_err(|what| Fault::parameter(format!("body contains malformed input document: {what}")))?;
     // Aliases can make little YAML into much JSON: parts are counted as they are made.
     let left = Cell::new(most);
-    let document = yaml_serde::Deserializer::from_slice(&body);
+    let document = yaml_serde::Deserializer::from_str(text);
     let value = Bounded(&left)
         .deserialize(document)
         .map_err(|_| if left.get() == 0 { Fault::of(Reason::RequestTooLarge) } else { malformed() })?;
@@ -157,6 +161,10 @@ mod tests {
         );
         assert!(plain(&headers(&[(header::CONTENT_ENCODING, "br")]), Bytes::new(), 10).is_err());
         assert!(plain(&yaml, Bytes::from("a: [1"), 100).is_err());
+        // Both are text to YAML 1.2 and something else to OPA; and bytes of another encoding are not looked through.
+        assert!(plain(&yaml, Bytes::from("input: {enabled: no}"), 100).is_err());
+        let utf16: Vec<u8> = "\u{feff}a: no".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(plain(&yaml, utf16.into(), 100).is_err());
         assert!(plain(&packed, Bytes::from("not gzip"), 100).is_err());
     }
 
@@ -179,7 +187,7 @@ mod tests {
         assert!(plain(&yaml, laughs.into(), 1 << 20).is_err());
         // One list said many times, which nests no deeper: 120 KiB that would be some thousand million parts.
         let wide =
-            format!("x: &a [{}]\ny: [{}]\n", vec!["1"; 30_000].join(","), vec!["*a"; 20_000].join(","));
+            format!("x: &a [{}]\nz: [{}]\n", vec!["1"; 30_000].join(","), vec!["*a"; 20_000].join(","));
         let before = std::time::Instant::now();
         assert_eq!(plain(&yaml, wide.into(), 1 << 20).unwrap_err().reason, Reason::RequestTooLarge);
         assert!(before.elapsed() < std::time::Duration::from_secs(5));

@@ -71,7 +71,7 @@ fn ask(
     target: &Target<'_>,
     now: i64,
 ) -> Result<(), Reason> {
-    let evidence = Evidence { dpop: Once::One(proof), certificate: Once::None };
+    let evidence = Evidence { dpop: Once::One(proof), certificate: Once::None, ..Evidence::default() };
     binder.prove(cnf, TOKEN, &evidence, target, now)
 }
 
@@ -92,9 +92,12 @@ fn a_proof_counts_once_and_for_its_own_request_and_token_alone() {
     ] {
         assert_eq!(ask(&binder, &sender.cnf, &proof, &wrong, NOW), Err(Reason::ProofInvalid), "{wrong:?}");
     }
-    let evidence = Evidence { dpop: Once::One(&proof), certificate: Once::None };
+    let evidence = Evidence { dpop: Once::One(&proof), certificate: Once::None, ..Evidence::default() };
     let stolen = binder.prove(&sender.cnf, b"another.token", &evidence, &target(), NOW);
     assert_eq!(stolen, Err(Reason::ProofInvalid));
+    let evidence = Evidence { by_other_scheme: true, ..evidence };
+    let bearer = binder.prove(&sender.cnf, TOKEN, &evidence, &target(), NOW);
+    assert_eq!(bearer, Err(Reason::BindingUnproved));
     // None of these used it up.
     assert_eq!(ask(&binder, &sender.cnf, &proof, &target(), NOW), Ok(()));
     for later in [NOW, NOW + 65] {
@@ -161,7 +164,7 @@ fn a_spoilt_proof_proves_nothing() {
     }
     assert_eq!(ask(&binder, &sender.cnf, &good, &target(), NOW), Ok(()));
     for (dpop, want) in [(Once::None, Reason::BindingUnproved), (Once::Bad, Reason::ProofInvalid)] {
-        let evidence = Evidence { dpop, certificate: Once::None };
+        let evidence = Evidence { dpop, certificate: Once::None, ..Evidence::default() };
         assert_eq!(binder.prove(&sender.cnf, TOKEN, &evidence, &target(), NOW), Err(want));
     }
 }
@@ -228,7 +231,7 @@ fn a_certificate_is_known_by_its_thumbprint_in_each_gateways_form() {
     for (certificate, header, good) in cases {
         let binder = binder(BindingSettings { certificate, ..BindingSettings::default() });
         let ask = |certificate| {
-            let evidence = Evidence { dpop: Once::None, certificate };
+            let evidence = Evidence { dpop: Once::None, certificate, ..Evidence::default() };
             binder.prove(&cnf, TOKEN, &evidence, &target(), NOW)
         };
         let want = if good { Ok(()) } else { Err(Reason::BindingUnproved) };

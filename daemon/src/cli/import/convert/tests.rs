@@ -55,8 +55,8 @@ fn all_of_it_is_taken_over_or_listed() {
     assert_eq!(b.ca_file.as_deref(), Some(Path::new("/etc/ssl/acme.pem")));
     assert_eq!((b.poll_min.0.as_secs(), b.poll_max.0.as_secs(), b.long_poll.0.as_secs()), (10, 20, 30));
     assert_eq!(
-        (b.key_algorithm.as_str(), b.key_id.as_deref(), b.scope.as_deref()),
-        ("ES256", Some("k1"), Some("prod"))
+        (b.key_algorithm.as_deref(), b.key_id.as_deref(), b.scope.as_deref()),
+        (Some("ES256"), Some("k1"), Some("prod"))
     );
     assert_eq!(b.key_file.as_deref(), Some(Path::new("/etc/p/keys/k1.pem")));
     assert_eq!(c.serve.default_decision, "http/authz/allow");
@@ -92,6 +92,79 @@ fn an_empty_one_and_a_list_of_services_are_read() {
     let listed = "services: [{name: a, url: 'https://a.example'}]\nbundles: {x: {service: a}}\n";
     assert!(import(listed).toml.contains("https://a.example/bundles/x"));
     assert!(convert(serde_json::json!([]), Path::new("/")).is_err());
+}
+
+fn note<'a>(imported: &'a Imported, setting: &str) -> (Kind, &'a str) {
+    let found = imported.notes.iter().find(|n| n.setting == setting);
+    found.map(|n| (n.kind, n.text.as_str())).unwrap_or_else(|| panic!("{setting}: {:?}", imported.notes))
+}
+
+#[test]
+fn a_bundle_that_is_to_be_signed_never_becomes_one_that_need_not() {
+    for (signing, keys, file) in [
+        ("{keyid: zz}", "{}", "zz.pem"),
+        ("{keyid: zz}", "{k: {key: abc}}", "zz.pem"),
+        ("{keyid: zz, scope: s}", "{zz: {algorithm: ES256}}", "zz.pem"),
+        ("{scope: s}", "{a: {key: abc}, b: {key: def}}", "x.pem"),
+        ("{keyid: {}}", "{}", "x.pem"),
+        ("{}", "{}", "x.pem"),
+        ("yes please", "{}", "x.pem"),
+    ] {
+        let text = format!(
+            "services: {{a: {{url: 'https://a.example'}}}}\nkeys: {keys}\nbundles: {{x: {{service: a, signing: {signing}}}}}\n"
+        );
+        let imported = import(&text);
+        let c = config::parse(Path::new("/etc/p/portcullis.toml"), &imported.toml).unwrap();
+        let path = Path::new("/etc/p/keys").join(file);
+        assert_eq!(c.policy.bundle[0].key_file.as_ref(), Some(&path), "{text}");
+        assert!(!imported.files.iter().any(|(p, _)| *p == path), "{text}");
+        let (kind, said) = note(&imported, "bundles.x.signing");
+        assert!(kind == Kind::Missing && said.contains(&path.display().to_string()), "{said}");
+    }
+    let plain = import("services: {a: {url: 'https://a.example'}}\nbundles: {x: {service: a}}\n");
+    assert!(!plain.toml.contains("key"));
+}
+
+#[test]
+fn two_bundles_may_be_signed_with_one_key_and_its_scope() {
+    let text = "services: {a: {url: 'https://a.example'}}
+keys: {g.k: {key: abc, scope: write}, g-k: {key: def, algorithm: HS256}, idle: {key: x}}
+bundles:
+  x: {service: a, signing: {keyid: g.k}}
+  xy: {service: a, signing: {keyid: g.k, scope: read}}
+  z: {service: a, signing: {keyid: g-k}}
+";
+    let imported = import(text);
+    let c = config::parse(Path::new("/etc/p/portcullis.toml"), &imported.toml).unwrap();
+    let [x, y, z] = c.policy.bundle.as_slice() else { panic!("{:?}", c.policy.bundle) };
+    assert_eq!((x.scope.as_deref(), y.scope.as_deref()), (Some("write"), Some("read")));
+    assert!(x.key_file.is_some() && x.key_file == y.key_file && x.key_file != z.key_file);
+    assert_eq!(z.key_algorithm.as_deref(), Some("HS256"));
+    assert_eq!(imported.files.len(), 2);
+    assert_eq!(note(&imported, "keys.g.k.scope").0, Kind::Changed);
+    assert_eq!(note(&imported, "keys.idle").0, Kind::Missing);
+}
+
+#[test]
+fn what_is_said_of_a_setting_is_so() {
+    let text = "services:
+  a: {url: 'https://a.example'}
+  mtls: {url: 'https://b.example', tls: {ca_cert: /ca.pem}, credentials: {bearer: {token: t0p}}}
+bundles: {x: {service: a}}
+decision_logs: {console: true, reporting: {upload_size_limit_bytes: 1000}}
+distributed_tracing: {type: grpc}
+caching: {}
+status: {console: {}}
+";
+    let imported = import(text);
+    let said = |setting: &str| note(&imported, setting);
+    assert!(imported.files.is_empty() && !imported.toml.contains("ca.pem"));
+    assert!(!imported.notes.iter().any(|n| n.setting.contains("ca_cert")), "{:?}", imported.notes);
+    assert_eq!(said("services.mtls").0, Kind::Missing);
+    let (kind, what) = said("decision_logs.reporting.upload_size_limit_bytes");
+    assert!(kind == Kind::Changed && what.contains("4096") && what.contains("1000"), "{what}");
+    assert!(said("distributed_tracing.type").1.contains("[trace]"));
+    assert_eq!((said("caching").0, said("status.console").0), (Kind::Missing, Kind::Missing));
 }
 
 #[test]
