@@ -53,8 +53,8 @@ fn what_would_be_too_much_is_refused() {
         // Searches end by the clock too, on a slow machine.
         assert!(matches!(answer, Err(Fault::Limit { .. } | Fault::Fatal(_))), "{name}: {answer:?}");
     }
-    let aliases: String =
-        (1..9).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))).collect();
+    let line = |i: usize| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","));
+    let aliases = (1..9).map(line).collect::<Vec<_>>().concat();
     let answer = call("yaml.unmarshal", &json!([format!("a0: &a0 x\n{aliases}")]));
     assert!(matches!(answer, Err(Fault::Failed(_))), "refused by the reader: {answer:?}");
     let answer = call("yaml.unmarshal", &json!([format!("[{}]", vec!["x"; 100_001].join(","))]));
@@ -63,7 +63,8 @@ fn what_would_be_too_much_is_refused() {
     begin(false);
     let args = [Value::from(""), Value::from(vec![Value::from("a".repeat(1 << 20))])];
     let all = (0..65).map(|_| (find("concat").unwrap().call)(&args));
-    assert!(matches!(all.last(), Some(Err(Fault::Limit { .. }))));
+    let all: Vec<_> = all.collect();
+    assert!(all[0].is_ok() && matches!(all[64], Err(Fault::Limit { .. })));
 }
 
 #[test]
