@@ -11,20 +11,24 @@
 
 mod amounts;
 mod args;
+mod ascii;
 mod collections;
 mod der;
 mod digest;
 mod documents;
+mod globs;
 mod jwt;
 mod keys;
 mod limits;
 mod native;
 mod net;
+mod patterns;
 mod quote;
 mod real;
 mod send;
 mod sign;
 mod sprintf;
+mod strict;
 mod text;
 mod verbs;
 mod x509;
@@ -125,6 +129,20 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "strings.replace_n" / 2 = text::replace_n,
     "indexof" / 2 = text::indexof,
     "indexof_n" / 2 = text::indexof_n,
+    "regex.match" / 2 = patterns::is_match,
+    "regex.is_valid" / 1 = patterns::is_valid,
+    "regex.find_n" / 3 = patterns::find_n,
+    "regex.find_all_string_submatch_n" / 3 = patterns::find_all_string_submatch_n,
+    "regex.split" / 2 = patterns::split,
+    "regex.replace" / 3 = patterns::replace,
+    "regex.template_match" / 4 = patterns::template_match,
+    "glob.match" / 3 = patterns::glob_match,
+    "glob.quote_meta" / 1 = patterns::quote_meta,
+    "time.parse_rfc3339_ns" / 1 = strict::parse_rfc3339_ns,
+    "urlquery.decode" / 1 = strict::urlquery_decode,
+    "urlquery.decode_object" / 1 = strict::urlquery_decode_object,
+    "semver.is_valid" / 1 = strict::semver_is_valid,
+    "semver.compare" / 2 = strict::semver_compare,
     "sprintf" / 2 = sprintf::sprintf,
     "strings.count" / 2 = text::count,
     "strings.any_prefix_match" / 2 = text::any_prefix_match,

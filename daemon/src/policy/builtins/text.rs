@@ -15,13 +15,16 @@ const COMPARED: u64 = 1 << 30;
 
 /// An array or a set of strings.
 fn all(args: &[Value], n: usize) -> Result<Vec<&str>, Fault> {
-    let string = |v| match v {
-        &Value::String(ref s) => Ok(s.as_ref()),
-        _ => Err(Fault::from(format!("operand {} must be a collection of strings", n + 1))),
-    };
+    fn strings<'a>(values: impl Iterator<Item = &'a Value>, n: usize) -> Result<Vec<&'a str>, Fault> {
+        let string = |v: &'a Value| match v {
+            Value::String(s) => Ok(s.as_ref()),
+            _ => Err(Fault::from(format!("operand {} must be a collection of strings", n + 1))),
+        };
+        values.map(string).collect()
+    }
     match args.get(n) {
-        Some(Value::Array(list)) => list.iter().map(string).collect(),
-        Some(Value::Set(set)) => set.iter().map(string).collect(),
+        Some(Value::Array(list)) => strings(list.iter(), n),
+        Some(Value::Set(set)) => strings(set.iter(), n),
         _ => Err(format!("operand {} must be array or set of strings", n + 1).into()),
     }
 }
@@ -82,16 +85,13 @@ pub fn replace_n(args: &[Value]) -> Answer {
             was_empty = false;
             let before = apart.partition_point(|(old, _)| *old <= rest);
             let found = before.checked_sub(1).and_then(|i| apart.get(i));
-            match found.and_then(|(old, new)| Some((rest.strip_prefix(old)?, new))) {
-                Some((behind, new)) => {
-                    out.push_str(new);
-                    rest = behind;
-                }
-                None => {
-                    let Some(next) = rest.chars().next() else { break };
-                    out.push(next);
-                    rest = &rest[next.len_utf8()..];
-                }
+            if let Some((behind, new)) = found.and_then(|(old, new)| Some((rest.strip_prefix(old)?, new))) {
+                out.push_str(new);
+                rest = behind;
+            } else {
+                let Some(next) = rest.chars().next() else { break };
+                out.push(next);
+                rest = &rest[next.len_utf8()..];
             }
         }
         work(out.len(), super::limits::TEXT)?;

@@ -33,6 +33,13 @@ fn what_would_be_too_much_is_refused() {
         ("sprintf", json!(["%*s".repeat(3), [1_000_000, "a", 1_000_000, "a", 1, "b"]])),
         ("sprintf", json!(["%[1]s".repeat(100), [long]])),
         ("sprintf", json!(["%[1]x".repeat(100), [long]])),
+        ("regex.replace", json!([long, "a", long])),
+        ("regex.replace", json!([long, "a+", "$0".repeat(100)])),
+        ("regex.match", json!([long, "a"])),
+        ("regex.find_n", json!(["", "a".repeat(100_001), -1])),
+        ("regex.find_all_string_submatch_n", json!([format!("(){}", "(.*)".repeat(30)), long, -1])),
+        ("regex.template_match", json!([long, long, "{", "}"])),
+        ("glob.match", json!([long, [], long])),
         ("bits.lsh", json!([1, 4_000_000_000_u32])),
         ("product", json!([vec![u64::MAX; 2000]])),
         ("object.subset", json!([vec![1; 10_000], vec![1; 5000]])),
@@ -43,10 +50,11 @@ fn what_would_be_too_much_is_refused() {
     ];
     for (name, args) in refused {
         let answer = call(name, &args);
-        assert!(matches!(answer, Err(Fault::Limit { .. })), "{name}: {answer:?}");
+        // Searches end by the clock too, on a slow machine.
+        assert!(matches!(answer, Err(Fault::Limit { .. } | Fault::Fatal(_))), "{name}: {answer:?}");
     }
-    let aliases: String =
-        (1..9).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))).collect();
+    let line = |i: usize| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","));
+    let aliases = (1..9).map(line).collect::<Vec<_>>().concat();
     let answer = call("yaml.unmarshal", &json!([format!("a0: &a0 x\n{aliases}")]));
     assert!(matches!(answer, Err(Fault::Failed(_))), "refused by the reader: {answer:?}");
     let answer = call("yaml.unmarshal", &json!([format!("[{}]", vec!["x"; 100_001].join(","))]));
@@ -55,7 +63,8 @@ fn what_would_be_too_much_is_refused() {
     begin(false);
     let args = [Value::from(""), Value::from(vec![Value::from("a".repeat(1 << 20))])];
     let all = (0..65).map(|_| (find("concat").unwrap().call)(&args));
-    assert!(matches!(all.last(), Some(Err(Fault::Limit { .. }))));
+    let all: Vec<_> = all.collect();
+    assert!(all[0].is_ok() && matches!(all[64], Err(Fault::Limit { .. })));
 }
 
 #[test]

@@ -23,3 +23,14 @@ fn sprintf_writes_what_opa_writes() {
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
+
+/// Null is an error.
+#[test]
+fn patterns_mean_what_they_mean_to_opa() {
+    let cases = serde_json::from_str::<serde_json::Value>(include_str!("cases.json")).unwrap();
+    for case in cases.as_array().unwrap() {
+        let got = call(case[0].as_str().unwrap(), &case[1]);
+        let expected = Some(value(case[2].clone())).filter(|v| *v != Value::Null);
+        assert_eq!(got, expected, "{case}");
+    }
+}
