@@ -370,7 +370,7 @@ mod tests {
         assert!(matches!(call("a: yes"), Err(Fault::Fatal(_))));
         assert!(matches!(call("a: ["), Err(Fault::Failed(_))));
         assert!(matches!(unmarshal(&[Value::from(1)]), Err(Fault::Failed(_))));
-        let many = format!("a: &a [1]\nb: [{}]", vec!["*a"; 9].join(","));
+        let many = format!("a: &a [1]\nb: [{}]", ["*a"; 9].join(","));
         assert!(matches!(call(&many), Err(Fault::Limit { .. })));
         assert!(call("a: &a [1]\nb: [*a]").is_ok());
     }
