@@ -366,7 +366,7 @@ mod tests {
         assert!(matches!(call("a: yes"), Err(Fault::Fatal(_))));
         assert!(matches!(call("a: ["), Err(Fault::Failed(_))));
         assert!(matches!(unmarshal(&[Value::from(1)]), Err(Fault::Failed(_))));
-        let ten = |of: &str| vec![of; 10].join(",");
+        let ten = |of: &str| [of; 10].join(",");
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let more =
             names.windows(2).map(|n| format!("{}: &{} [{}]\n", n[1], n[1], ten(&format!("*{}", n[0]))));

@@ -113,7 +113,7 @@ pub(super) fn measure(figures: &mut Figures, effort: Effort) -> Result<()> {
     for from in (0..entries).step_by(BLOCK as usize) {
         let entries = block(from);
         let start = Instant::now();
-        kernel.deny.put_next(&entries)?;
+        kernel.deny.fill(&entries)?;
         took += start.elapsed();
     }
     let start = Instant::now();

@@ -96,7 +96,7 @@ fn an_empty_one_and_a_list_of_services_are_read() {
 
 fn note<'a>(imported: &'a Imported, setting: &str) -> (Kind, &'a str) {
     let found = imported.notes.iter().find(|n| n.setting == setting);
-    found.map(|n| (n.kind, n.text.as_str())).unwrap_or_else(|| panic!("{setting}: {:?}", imported.notes))
+    found.map_or_else(|| panic!("{setting}: {:?}", imported.notes), |n| (n.kind, n.text.as_str()))
 }
 
 #[test]
