@@ -328,11 +328,11 @@ fn a_set_of_another_size_takes_the_others_place_in_one_step() {
     let mut kernel = Kernel::load(large).unwrap();
     assert_eq!((kernel.deny.capacity(), kernel.deny.wanted(), count(&kernel)), (4, 4000, 4));
     kernel.deny.begin().unwrap();
-    kernel.deny.put_next(&all[..2]).unwrap();
+    kernel.deny.fill(&all[..2]).unwrap();
     assert!(kernel.deny.is_rebuilding());
     // What is lifted and what is revoked meanwhile concerns both.
     kernel.deny.remove(all[0].0).unwrap();
-    kernel.deny.put_next(&all[2..]).unwrap();
+    kernel.deny.fill(&all[2..]).unwrap();
     assert_eq!(kernel.deny.seen(all[3].0), Some(revoked()), "nothing is missing before the exchange");
     kernel.deny.swap().unwrap();
     assert_eq!((kernel.deny.capacity(), count(&kernel)), (4000, 3));

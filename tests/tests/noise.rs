@@ -526,6 +526,7 @@ fn hits_allocate_nothing(two_keys: bool) -> Result<()> {
         body: body.as_bytes(),
         token_path: &token_path,
         strict: false,
+        named: false,
         by,
     };
     inside.runtime.block_on(async {

@@ -147,7 +147,7 @@ pub(super) fn check(file: &str, module: &Module, is_rule: impl Fn(&str) -> bool)
         .iter()
         .map(|import| {
             let path = import.refr.span().text();
-            let name = import.r#as.as_ref().map(|s| s.text());
+            let name = import.r#as.as_ref().map(regorus::unstable::Span::text);
             (name.unwrap_or_else(|| path.rsplit('.').next().unwrap_or(path)), path)
         })
         .collect();

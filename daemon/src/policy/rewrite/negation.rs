@@ -83,7 +83,9 @@ impl Walk<'_> {
             }
             RuleHead::Set { key, .. } => key.as_ref(),
         };
-        value.into_iter().for_each(|e| self.within(e));
+        if let Some(value) = value {
+            self.within(value);
+        }
         for body in bodies {
             body.assign.iter().for_each(|a| self.within(&a.value));
             self.query(&body.query);
@@ -140,7 +142,7 @@ impl Walk<'_> {
         let after = closed(self.text, e.span().end as usize);
         let end = closed(self.text, statement.span.end as usize);
         let with = if statement.with_mods.is_empty() { "" } else { self.text.get(after..end).unwrap_or("") };
-        let before: String = bound.iter().map(|(name, e)| format!("{name} := {e}{with}; ")).collect();
+        let before: String = bound.iter().map(|(name, e)| [name, " := ", e, with, "; "].concat()).collect();
         // A body of one statement may have no braces.
         let bare = alone && self.text.get(..start).unwrap_or_default().trim_end().ends_with("if");
         self.edits.insert(start, if bare { format!("{{ {before}") } else { before });
@@ -169,7 +171,9 @@ impl Walk<'_> {
             }
             Expr::Call { .. } => self.bind(e),
             Expr::Array { .. } | Expr::Set { .. } | Expr::Object { .. } => {
-                children(e).into_iter().for_each(|e| self.inside(e));
+                for e in children(e) {
+                    self.inside(e);
+                }
             }
             _ => {}
         }
