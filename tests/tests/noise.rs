@@ -553,7 +553,7 @@ fn hits_allocate_nothing(two_keys: bool) -> Result<()> {
         by_data += u32::from(data.count_total > 0);
     }
     ensure!(waited == 0, "{waited} hits waited");
-    // moka's own upkeep may, now and then.
-    ensure!(by_request < 100 && by_data < 100, "{by_request} and {by_data} of 10,000 hits allocated");
+    // moka's own upkeep may, once for a hundred hits or more; on which of them falls by their order.
+    ensure!(by_request + by_data < 200, "{by_request} and {by_data} of 10,000 hits each allocated");
     Ok(())
 }
