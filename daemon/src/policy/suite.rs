@@ -187,7 +187,7 @@ fn cases_name(rule: &Rule) -> Option<String> {
     let Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } = rule else {
         return None;
     };
-    let name = refr.span().text();
+    let name = refr.span().text().split('[').next().unwrap_or_default();
     let is_plain = test_name(rule).is_some();
     (name.starts_with("test_") && !is_plain).then(|| name.to_owned())
 }
