@@ -82,13 +82,14 @@ pub fn measure(figures: &mut Figures, dir: &Path, tables: &str, count: usize) ->
 /// Has the daemon decide for as many tokens, each of 480 bytes, and keep that.
 fn decide(daemon: &Daemon, issuer: &Issuer) -> Result<()> {
     let mut to = TcpStream::connect(daemon.doors)?;
+    to.set_nodelay(true)?;
     let mut reader = BufReader::new(to.try_clone()?);
     for n in 0..TOKENS {
         let token = issuer.token(&format!("m-{n:06}"), "read")?;
-        write!(
-            to,
+        let request = format!(
             "GET /auth HTTP/1.1\r\nHost: bench\r\nX-Original-Method: GET\r\nX-Original-URI: /orders\r\nAuthorization: Bearer {token}\r\n\r\n"
-        )?;
+        );
+        to.write_all(request.as_bytes())?;
         let (mut line, mut length) = (String::new(), 0);
         reader.read_line(&mut line)?;
         ensure!(line.starts_with("HTTP/1.1 200 "), "a wrong answer: {line}");
