@@ -196,16 +196,7 @@ fn measured(c: &mut Criterion, name: &str, bench: &Bench) {
             assert!(matches!(ask(token), Ruling::Allow(_)));
         });
         let ask = |body: &str| {
-            let (path, body) = (&["p", "decision"], body.as_bytes());
-            let query = DataQuery {
-                path,
-                form: Form::Envelope,
-                body,
-                token_path: &at,
-                named: false,
-                strict: false,
-                by: BY,
-            };
+            let query = data_query(body.as_bytes(), &at);
             bench.runtime.block_on(decider.data(&query)).unwrap()
         };
         let requests = bodies.iter().map(String::as_str).cycle();
@@ -214,6 +205,12 @@ fn measured(c: &mut Criterion, name: &str, bench: &Bench) {
         });
     }
     group.finish();
+}
+
+/// A question at the data API about a body.
+fn data_query<'a>(body: &'a [u8], token_path: &'a [String]) -> DataQuery<'a> {
+    let (path, form) = (&["p", "decision"], Form::Envelope);
+    DataQuery { path, form, body, token_path, named: false, strict: false, by: BY }
 }
 
 /// Nothing is kept: the signature and the policy each time.
@@ -229,16 +226,7 @@ fn uncached(c: &mut Criterion) {
         group.bench_function(format!("request_{algorithm}"), |b| b.iter(ask));
         let body = json!({"input": {"token": token, "method": "GET", "path": ["v1", "orders"]}}).to_string();
         let ask = || {
-            let (path, body) = (&["p", "decision"], black_box(body.as_bytes()));
-            let query = DataQuery {
-                path,
-                form: Form::Envelope,
-                body,
-                token_path: &at,
-                named: false,
-                strict: false,
-                by: BY,
-            };
+            let query = data_query(black_box(body.as_bytes()), &at);
             let answer = bench.runtime.block_on(bench.decider.data(&query)).unwrap();
             assert_eq!(answer.reason, Reason::Allowed);
         };

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use portcullis_common::fingerprint::{AllowFingerprint, DenyFingerprint};
+use portcullis_common::fingerprint::AllowFingerprint;
 
 use super::{Refusal, Ruling, limits::Rate};
 use crate::{
@@ -28,9 +28,7 @@ pub struct Verdict {
     /// The data API's answer, as it goes out; empty where another door asked.
     pub body: Bytes,
     /// Whose token it is about; revocation is asked of it on every hit.
-    pub fingerprint: Option<DenyFingerprint>,
-    /// Its name under the other fingerprint key, while there is one; likewise.
-    pub other_name: Option<DenyFingerprint>,
+    pub token: Option<Fingerprints>,
     /// What selectors go by; they are asked on every hit, too.
     pub names: Option<Arc<Names>>,
     /// What its token's verification rests on; asked on every hit.

@@ -277,8 +277,8 @@ impl Decider {
     /// A denial for want of a decision. A door that fails open must not let a revoked token through with the rest.
     pub(super) fn without_decision(&self, token: Result<Option<Token>, Reason>, reason: Reason) -> Refusal {
         let Some(token) = token.ok().flatten() else { return Refusal::of(reason) };
-        let names = self.fingerprints(&token);
-        if self.is_revoked(Some(names.first.fingerprint), names.other.map(|n| n.fingerprint)) {
+        let now = self.parts.clock.wall();
+        if self.is_revoked(Some(self.fingerprints(&token)), now) {
             return Refusal::of(Reason::TokenRevoked);
         }
         let selectors = &self.parts.index.selectors;
@@ -286,7 +286,6 @@ impl Decider {
             return Refusal::of(reason);
         }
         // What a selector matches is known of tokens that were verified. Of others nobody can tell now.
-        let now = self.parts.clock.wall();
         Refusal::of(match self.identities.get(&self.parts.key.allow(&token)) {
             Some(live) if selectors.find(&live.names, now).is_none() => reason,
             Some(_) => Reason::TokenRevoked,
@@ -359,26 +358,23 @@ impl Decider {
         if verdict.vouched.as_ref().is_some_and(|v| !v.is_current(now.seconds())) {
             return None;
         }
-        let one_is = |f: Option<DenyFingerprint>| f.is_some_and(|f| self.parts.index.is_revoked(f, now));
-        let revoked = one_is(verdict.fingerprint)
-            || one_is(verdict.other_name)
+        let revoked = self.is_revoked(verdict.token, now)
             || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked(verdict) } else { Hit::Verdict(verdict) })
     }
 
     /// Whether a token is revoked by itself, under either of its names.
-    fn is_revoked(&self, f: Option<DenyFingerprint>, other: Option<DenyFingerprint>) -> bool {
-        let now = self.parts.clock.wall();
-        f.into_iter().chain(other).any(|f| self.parts.index.is_revoked(f, now))
+    fn is_revoked(&self, token: Option<Fingerprints>, now: WallTime) -> bool {
+        token.is_some_and(|names| names.each().any(|f| self.parts.index.is_revoked(f, now)))
     }
 
     /// Whether a token is revoked, by itself or by a selector. One that a selector matches is condemned in the kernel
     /// from here on.
     pub(super) fn refuses(&self, known: &Known) -> bool {
-        if self.is_revoked(known.fingerprint, known.other_name) {
+        let now = self.parts.clock.wall();
+        if self.is_revoked(known.token, now) {
             return true;
         }
-        let now = self.parts.clock.wall();
         let Some(claim) = known.names.as_deref().and_then(|n| self.parts.index.selectors.find(n, now)) else {
             return false;
         };
@@ -513,8 +509,7 @@ impl Decider {
         };
         let issuer = known.status.as_ref().ok().map(|i| i.issuer.as_str());
         let counted = Some(self.parts.metrics.counted(issuer, ruling.reason(), said.as_deref()));
-        let (fingerprint, other_name) = (known.fingerprint, known.other_name);
-        let (names, vouched) = (known.names.clone(), known.vouched.clone());
+        let (token, names, vouched) = (known.token, known.names.clone(), known.vouched.clone());
         let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
@@ -522,8 +517,7 @@ impl Decider {
         Verdict {
             ruling,
             body,
-            fingerprint,
-            other_name,
+            token,
             names,
             vouched,
             confirmation,
@@ -561,7 +555,7 @@ impl Decider {
 
     /// The secret name of a limit's key, with the token where it is part of it.
     fn limit_key(&self, known: &Known, limit: &Limit) -> [u64; 2] {
-        let token = known.fingerprint.filter(|_| limit.token).map(|f| f.to_string()).unwrap_or_default();
+        let token = known.fingerprint().filter(|_| limit.token).map(|f| f.to_string()).unwrap_or_default();
         self.parts.key.digest_all(LIMIT_DOMAIN, [limit.key.as_bytes(), token.as_bytes()])
     }
 }
@@ -576,8 +570,7 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
     Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
-        fingerprint: known.fingerprint,
-        other_name: known.other_name,
+        token: known.token,
         names: None,
         vouched: None,
         confirmation: None,

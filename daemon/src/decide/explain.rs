@@ -65,7 +65,7 @@ impl Decider {
             Err(e) => (json!({"error": e.to_string()}), Ruling::Deny(Refusal::of(e.reason()))),
         };
         Explanation {
-            fingerprint: known.fingerprint.map(|f| f.to_string()),
+            fingerprint: known.fingerprint().map(|f| f.to_string()),
             token_status: status_code(&known).to_owned(),
             identity: known.status.as_ref().ok().and_then(|i| serde_json::to_value(&**i).ok()),
             revoked,

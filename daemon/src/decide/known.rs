@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Decider, cache::Live};
 use crate::{
-    revoke::{Names, Traits},
+    revoke::{Fingerprints, Names, Traits},
     token::{Confirmation, Evidence, Identity, Judgement, Target, Token, Vouched},
     usage::Uses,
 };
@@ -17,9 +17,8 @@ use crate::{
 pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
-    pub fingerprint: Option<DenyFingerprint>,
-    /// Its name under the other fingerprint key, while there is one.
-    pub other_name: Option<DenyFingerprint>,
+    /// Its names.
+    pub token: Option<Fingerprints>,
     /// What selectors go by, of a valid token.
     pub names: Option<Arc<Names>>,
     /// What this rests on.
@@ -37,14 +36,18 @@ impl Known {
     pub const fn without(reason: Reason) -> Self {
         Self {
             status: Err(reason),
-            fingerprint: None,
-            other_name: None,
+            token: None,
             names: None,
             vouched: None,
             uses: None,
             usage: None,
             place: None,
         }
+    }
+
+    /// Its name under the key that this host works with.
+    pub fn fingerprint(&self) -> Option<DenyFingerprint> {
+        self.token.map(|token| token.first.fingerprint)
     }
 
     /// What a valid token's sender must prove.
@@ -83,8 +86,6 @@ impl Decider {
     /// Fingerprints and verifies a token, whoever sent it.
     pub(super) async fn identify(&self, token: &Token) -> Known {
         let token_names = self.fingerprints(token);
-        let fingerprint = Some(token_names.first.fingerprint);
-        let other_name = token_names.other.map(|n| n.fingerprint);
         let name = self.parts.key.allow(token);
         let now = self.parts.clock.wall().seconds();
         if let Some(live) = self.identities.get(&name)
@@ -94,7 +95,7 @@ impl Decider {
             let usage = self.told_usage(live.uses.as_deref());
             let (status, names) = (Ok(live.identity), Some(live.names));
             let (vouched, uses) = (live.vouched, live.uses);
-            return Known { status, fingerprint, other_name, names, vouched, uses, usage, place: None };
+            return Known { status, token: Some(token_names), names, vouched, uses, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
         let Judgement { status, vouched } = match self.parts.verifier.at_once(token, now) {
@@ -112,7 +113,7 @@ impl Decider {
             self.identities.insert(name, Live { identity, token: token_names, names: made, vouched, uses });
         }
         let usage = self.told_usage(uses.as_deref());
-        Known { status, fingerprint, other_name, names, vouched, uses, usage, place: None }
+        Known { status, token: Some(token_names), names, vouched, uses, usage, place: None }
     }
 }
 

@@ -155,7 +155,7 @@ impl Decider {
         until: WallTime,
         id: DecisionId,
     ) {
-        let (Ok(_), Some(token)) = (&known.status, known.fingerprint) else { return };
+        let (Ok(_), Some(token)) = (&known.status, known.fingerprint()) else { return };
         let now = self.parts.clock.wall();
         if until <= now {
             return;
@@ -190,7 +190,7 @@ impl Decider {
         now: WallTime,
         id: DecisionId,
     ) -> bool {
-        let (Ok(_), Some(token)) = (&known.status, known.fingerprint) else { return false };
+        let (Ok(_), Some(token)) = (&known.status, known.fingerprint()) else { return false };
         let interval = nanoseconds(limit.interval());
         let value = Limit {
             arrival: 0,
@@ -223,7 +223,7 @@ impl Decider {
         now: WallTime,
         id: DecisionId,
     ) {
-        let (Ok(_), Some(f)) = (&known.status, known.fingerprint) else { return };
+        let (Ok(_), Some(f)) = (&known.status, known.fingerprint()) else { return };
         let asked = decision.ttl.map(|ttl| now.plus(ttl));
         let until = match (exp.map(|e| e.plus(self.settings.leeway)).filter(|e| *e > now), asked) {
             (Some(exp), Some(asked)) => exp.min(asked),

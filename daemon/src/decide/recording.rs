@@ -44,7 +44,7 @@ impl Decider {
             id: id.0,
             token_status: status_code(known),
             identity: known.status.as_ref().ok().cloned(),
-            fingerprint: known.fingerprint,
+            fingerprint: known.fingerprint(),
             value: value.cloned(),
             generation: loaded.generation,
             evaluated: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),

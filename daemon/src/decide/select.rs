@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::{Decider, known::Known};
 use crate::{
     clock::WallTime,
-    revoke::{ClaimId, Fingerprints, Matched, Named, SelectorClaim},
+    revoke::{ClaimId, Matched, SelectorClaim},
 };
 
 impl Decider {
@@ -26,13 +26,8 @@ impl Decider {
     /// Has a token condemned that a selector matches, so that the kernel refuses it from here on. Nobody waits for it: the
     /// decision path refuses it anyway.
     pub(super) fn follow(&self, claim: ClaimId, known: &Known) {
-        let (Some(fingerprint), Ok(identity)) = (known.fingerprint, &known.status) else { return };
-        let keys = self.key_ids();
-        let other = known.other_name.zip(keys.other);
-        let token = Fingerprints {
-            first: Named { fingerprint, key_id: keys.own },
-            other: other.map(|(fingerprint, key_id)| Named { fingerprint, key_id }),
-        };
+        let (Some(token), Ok(identity)) = (known.token, &known.status) else { return };
+        let fingerprint = token.first.fingerprint;
         let matched = (token, self.ends(identity.expires_at));
         if !self.following.lock().unwrap_or_else(PoisonError::into_inner).insert(fingerprint) {
             return;

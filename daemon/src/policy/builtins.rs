@@ -49,7 +49,7 @@ use regorus::{
     unstable::{Expr, Ref, Span},
 };
 
-pub(super) use args::Fault;
+pub(super) use args::{Fault, text};
 pub(super) use documents::{value, yaml};
 pub(super) use send::asking;
 

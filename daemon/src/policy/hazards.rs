@@ -16,10 +16,14 @@ use super::{LoadError, builtins, reads};
 /// Arguments of a call that the RVM passes on.
 const MOST: usize = 8;
 
+/// A module's syntax tree as these look at it.
+pub(super) fn tree_of(module: &regorus::unstable::Module) -> Result<Value, LoadError> {
+    serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))
+}
+
 /// Refuses calls and function heads of a module that have too many arguments.
-pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Result<(), LoadError> {
-    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
-    for (kind, node) in nodes(&tree, &[]) {
+pub(super) fn check_arity(file: &str, tree: &Value) -> Result<(), LoadError> {
+    for (kind, node) in nodes(tree, &[]) {
         let arguments = match kind {
             "Call" => node.get("params"),
             "Func" => node.get("args"),
@@ -48,9 +52,8 @@ pub(super) fn check_arity(file: &str, module: &regorus::unstable::Module) -> Res
 
 /// Refuses what neither engine reads as OPA does, and what it would be taken for opens doors: defaults of functions, which
 /// have no effect, and objects as patterns, which match larger ones too.
-pub(super) fn check_patterns(file: &str, module: &regorus::unstable::Module) -> Result<(), LoadError> {
-    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
-    for (kind, node) in nodes(&tree, &[]) {
+pub(super) fn check_patterns(file: &str, tree: &Value) -> Result<(), LoadError> {
+    for (kind, node) in nodes(tree, &[]) {
         let list = |name: &str| node.get(name).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
         if kind == "Default" && list("args") {
             let message =
@@ -79,11 +82,10 @@ pub(super) fn check_patterns(file: &str, module: &regorus::unstable::Module) -> 
 }
 
 /// Whether a module names `http.send`, which is refused where it is off.
-pub(super) fn asks(file: &str, module: &regorus::unstable::Module, allowed: bool) -> Result<bool, LoadError> {
-    let tree = serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))?;
+pub(super) fn asks(file: &str, tree: &Value, allowed: bool) -> Result<bool, LoadError> {
     let mut asks = false;
     // By name too, as `with` takes functions.
-    for (kind, node) in nodes(&tree, &[]).filter(|(kind, _)| matches!(*kind, "RefDot" | "RefBrack")) {
+    for (kind, node) in nodes(tree, &[]).filter(|(kind, _)| matches!(*kind, "RefDot" | "RefBrack")) {
         let last = node.get("field").and_then(|f| f.get(1));
         let last = last.or_else(|| node.get("index")?.get("String")?.get("value"));
         if last.and_then(Value::as_str) != Some("send")
@@ -120,9 +122,7 @@ pub(super) fn shadows(policy: &CompiledPolicy) -> Option<String> {
         }
     }
     for import in policy.get_modules().iter().flat_map(|m| &m.imports) {
-        let text = import.refr.span().text();
-        let alias =
-            import.r#as.as_ref().map_or_else(|| text.rsplit('.').next().unwrap_or(text), |s| s.text());
+        let (alias, text) = reads::import_of(import);
         if builtins::ALL.iter().any(|b| b.name.split('.').next() == Some(alias)) {
             return Some(format!("the import `{text}` has the name of builtins"));
         }

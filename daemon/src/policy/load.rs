@@ -96,9 +96,10 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
     let mut asks = false;
     for module in compiled.get_modules() {
         let file = module.package.span.source.get_path();
-        hazards::check_arity(file, module)?;
-        hazards::check_patterns(file, module)?;
-        functions::check(file, module, |path| compiled.get_rules().contains_key(path))?;
+        let tree = hazards::tree_of(module)?;
+        hazards::check_arity(file, &tree)?;
+        hazards::check_patterns(file, &tree)?;
+        functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         if let Some((rule, what)) =
             machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), &path)
         {
@@ -111,7 +112,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
                 message,
             });
         }
-        asks |= hazards::asks(file, module, options.http_send)?;
+        asks |= hazards::asks(file, &tree, options.http_send)?;
     }
     for rule in compiled.get_rules().keys() {
         if overlaps(&data, rule) {
@@ -135,7 +136,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         strict: options.strict_builtin_errors,
     };
     let rules: Vec<&str> = compiled.get_rules().keys().map(AsRef::as_ref).collect();
-    let program = to_program(&compiled, &files, &path, &data, options).and_then(|program| {
+    let program = to_program(&compiled, &path, &data, options).and_then(|program| {
         // Tests have more time than decisions: a slow machine must not make the engines differ.
         let patient = Limits { time: suite::TEST_TIME, ..limits };
         match replay::compare(&engine, &program, &path, &data, &rules, &cases, patient) {
@@ -279,7 +280,6 @@ fn overlaps(data: &Value, rule: &str) -> bool {
 /// Compiles to the RVM; the error says why the interpreter must do.
 fn to_program(
     compiled: &CompiledPolicy,
-    files: &Files,
     path: &str,
     data: &Value,
     options: &LoadOptions,
@@ -300,12 +300,13 @@ fn to_program(
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }
     let compile = || {
-        let names = rule_names(files);
-        let modules = files.modules.iter().map(|file| {
-            let path = file.path.to_string_lossy();
-            (path.to_string(), rewrite::mended(&path, &file.text, &names))
-        });
-        let modules: Vec<_> = modules.collect();
+        // As the engine has them: with what was mended.
+        let modules: Vec<_> = compiled
+            .get_modules()
+            .iter()
+            .map(|module| &module.package.span.source)
+            .map(|source| (source.get_path().clone(), source.get_contents().clone()))
+            .collect();
         let mut engine = Engine::new();
         engine.set_policy_length_config(LENGTHS);
         builtins::extend(&mut engine).map_err(|e| e.to_string())?;

@@ -25,8 +25,8 @@ use regorus::unstable::{
 use super::{
     hazards,
     load::LENGTHS,
-    reads::{is_partial, names_of_rule},
-    rewrite::{Edits, closed},
+    reads::{import_of, is_partial, names_of_rule},
+    rewrite::{Edits, children, closed},
 };
 
 /// Variables that the copies add; a module that has such a name of its own is not copied.
@@ -134,12 +134,7 @@ impl<'a> Copy<'a> {
     fn new<'m>(module: &Module, text: &'a str, all: impl Iterator<Item = &'m Module>) -> Self {
         let package = |m: &Module| m.package.refr.span().text().to_owned();
         let mut globals = Names::from(["input".to_owned(), "data".to_owned()]);
-        for import in &module.imports {
-            let path = import.refr.span().text();
-            let name =
-                import.r#as.as_ref().map_or_else(|| path.rsplit('.').next().unwrap_or(path), |s| s.text());
-            globals.insert(name.to_owned());
-        }
+        globals.extend(module.imports.iter().map(|import| import_of(import).0.to_owned()));
         let mut constants = Names::new();
         for other in all.filter(|m| package(m) == package(module)) {
             globals.extend(other.policy.iter().filter_map(|rule| names_of_rule(rule).into_iter().next()));
@@ -399,37 +394,7 @@ impl<'a> Level<'a> {
             Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. } => {
                 self.inner.push(Inner::Comprehension(e));
             }
-            Expr::Array { items, .. } | Expr::Set { items, .. } => {
-                for e in items {
-                    self.expression(e);
-                }
-            }
-            Expr::Object { fields, .. } => fields.iter().for_each(|(_, k, v)| {
-                self.expression(k);
-                self.expression(v);
-            }),
-            Expr::Call { params, .. } => params.iter().for_each(|e| self.expression(e)),
-            Expr::UnaryExpr { expr, .. } => self.expression(expr),
-            Expr::RefDot { refr, .. } => self.expression(refr),
-            Expr::RefBrack { refr, index, .. } => {
-                self.expression(refr);
-                self.expression(index);
-            }
-            Expr::BinExpr { lhs, rhs, .. }
-            | Expr::BoolExpr { lhs, rhs, .. }
-            | Expr::ArithExpr { lhs, rhs, .. }
-            | Expr::AssignExpr { lhs, rhs, .. } => {
-                self.expression(lhs);
-                self.expression(rhs);
-            }
-            Expr::Membership { key, value, collection, .. } => {
-                key.iter().chain([value, collection]).for_each(|e| self.expression(e));
-            }
-            Expr::String { .. }
-            | Expr::RawString { .. }
-            | Expr::Number { .. }
-            | Expr::Bool { .. }
-            | Expr::Null { .. } => {}
+            _ => children(e).into_iter().for_each(|e| self.expression(e)),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub(super) use index::{constant, head as names_of_rule, is_partial};
+pub(super) use index::{constant, head as names_of_rule, import_of, is_partial};
 pub(super) use walk::analyse;
 
 /// One step down a document.

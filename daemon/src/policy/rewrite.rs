@@ -11,7 +11,7 @@ use super::{builtins, hazards, machine};
 
 mod negation;
 
-pub(super) use negation::{FRESH, RuleNames};
+pub(super) use negation::{FRESH, RuleNames, children};
 
 /// The builtin that tests show their values to.
 pub(super) const SEEN: &str = "portcullis_seen";

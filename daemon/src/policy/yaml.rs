@@ -7,11 +7,11 @@
 //! The text itself is looked at, without its grammar: what stands between two marks that could end a scalar is taken for
 //! one. That finds each plain scalar, and now and then refuses a line of a longer text that looks like one.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use regorus::Value;
 
-use super::builtins::{self, Fault};
+use super::builtins::{self, Fault, text};
 
 /// Reads YAML.
 pub(super) fn read(text: &str) -> Result<Value, String> {
@@ -24,10 +24,7 @@ pub(super) fn read(text: &str) -> Result<Value, String> {
 
 /// `yaml.unmarshal`. What is refused fails the decision: undefined, it would switch off a rule that denies by it.
 pub(super) fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
-    let text: Arc<str> = match args.first() {
-        Some(Value::String(text)) => Arc::clone(text),
-        _ => return Err("operand 1 must be string".into()),
-    };
+    let text = text(args, 0)?;
     check(&text).map_err(Fault::Fatal)?;
     builtins::yaml(&text)
 }

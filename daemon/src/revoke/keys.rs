@@ -4,12 +4,12 @@
 //! A claim stands under one name here, that of the key which this host works with where it has one, else that of the other
 //! key. A token that is presented is asked about under both. Knows keys by their ids alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::{Deserialize, Serialize, Serializer, de};
 
-use super::{Claim, ClaimId, ledger::ClaimHead};
+use super::{Claim, ClaimId, RevokeError, ledger::ClaimHead};
 use crate::clock::WallTime;
 
 /// A token's fingerprint, with the key that it was made under.
@@ -33,6 +33,11 @@ pub struct Fingerprints {
 }
 
 impl Fingerprints {
+    /// Each of them.
+    pub fn each(self) -> impl Iterator<Item = DenyFingerprint> {
+        std::iter::once(self.first).chain(self.other).map(|n| n.fingerprint)
+    }
+
     /// Under one key alone.
     pub const fn of(fingerprint: DenyFingerprint, key_id: u32) -> Self {
         Self { first: Named { fingerprint, key_id }, other: None }
@@ -161,6 +166,28 @@ fn hex<S: Serializer>(f: &DenyFingerprint, s: S) -> Result<S::Ok, S::Error> {
 
 fn unhex<'de, D: serde::Deserializer<'de>>(d: D) -> Result<DenyFingerprint, D::Error> {
     String::deserialize(d)?.parse().map_err(de::Error::custom)
+}
+
+/// Claims that hold and are looked for by nobody: the key that they stand under was in force here, and is no more.
+#[derive(Debug, Default)]
+pub struct Lost(Option<(u32, usize, WallTime)>);
+
+impl Lost {
+    /// Notes a claim that the store has, where the keys in `known` have been in force.
+    pub fn look(&mut self, head: &ClaimHead, known: &BTreeSet<u32>, now: WallTime) {
+        let Under::None(key) = head.under else { return };
+        if head.until > now && known.contains(&key) {
+            let (_, claims, until) = self.0.get_or_insert((key, 0, head.until));
+            *claims += 1;
+            *until = (*until).max(head.until);
+        }
+    }
+
+    /// Refuses to go on without them.
+    pub fn refuse(self) -> Result<(), RevokeError> {
+        let Some((key, claims, until)) = self.0 else { return Ok(()) };
+        Err(RevokeError::KeyMissing { key, claims, until })
+    }
 }
 
 #[cfg(test)]

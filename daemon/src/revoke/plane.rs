@@ -5,7 +5,6 @@
 //! Long because the steps of a batch are read in one piece.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, PoisonError, RwLock},
     thread,
     time::Duration,
@@ -19,14 +18,14 @@ use super::{
     SelectorClaim, SelectorOrder, Store, StoreError,
     foreign::Foreign,
     handle::{Command, Once, Reply, ReplyTo},
-    keys::Under,
-    ledger::{ClaimHead, Condemnation, Ledger, Moment},
+    keys::Lost,
+    ledger::{Condemnation, Ledger, Moment},
     room::Room,
     store::{Answer, Changes, Loaded},
     upkeep::Upkeep,
 };
 use crate::{
-    clock::{SharedClock, WallTime},
+    clock::SharedClock,
     kernel::{Kernel, KernelError},
 };
 
@@ -591,26 +590,6 @@ impl Plane {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = status;
         let head = self.store.head().seq;
         self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
-    }
-}
-
-/// Claims that hold and are looked for by nobody: the key that they stand under was in force here, and is no more.
-#[derive(Default)]
-struct Lost(Option<(u32, usize, WallTime)>);
-
-impl Lost {
-    fn look(&mut self, head: &ClaimHead, known: &BTreeSet<u32>, now: WallTime) {
-        let Under::None(key) = head.under else { return };
-        if head.until > now && known.contains(&key) {
-            let (_, claims, until) = self.0.get_or_insert((key, 0, head.until));
-            *claims += 1;
-            *until = (*until).max(head.until);
-        }
-    }
-
-    fn refuse(self) -> Result<(), RevokeError> {
-        let Some((key, claims, until)) = self.0 else { return Ok(()) };
-        Err(RevokeError::KeyMissing { key, claims, until })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A plain HTTP client of the admin API: one kept-alive connection, no crate that could hide time.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
@@ -30,35 +30,36 @@ impl Admin {
         );
         let start = Instant::now();
         self.0.get_mut().write_all(request.as_bytes())?;
-        let (status, answer) = self.answer()?;
+        let (status, answer) = answer(&mut self.0)?;
         let took = start.elapsed().as_secs_f64() * 1e3;
         if status != "201" {
             bail!("a revocation was refused with {status}: {answer}");
         }
         Ok(took)
     }
+}
 
-    fn answer(&mut self) -> Result<(String, String)> {
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut length = 0;
-        loop {
-            line.clear();
-            if self.0.read_line(&mut line)? == 0 {
-                bail!("the daemon hung up");
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().context("`content-length` is no number")?;
-            }
+/// Reads an answer: its status and its body.
+pub fn answer(from: &mut impl BufRead) -> Result<(String, String)> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut length = 0;
+    loop {
+        line.clear();
+        if from.read_line(&mut line)? == 0 {
+            bail!("the daemon hung up");
         }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        if line == "\r\n" {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().context("`content-length` is no number")?;
+        }
     }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

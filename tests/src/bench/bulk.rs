@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpStream,
     os::unix::net::UnixStream,
     path::Path,
@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
+    admin::answer,
     daemon::{Daemon, Setting},
     tokens::Issuer,
 };
@@ -90,17 +91,8 @@ fn decide(daemon: &Daemon, issuer: &Issuer) -> Result<()> {
             "GET /auth HTTP/1.1\r\nHost: bench\r\nX-Original-Method: GET\r\nX-Original-URI: /orders\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
         to.write_all(request.as_bytes())?;
-        let (mut line, mut length) = (String::new(), 0);
-        reader.read_line(&mut line)?;
-        ensure!(line.starts_with("HTTP/1.1 200 "), "a wrong answer: {line}");
-        while line != "\r\n" {
-            line.clear();
-            ensure!(reader.read_line(&mut line)? > 0, "the daemon hung up");
-            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = n.trim().parse()?;
-            }
-        }
-        reader.read_exact(&mut vec![0; length])?;
+        let (status, _) = answer(&mut reader)?;
+        ensure!(status == "200", "a wrong answer: {status}");
     }
     // The cache's own count lags behind by what it has not tidied up.
     let kept = daemon.gauge("portcullis_verdict_cache_entries")?;

@@ -124,6 +124,13 @@ pub fn head(rule: &Rule) -> DataPath {
     path
 }
 
+/// The name that an import makes, and the path that it stands for, as they are written.
+pub fn import_of(import: &regorus::unstable::Import) -> (&str, &str) {
+    let path = import.refr.span().text();
+    let last = || path.rsplit('.').next().unwrap_or(path);
+    (import.r#as.as_ref().map_or_else(last, |name| name.text()), path)
+}
+
 /// Whether a rule's name ends in something computed: then each definition gives one member.
 pub fn is_partial(reference: &Ref<Expr>) -> bool {
     chain(reference).1.iter().any(|step| !matches!(step, Access::Constant(Step::Key(_))))

@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead};
 
 use super::{
-    super::{machine, reads::names_of_rule},
+    super::{
+        machine,
+        reads::{import_of, names_of_rule},
+    },
     Edits, closed,
 };
 
@@ -52,11 +55,7 @@ pub fn mended(path: &str, text: &str, names: &RuleNames) -> String {
 fn edits(module: &Module, text: &str, names: &RuleNames, pass: usize, edits: &mut Edits) {
     let mut global = names.get(module.package.refr.span().text()).cloned().unwrap_or_default();
     global.extend(["input".to_owned(), "data".to_owned()]);
-    for import in &module.imports {
-        let path = import.refr.span().text();
-        let name = import.r#as.as_ref().map_or_else(|| path.rsplit('.').next().unwrap_or(path), |s| s.text());
-        global.insert(name.to_owned());
-    }
+    global.extend(module.imports.iter().map(|import| import_of(import).0.to_owned()));
     let mut walk = Walk { text, global, edits, pass, fresh: 0, bound: Vec::new() };
     for rule in &module.policy {
         walk.rule(rule);
@@ -194,7 +193,7 @@ fn is_comprehension(e: &Expr) -> bool {
 }
 
 /// What an expression consists of; of comprehensions nothing.
-fn children(e: &Expr) -> Vec<&Ref<Expr>> {
+pub fn children(e: &Expr) -> Vec<&Ref<Expr>> {
     match e {
         Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().collect(),
         Expr::Object { fields, .. } => fields.iter().flat_map(|(_, k, v)| [k, v]).collect(),
