@@ -116,13 +116,8 @@ pub struct ToldClaim {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     actor: String,
     /// Whether it is ended by `unlock`.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     lockdown: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-const fn is_false(b: &bool) -> bool {
-    !*b
 }
 
 /// A token's second name, as it is told.
