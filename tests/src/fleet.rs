@@ -226,7 +226,7 @@ impl Fleet {
             host.await_fleet(|f| {
                 let live =
                     f["hosts"].as_array().map_or(0, |all| all.iter().filter(|h| h["live"] == true).count());
-                live == others && f["was_complete"] == true
+                live == others && f["was_complete"] == true && f["server"].is_string()
             })?;
         }
         Ok(())

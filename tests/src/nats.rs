@@ -5,13 +5,14 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{PATIENCE, dir::repository, net::Namespace, process::Process, skip};
+use crate::{PATIENCE, dir::repository, net::Namespace, process::Process, skip, until};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +131,23 @@ impl Nats {
     pub fn client_as(&self, user: &str, password: &str) -> Result<RawClient> {
         let who = format!(",\"user\":\"{user}\",\"pass\":\"{password}\"");
         self.ns.enter(|| RawClient::connect(self.port, &who))
+    }
+
+    /// Waits until all servers of the cluster that keep the stream have all of it.
+    pub fn await_whole(&self, stream: &str) -> Result<()> {
+        let mut last = Value::Null;
+        until(|| {
+            let mut client = self.client()?;
+            // While nobody leads, nobody answers.
+            client.stream.get_ref().set_read_timeout(Some(Duration::from_secs(1)))?;
+            let answer = client.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+            last = answer.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or_default());
+            let cluster = &last["cluster"];
+            let others = cluster["replicas"].as_array().map_or(&[][..], |all| all);
+            let whole = others.iter().all(|r| r["current"] == true && r["offline"] != true);
+            Ok(cluster["leader"].is_string() && !others.is_empty() && whole)
+        })
+        .with_context(|| format!("{stream} is whole on all servers: {last:#}"))
     }
 
     /// A question to JetStream.

@@ -130,6 +130,8 @@ struct State {
     counts: Counts,
     /// Messages that the stream has and this host does not, as it said last.
     backlog: u64,
+    /// This host's consumer gave no messages; no connection uses it as it is.
+    spoilt: bool,
 }
 
 /// The fleet, as the rest of the daemon sees it.
@@ -205,6 +207,7 @@ impl Feed {
             hosts: Hosts::default(),
             counts: Counts::default(),
             backlog: u64::MAX,
+            spoilt: false,
         };
         Self {
             settings,

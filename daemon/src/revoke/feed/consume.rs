@@ -38,8 +38,14 @@ impl Feed {
     }
 
     pub(super) async fn consume(&self, session: &Session) -> Result<(), Ended> {
-        let consumer = self.make_consumer(session).await?;
+        let consumer = self.own_consumer(session).await?;
         session.consuming.store(true, Ordering::Relaxed);
+        let ended = self.take_all(session, &consumer).await;
+        self.state().spoilt = true;
+        ended
+    }
+
+    async fn take_all(&self, session: &Session, consumer: &Consumer<pull::Config>) -> Result<(), Ended> {
         let messages = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
         let mut messages =
             messages.messages().await.map_err(|e| because("the stream gives no messages", &e))?;
@@ -62,15 +68,24 @@ impl Feed {
         }
     }
 
-    /// This host's own, which goes on behind what was acknowledged. It is made anew for each connection: what was on its
-    /// way to an earlier one is sent at once, and not after its time.
-    async fn make_consumer(&self, session: &Session) -> Result<Consumer<pull::Config>, Ended> {
+    /// This host's own, which goes on behind what was acknowledged. One that owes nothing to an earlier connection is
+    /// used as it is: a cluster that has just lost a server agrees on a new one late, or not at all. Otherwise it is made
+    /// anew, so that what was on its way to that connection is sent at once and not after its time; and so it is where it
+    /// gave no messages, since a cluster may keep one that no server leads.
+    async fn own_consumer(&self, session: &Session) -> Result<Consumer<pull::Config>, Ended> {
         let (stream, name) = (&session.conn.stream, self.consumer());
         let failed = |e: &dyn std::error::Error| because("this host's consumer cannot be made", e);
-        let floor = match stream.consumer_info(&name).await {
-            Ok(info) => {
+        let subject = self.subject("changes", "*");
+        let floor = match stream.get_consumer::<pull::Config>(&name).await {
+            Ok(consumer) => {
+                let info = consumer.cached_info();
+                let owes_nothing = info.num_ack_pending == 0 && info.num_waiting == 0;
+                if owes_nothing && info.config.filter_subject == subject && !self.state().spoilt {
+                    return Ok(consumer);
+                }
+                let floor = info.ack_floor.stream_sequence;
                 stream.delete_consumer(&name).await.map_err(|e| failed(&e))?;
-                info.ack_floor.stream_sequence
+                floor
             }
             // There is none; where something else is wrong, making one says so.
             Err(_) => 0,
@@ -85,12 +100,14 @@ impl Feed {
             deliver_policy,
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
-            filter_subject: self.subject("changes", "*"),
+            filter_subject: subject,
             max_ack_pending: 4 * i64::try_from(BATCH).unwrap_or(512),
             inactive_threshold: UNUSED,
             ..pull::Config::default()
         };
-        stream.create_consumer(config).await.map_err(|e| failed(&e))
+        let made = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+        self.state().spoilt = false;
+        Ok(made)
     }
 
     async fn take(&self, session: &Session, batch: Vec<Message>) -> Result<(), Ended> {
