@@ -136,6 +136,27 @@ fn the_permissions_of_the_page_are_enough_and_no_more() -> Result<()> {
 }
 
 #[test]
+fn a_host_that_the_stream_gives_nothing_asks_the_others() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let denied = "permissions { publish { deny: \"$JS.API.CONSUMER.>\" } }";
+    let more = format!(
+        "authorization {{ users: [{{ user: whole, password: p }}, {{ user: part, password: p, {denied} }}] }}\n"
+    );
+    let setting = Setting { more, ..Setting::alone(Version::Current) };
+    let Some(mut fleet) = Fleet::hub(&[setting])? else { return Ok(()) };
+    let password = fleet.dir.write("password", "p\n")?;
+    for user in ["whole", "part"] {
+        fleet.add(&format!("user = \"{user}\"\npassword_file = \"{}\"", password.display()))?;
+    }
+    share(&fleet)?;
+    let told = fleet.hosts[1].await_fleet(|f| f["counts"]["resyncs"].as_u64() > Some(0))?;
+    assert_eq!(told["was_complete"], false, "who is given nothing by the stream cannot know: {told}");
+    Ok(())
+}
+
+#[test]
 fn keys_of_nats_sign_in() -> Result<()> {
     if !is_root() {
         return Ok(());

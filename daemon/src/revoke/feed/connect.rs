@@ -95,6 +95,11 @@ impl Feed {
         Ok(Connected { client, context, stream, lost })
     }
 
+    /// Whether the server says that there is no stream; not so where it says nothing.
+    pub(super) async fn lacks_stream(&self, context: &Context) -> bool {
+        context.get_stream(&self.settings.stream).await.is_err_and(|e| is_absent(e.kind()))
+    }
+
     /// The stream; made where that is wanted and it is not there. One that is there stays as it is.
     async fn stream(&self, context: &Context) -> Result<Stream, Ended> {
         let s = &self.settings;

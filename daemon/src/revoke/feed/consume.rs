@@ -15,7 +15,7 @@ use super::{
     connect::{Ended, because},
     message,
     orders::Orders,
-    session::Session,
+    session::{PAUSE, Session},
 };
 
 /// Messages taken at once.
@@ -38,7 +38,29 @@ impl Feed {
     }
 
     pub(super) async fn consume(&self, session: &Session) -> Result<(), Ended> {
-        let consumer = self.own_consumer(session).await?;
+        let mut said = None;
+        let consumer = loop {
+            match self.own_consumer(session).await {
+                Ok(consumer) => break consumer,
+                Err(why) if self.lacks_stream(&session.conn.context).await => return Err(why),
+                Err(why) => {
+                    tracing::warn!(
+                        reason = why,
+                        "the stream gives this host nothing yet: what is missing is asked of the other hosts"
+                    );
+                    let mut state = self.state();
+                    (state.backlog, state.error) = (0, Some(why.clone()));
+                    said = Some(why);
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        {
+            let mut state = self.state();
+            if said.is_some() && state.error == said {
+                state.error = None;
+            }
+        }
         session.consuming.store(true, Ordering::Relaxed);
         let ended = self.take_all(session, &consumer).await;
         self.state().spoilt = true;

@@ -18,7 +18,7 @@ use super::{
 /// Work that waits.
 const QUEUE: usize = 8;
 /// After something else than a connection went wrong, it is tried again no sooner.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the parts of a session share.
 pub struct Session {
