@@ -37,7 +37,7 @@ pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
 pub use bind::{Binder, BindingSettings, CertificateFormat, Confirmation, Evidence, Once, Target};
 pub use document::{Document, DocumentKey};
 pub use extract::Extraction;
-pub use identity::Identity;
+pub use identity::{Claims, Identity};
 pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Introspector};
 pub use issuer::IssuerStatus;
 pub use key::{FingerprintKey, FingerprintKeys, KeyError};

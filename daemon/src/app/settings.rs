@@ -220,7 +220,7 @@ pub fn host_name(c: &Config) -> String {
 /// Where API keys are, if there are any.
 pub fn api_keys(c: &Config) -> Option<ApiKeySettings> {
     let keys = &c.token.api_keys;
-    let (prefix, issuer) = (keys.prefix.clone(), keys.issuer.clone());
+    let (prefix, issuer) = (keys.prefix.clone(), keys.issuer.as_str().into());
     let status_uri = c.standards.status_list.uri.clone();
     keys.file.clone().map(|file| ApiKeySettings { file, prefix, issuer, status_uri })
 }
@@ -276,7 +276,7 @@ pub fn introspection(c: &Config) -> Result<Option<IntrospectionSettings>> {
     };
     Ok(Some(IntrospectionSettings {
         url: url.parse().map_err(|e| anyhow!("`token.introspection.url`: {e}"))?,
-        issuer: i.issuer.clone(),
+        issuer: i.issuer.as_str().into(),
         audience: i.audience.clone(),
         credential,
         ca_file: i.ca_file.clone(),

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use moka::sync::Cache;
 use portcullis_common::fingerprint::AllowFingerprint;
+use quick_cache::{UnitWeighter, sync::DefaultLifecycle};
 
 use super::{Refusal, Ruling, limits::Rate};
 use crate::{
@@ -27,14 +28,8 @@ pub struct Verdict {
     pub ruling: Ruling,
     /// The data API's answer, as it goes out; empty where another door asked.
     pub body: Bytes,
-    /// Whose token it is about; revocation is asked of it on every hit.
-    pub token: Option<Fingerprints>,
-    /// What selectors go by; they are asked on every hit, too.
-    pub names: Option<Arc<Names>>,
-    /// What its token's verification rests on; asked on every hit.
-    pub vouched: Option<Vouched>,
-    /// What its token's sender must prove; asked on every hit.
-    pub confirmation: Option<Arc<Confirmation>>,
+    /// Which token it is about.
+    pub whose: Whose,
     /// What it is limited to; asked on every hit.
     pub limits: Arc<[Rate]>,
     /// Until when it counts.
@@ -47,8 +42,8 @@ pub struct Verdict {
     pub by_target: bool,
     /// What it was decided on, where decisions are recorded.
     pub about: Option<Arc<Decided>>,
-    /// How a use of its token is noted, where it is.
-    pub uses: Option<Arc<Uses>>,
+    /// Whether it counts as a use of its token.
+    pub is_use: bool,
     /// What is counted whenever it is given; nothing where the policy gave none.
     pub counted: Option<Counted>,
 }
@@ -59,6 +54,76 @@ impl Verdict {
         if let Some(counted) = &self.counted {
             counted.note();
         }
+    }
+
+    /// How a use of its token is noted, where it is.
+    pub fn uses(&self) -> Option<&Uses> {
+        self.whose.live().filter(|_| self.is_use)?.uses.as_deref()
+    }
+}
+
+/// Which token a verdict is about. What is said of it here is asked on every hit.
+#[derive(Clone, Debug)]
+pub enum Whose {
+    /// None that could be read.
+    Nobodys,
+    /// One that is not valid.
+    Invalid(Box<Invalid>),
+    /// A valid one.
+    Valid(Arc<Live>),
+}
+
+/// A token that is not valid.
+#[derive(Clone, Debug)]
+pub struct Invalid {
+    /// Its names.
+    pub token: Fingerprints,
+    /// What is known of it all the same, where its sender did not prove to have it.
+    pub live: Option<Arc<Live>>,
+    /// What this rests on.
+    pub vouched: Option<Vouched>,
+}
+
+impl Whose {
+    /// Its names; revocation is asked of them.
+    pub fn token(&self) -> Option<Fingerprints> {
+        match self {
+            Self::Nobodys => None,
+            Self::Invalid(invalid) => Some(invalid.token),
+            Self::Valid(live) => Some(live.token),
+        }
+    }
+
+    /// What selectors go by.
+    pub fn names(&self) -> Option<&Names> {
+        match self {
+            Self::Nobodys => None,
+            Self::Invalid(invalid) => invalid.live.as_ref().map(|live| &live.names),
+            Self::Valid(live) => Some(&live.names),
+        }
+    }
+
+    /// Whether what it rests on still stands.
+    pub fn is_current(&self, now: i64) -> bool {
+        let vouched = match self {
+            Self::Nobodys => None,
+            Self::Invalid(invalid) => invalid.vouched.as_ref(),
+            Self::Valid(live) => live.vouched.as_ref(),
+        };
+        vouched.is_none_or(|v| v.is_current(now))
+    }
+
+    /// A valid token.
+    pub fn live(&self) -> Option<&Arc<Live>> {
+        match self {
+            Self::Valid(live) => Some(live),
+            Self::Nobodys | Self::Invalid(_) => None,
+        }
+    }
+
+    /// What a valid token's sender must prove.
+    pub fn confirmation(&self) -> Option<&Arc<Confirmation>> {
+        self.live()?.identity.confirmation.as_ref()
     }
 }
 
@@ -138,28 +203,30 @@ impl BuildHasher for Uniform {
 /// Verdicts by the digest of their whole input.
 pub type Verdicts = Cache<[u64; 2], Arc<Verdict>, Uniform>;
 /// Identities by token text: what was verified once needs no second signature check until it expires.
-pub type Identities = Cache<AllowFingerprint, Live, Uniform>;
+pub type Identities = quick_cache::sync::Cache<AllowFingerprint, Arc<Live>, UnitWeighter, Uniform>;
 
-/// A verified token that was seen lately.
-#[derive(Clone, Debug)]
+/// A verified token that was seen lately, shared with its verdicts.
+#[derive(Debug)]
 pub struct Live {
     /// What it says of itself.
     pub identity: Arc<Identity>,
     /// Its names.
     pub token: Fingerprints,
     /// What selectors go by.
-    pub names: Arc<Names>,
-    /// What its verification rests on; asked on every hit.
+    pub names: Names,
+    /// What its verification rests on.
     pub vouched: Option<Vouched>,
     /// How its use is noted, where it is.
-    pub uses: Option<Arc<Uses>>,
+    pub uses: Option<Box<Uses>>,
 }
 
-/// A bounded cache. Lifetimes are checked on every hit by whoever reads it.
-pub fn bounded<K, V>(entries: u64) -> Cache<K, V, Uniform>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
+/// A bounded cache of verdicts. Lifetimes are checked on every hit by whoever reads it.
+pub fn verdicts(entries: u64) -> Verdicts {
     Cache::builder().max_capacity(entries).build_with_hasher(Uniform)
+}
+
+/// The same of identities.
+pub fn identities(entries: u64) -> Identities {
+    let count = usize::try_from(entries).unwrap_or(usize::MAX);
+    quick_cache::sync::Cache::with(count, entries, UnitWeighter, Uniform, DefaultLifecycle::default())
 }

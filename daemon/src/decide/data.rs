@@ -254,7 +254,7 @@ impl Decider {
         let result = shaped(&verdict.ruling, value, member(&loaded, path));
         verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
         let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
-        let keys = if verdict.confirmation.is_some() { Vec::new() } else { keys };
+        let keys = if verdict.whose.confirmation().is_some() { Vec::new() } else { keys };
         let kept = self.keep(&keys, loaded.generation, verdict);
         drop(flight);
         Ok(self.charged_answer(&kept, path))

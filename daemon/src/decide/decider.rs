@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{
     Allowance, DecisionId, Permit, Refusal, Request, Ruling,
     attributes::Attributes,
-    cache::{Found, Hit, Identities, Verdict, Verdicts, bounded},
+    cache::{self, Found, Hit, Identities, Verdict, Verdicts},
     flights::{Flight, Flights},
     input::request_input,
     known::Known,
@@ -111,7 +111,8 @@ pub(super) type Following = Arc<Mutex<HashSet<DenyFingerprint>>>;
 impl Decider {
     /// A decider that is not ready: it denies until [`Self::set_ready`].
     pub fn new(parts: DeciderParts, settings: Settings) -> Self {
-        let (verdicts, identities) = (bounded(settings.cache_entries), bounded(settings.cache_entries));
+        let entries = settings.cache_entries;
+        let (verdicts, identities) = (cache::verdicts(entries), cache::identities(entries));
         let (ready, overloaded) = (AtomicBool::new(false), AtomicBool::new(false));
         let attributes = ArcSwap::from_pointee(Attributes::of(&parts.policy.current()));
         let (shape, last_log) = (AtomicU64::new(0), AtomicI64::new(0));
@@ -226,7 +227,7 @@ impl Decider {
                 return Found::refused(Refusal::of(Reason::TokenRevoked), v.about.clone(), true);
             }
             Some(Hit::Verdict(verdict)) => {
-                if let (Some(cnf), Ok(Some(token))) = (&verdict.confirmation, credential) {
+                if let (Some(cnf), Ok(Some(token))) = (verdict.whose.confirmation(), credential) {
                     let (evidence, now) = (&request.evidence, self.parts.clock.wall().seconds());
                     let proved =
                         self.parts.binder.prove(cnf, token.as_bytes(), evidence, &request.target(), now);
@@ -355,11 +356,11 @@ impl Decider {
         if verdict.until <= now || verdict.generation != self.parts.policy.generation() {
             return None;
         }
-        if verdict.vouched.as_ref().is_some_and(|v| !v.is_current(now.seconds())) {
+        if !verdict.whose.is_current(now.seconds()) {
             return None;
         }
-        let revoked = self.is_revoked(verdict.token, now)
-            || verdict.names.as_deref().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
+        let revoked = self.is_revoked(verdict.whose.token(), now)
+            || verdict.whose.names().is_some_and(|n| self.parts.index.selectors.find(n, now).is_some());
         Some(if revoked { Hit::Revoked(verdict) } else { Hit::Verdict(verdict) })
     }
 
@@ -375,7 +376,7 @@ impl Decider {
         if self.is_revoked(known.token, now) {
             return true;
         }
-        let Some(claim) = known.names.as_deref().and_then(|n| self.parts.index.selectors.find(n, now)) else {
+        let Some(claim) = known.names().and_then(|n| self.parts.index.selectors.find(n, now)) else {
             return false;
         };
         self.follow(claim, known);
@@ -483,7 +484,7 @@ impl Decider {
         let counts = decision.counts;
         let said: Option<Arc<str>> = decision.reason.as_deref().filter(|_| decision.allow).map(Arc::from);
         let ruling = if decision.allow {
-            let subject = known.status.as_ref().ok().and_then(|i| i.subject.as_deref().map(Arc::from));
+            let subject = known.status.as_ref().ok().and_then(|i| i.subject.clone());
             Ruling::Allow(Permit::new(decision.status.unwrap_or(200), subject, decision.reply))
         } else {
             match (decision.block, request) {
@@ -507,27 +508,22 @@ impl Decider {
             Ruling::Deny(refusal) => refusal.detail.clone(),
             Ruling::Allow(_) => said,
         };
-        let issuer = known.status.as_ref().ok().map(|i| i.issuer.as_str());
+        let issuer = known.status.as_ref().ok().map(|i| &*i.issuer);
         let counted = Some(self.parts.metrics.counted(issuer, ruling.reason(), said.as_deref()));
-        let (token, names, vouched) = (known.token, known.names.clone(), known.vouched.clone());
-        let confirmation = known.confirmation().cloned();
         let (generation, grant) = (loaded.generation, decision.grant);
         let by_target = decision.block == Block::Request && request.is_some();
-        let (body, uses) = (Bytes::new(), known.uses.clone().filter(|_| counts));
+        let (body, whose) = (Bytes::new(), known.whose());
         Verdict {
             ruling,
             body,
-            token,
-            names,
-            vouched,
-            confirmation,
+            whose,
             limits,
             until,
             generation,
             grant,
             by_target,
             about,
-            uses,
+            is_use: counts,
             counted,
         }
     }
@@ -570,17 +566,14 @@ fn forgotten(known: &Known, loaded: &Loaded, refusal: Refusal, about: Option<Arc
     Verdict {
         ruling: Ruling::Deny(refusal),
         body: Bytes::new(),
-        token: known.token,
-        names: None,
-        vouched: None,
-        confirmation: None,
+        whose: known.whose(),
         limits: Arc::default(),
         until: WallTime(i64::MIN),
         generation: loaded.generation,
         grant: Grant::Request,
         by_target: false,
         about,
-        uses: None,
+        is_use: false,
         counted: None,
     }
 }

@@ -74,7 +74,7 @@ impl Decider {
         about.clone_from(&verdict.about);
         // The whole text is the key, under whatever policy set.
         let generation = verdict.generation;
-        let keys: &[_] = if verdict.confirmation.is_some() { &[] } else { &[key] };
+        let keys: &[_] = if verdict.whose.confirmation().is_some() { &[] } else { &[key] };
         let kept = self.keep(keys, generation, verdict);
         drop(flight);
         Ok(self.charged(&kept))

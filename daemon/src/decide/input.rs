@@ -77,7 +77,7 @@ pub(super) fn complete(
         Some(bound) => members.insert("token_bound".to_owned(), bound.into()),
         None => members.remove("token_bound"),
     };
-    match identity.and_then(|i| serde_json::to_value(i).ok()) {
+    match identity.map(Identity::document) {
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
     };

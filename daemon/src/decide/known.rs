@@ -5,11 +5,13 @@ use std::sync::Arc;
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde_json::Value;
 
-use super::{Decider, cache::Live};
+use super::{
+    Decider,
+    cache::{Invalid, Live, Whose},
+};
 use crate::{
     revoke::{Fingerprints, Names, Traits},
     token::{Confirmation, Evidence, Identity, Judgement, Target, Token, Vouched},
-    usage::Uses,
 };
 
 /// A token as the path has read it.
@@ -19,12 +21,10 @@ pub(super) struct Known {
     pub status: Result<Arc<Identity>, Reason>,
     /// Its names.
     pub token: Option<Fingerprints>,
-    /// What selectors go by, of a valid token.
-    pub names: Option<Arc<Names>>,
+    /// What is kept of a valid token.
+    pub live: Option<Arc<Live>>,
     /// What this rests on.
     pub vouched: Option<Vouched>,
-    /// How its use is noted, of a valid token.
-    pub uses: Option<Arc<Uses>>,
     /// What is known of its use.
     pub usage: Option<Value>,
     /// Where the request comes from, where the policy asks that.
@@ -34,20 +34,28 @@ pub(super) struct Known {
 impl Known {
     /// Of a request without a token that could be read.
     pub const fn without(reason: Reason) -> Self {
-        Self {
-            status: Err(reason),
-            token: None,
-            names: None,
-            vouched: None,
-            uses: None,
-            usage: None,
-            place: None,
-        }
+        Self { status: Err(reason), token: None, live: None, vouched: None, usage: None, place: None }
     }
 
     /// Its name under the key that this host works with.
     pub fn fingerprint(&self) -> Option<DenyFingerprint> {
         self.token.map(|token| token.first.fingerprint)
+    }
+
+    /// What selectors go by.
+    pub fn names(&self) -> Option<&Names> {
+        self.live.as_ref().map(|live| &live.names)
+    }
+
+    /// As verdicts keep it.
+    pub fn whose(&self) -> Whose {
+        match (&self.live, self.token) {
+            (Some(live), _) if self.status.is_ok() => Whose::Valid(Arc::clone(live)),
+            (live, Some(token)) => {
+                Whose::Invalid(Box::new(Invalid { token, live: live.clone(), vouched: self.vouched.clone() }))
+            }
+            (_, None) => Whose::Nobodys,
+        }
     }
 
     /// What a valid token's sender must prove.
@@ -93,9 +101,8 @@ impl Decider {
             && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
         {
             let usage = self.told_usage(live.uses.as_deref());
-            let (status, names) = (Ok(live.identity), Some(live.names));
-            let (vouched, uses) = (live.vouched, live.uses);
-            return Known { status, token: Some(token_names), names, vouched, uses, usage, place: None };
+            let (status, vouched) = (Ok(Arc::clone(&live.identity)), live.vouched.clone());
+            return Known { status, token: Some(token_names), live: Some(live), vouched, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
         let Judgement { status, vouched } = match self.parts.verifier.at_once(token, now) {
@@ -104,16 +111,17 @@ impl Decider {
             Err(open) => Box::pin(self.parts.verifier.settle(token, open, clock)).await,
         };
         let status = status.map(Arc::new);
-        let (mut names, mut uses) = (None, None);
-        if let Ok(identity) = &status {
-            let made = Arc::new(self.parts.plane.namer().names(&traits(identity, &roles(identity))));
-            names = Some(Arc::clone(&made));
-            uses = self.uses(identity, token_names.first.fingerprint);
-            let (identity, vouched, uses) = (Arc::clone(identity), vouched.clone(), uses.clone());
-            self.identities.insert(name, Live { identity, token: token_names, names: made, vouched, uses });
-        }
-        let usage = self.told_usage(uses.as_deref());
-        Known { status, token: Some(token_names), names, vouched, uses, usage, place: None }
+        let live = status.as_ref().ok().map(|identity| {
+            let claims = identity.claims.tree();
+            let names = self.parts.plane.namer().names(&traits(identity, &roles(&claims)));
+            let uses = self.uses(identity, token_names.first.fingerprint).map(Box::new);
+            let (identity, vouched) = (Arc::clone(identity), vouched.clone());
+            let live = Arc::new(Live { identity, token: token_names, names, vouched, uses });
+            self.identities.insert(name, Arc::clone(&live));
+            live
+        });
+        let usage = self.told_usage(live.as_ref().and_then(|live| live.uses.as_deref()));
+        Known { status, token: Some(token_names), live, vouched, usage, place: None }
     }
 }
 
@@ -133,8 +141,8 @@ fn traits<'a>(i: &'a Identity, roles: &'a [&'a str]) -> Traits<'a> {
 }
 
 /// The claim `roles`: a list, or one.
-fn roles(i: &Identity) -> Vec<&str> {
-    match &i.claims["roles"] {
+fn roles(claims: &Value) -> Vec<&str> {
+    match &claims["roles"] {
         Value::String(one) => vec![one],
         Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),

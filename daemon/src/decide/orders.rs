@@ -74,7 +74,7 @@ impl Decider {
             (Ok(v), Err(limited)) => (limited.reason, limited.status, now, v.generation, Grant::Request),
             // The next request is asked about too, since only here it is counted, and only here its sender proves whose
             // its token is.
-            (Ok(v), Ok(_)) if !rest.is_empty() || v.confirmation.is_some() => {
+            (Ok(v), Ok(_)) if !rest.is_empty() || v.whose.confirmation().is_some() => {
                 (v.ruling.reason(), 200, now, v.generation, Grant::Request)
             }
             (Ok(v), Ok(_)) => {
@@ -125,13 +125,16 @@ impl Decider {
             reason: reason as u32,
         };
         // Learn mode has no verdict that is used once: the request has passed.
-        let is_bound = verdict.as_ref().is_ok_and(|v| v.confirmation.is_some());
+        let is_bound = verdict.as_ref().is_ok_and(|v| v.whose.confirmation().is_some());
         let is_told = rest.is_empty() && !is_bound || asked.held || kind & VERDICT_DENY != 0;
-        let names = verdict.as_ref().ok().and_then(|v| v.names.clone());
+        let whose = verdict.as_ref().ok().map(|v| v.whose.clone());
         let index = Arc::clone(&self.parts.index);
         let put = self.parts.plane.with_kernel(move |k| {
             // Asked where selectors are taken, too: what was taken since the decision counts.
-            let selected = names.is_some_and(|n| index.selectors.find(&n, now).is_some());
+            let selected = whose
+                .as_ref()
+                .and_then(|w| w.names())
+                .is_some_and(|n| index.selectors.find(n, now).is_some());
             if kind & VERDICT_DENY != 0 || is_told && !selected {
                 k.put_verdict(key, value)?;
             }

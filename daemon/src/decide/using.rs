@@ -1,7 +1,5 @@
 //! Noting when tokens are used.
 
-use std::sync::Arc;
-
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde_json::Value;
 
@@ -17,22 +15,23 @@ const SUBJECT_DOMAIN: u64 = 0x7573_6564_7375_626a;
 
 impl Decider {
     /// How uses of a token are noted: by its `jti`, or its fingerprint where it has none; and by its subject and client.
-    pub(super) fn uses(&self, i: &Identity, fingerprint: DenyFingerprint) -> Option<Arc<Uses>> {
+    pub(super) fn uses(&self, i: &Identity, fingerprint: DenyFingerprint) -> Option<Uses> {
         self.parts.usage.as_ref()?;
         let (key, fingerprint) = (&self.parts.key, fingerprint.to_string());
         let id = i.token_id.as_deref().unwrap_or(&fingerprint);
-        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
-        let (subject, client) = (text(&i.subject), text(&i.client));
+        let (subject, client) =
+            (i.subject.as_deref().unwrap_or_default(), i.client.as_deref().unwrap_or_default());
         let token = key.digest_all(TOKEN_DOMAIN, [i.issuer.as_bytes(), id.as_bytes()]);
-        let whose = key.digest_all(SUBJECT_DOMAIN, [i.issuer.as_bytes(), &subject, &client]);
+        let whose =
+            key.digest_all(SUBJECT_DOMAIN, [i.issuer.as_bytes(), subject.as_bytes(), client.as_bytes()]);
         let label = Label {
             fingerprint: Some(fingerprint.clone()),
-            issuer: i.issuer.clone(),
-            subject: i.subject.clone(),
-            client: i.client.clone(),
-            token_id: i.token_id.clone(),
+            issuer: i.issuer.to_string(),
+            subject: i.subject.as_deref().map(str::to_owned),
+            client: i.client.as_deref().map(str::to_owned),
+            token_id: i.token_id.as_deref().map(str::to_owned),
         };
-        Some(Arc::new(Uses::new(token, whose, label)))
+        Some(Uses::new(token, whose, label))
     }
 
     /// What policies are told of a token's use.
@@ -42,7 +41,7 @@ impl Decider {
 
     /// Notes that an allowed request used a verdict's token.
     pub(super) fn used(&self, verdict: &Verdict) {
-        if let (Some(book), Some(uses)) = (&self.parts.usage, &verdict.uses) {
+        if let (Some(book), Some(uses)) = (&self.parts.usage, verdict.uses()) {
             book.used(uses, self.parts.clock.wall());
         }
     }

@@ -121,14 +121,15 @@ pub struct Traits<'a> {
     /// `kid`.
     pub key_id: Option<&'a str>,
     /// The scopes.
-    pub scopes: &'a [String],
+    pub scopes: &'a [Box<str>],
     /// The roles.
     pub roles: &'a [&'a str],
     /// `iat`.
     pub issued_at: Option<i64>,
 }
 
-type Name = [u64; 2];
+/// Half a digest under the fingerprint key: many are kept, and that two tokens share one would refuse a token too many.
+type Name = u64;
 
 /// A token's names. It remembers at which state of the index it was last asked about, and answers at once while that
 /// has not changed.
@@ -172,7 +173,7 @@ impl Namer {
         text.extend((value.len() as u64).to_le_bytes());
         text.extend(issuer.as_bytes());
         text.extend(value.as_bytes());
-        self.key.digest(DOMAIN, &text)
+        self.key.digest(DOMAIN, &text)[0]
     }
 
     /// The names of a token: one for each selector that could match it.
@@ -342,7 +343,7 @@ impl Default for Selectors {
 impl Selectors {
     fn shard(&self, name: Name) -> &RwLock<Shard> {
         #[allow(clippy::cast_possible_truncation, reason = "reduced to the number of shards")]
-        &self.shards[(name[1] >> 20) as usize % SHARDS]
+        &self.shards[(name >> 20) as usize % SHARDS]
     }
 
     /// Selectors in force, expired ones that are not swept among them.
@@ -437,7 +438,7 @@ mod tests {
         Namer::new(Key { k0: 1, k1: 2 }).in_region(Some("eu"))
     }
 
-    fn token(scopes: &[String], issued_at: Option<i64>) -> Traits<'_> {
+    fn token(scopes: &[Box<str>], issued_at: Option<i64>) -> Traits<'_> {
         Traits {
             issuer: "https://a",
             token_id: Some("j1"),
@@ -465,7 +466,7 @@ mod tests {
 
     #[test]
     fn each_property_selects_its_tokens_and_no_others() {
-        let scopes = ["orders:read".to_owned(), "admin".to_owned()];
+        let scopes = ["orders:read".into(), "admin".into()];
         let t = token(&scopes, Some(100));
         for yes in [
             r#"{"iss":"https://a"}"#,

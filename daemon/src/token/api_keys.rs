@@ -19,12 +19,12 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{hmac, rand};
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use self::file::Content;
 use super::{
-    FingerprintKey, Identity, Judgement, Token,
+    Claims, FingerprintKey, Identity, Judgement, Token,
     vouch::{Vouched, Voucher},
 };
 
@@ -102,7 +102,7 @@ pub struct ApiKeySettings {
     /// What their texts begin with.
     pub prefix: String,
     /// `iss` of their identities.
-    pub issuer: String,
+    pub issuer: Arc<str>,
     /// The address of their status list, where one is published.
     pub status_uri: Option<String>,
 }
@@ -189,32 +189,41 @@ impl ApiKeys {
 
     /// A key's identity, with claims named as a JWT names them.
     fn identity(&self, key: &ApiKey) -> Identity {
-        let mut claims = json!({
-            "iss": self.settings.issuer, "sub": key.subject, "jti": key.id, "iat": key.created,
-            "scope": key.scopes.join(" "), "roles": key.roles,
-        });
+        let mut claims = Map::from_iter(
+            [
+                ("iss", Value::from(&*self.settings.issuer)),
+                ("sub", key.subject.as_str().into()),
+                ("jti", key.id.as_str().into()),
+                ("iat", key.created.into()),
+                ("scope", key.scopes.join(" ").into()),
+                ("roles", key.roles.as_slice().into()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let mut add = |name: &str, value: Value| claims.insert(name.to_owned(), value);
         if let Some(client) = &key.client {
-            claims["client_id"] = client.as_str().into();
+            add("client_id", client.as_str().into());
         }
         if let Some(expires) = key.expires {
-            claims["exp"] = expires.into();
+            add("exp", expires.into());
         }
         if let (Some(uri), Some(index)) = (&self.settings.status_uri, key.status_index) {
-            claims["status"] = json!({"status_list": {"idx": index, "uri": uri}});
+            add("status", json!({"status_list": {"idx": index, "uri": uri}}));
         }
+        let claims = Claims::of(&claims);
         Identity {
-            issuer: self.settings.issuer.clone(),
-            subject: Some(key.subject.clone()),
-            token_id: Some(key.id.clone()),
+            issuer: Arc::clone(&self.settings.issuer),
+            subject: Some(key.subject.as_str().into()),
+            token_id: Some(key.id.as_str().into()),
             key_id: None,
             session: None,
-            client: key.client.clone(),
+            client: key.client.as_deref().map(Box::from),
             issued_at: Some(key.created),
             expires_at: key.expires,
             not_before: None,
-            scopes: key.scopes.clone(),
+            scopes: key.scopes.iter().map(|s| Box::from(s.as_str())).collect(),
             claims,
-            algorithm: "api_key".to_owned(),
+            algorithm: "api_key",
             confirmation: None,
         }
     }

@@ -3,10 +3,12 @@
 //! Registered claims (RFC 7519 §4.1, RFC 9068) have their type or the token is refused: a reader behind us
 //! that takes `null` for absent, or a number for a name, must not be handed one.
 
+use std::sync::Arc;
+
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
-use super::{Confirmation, Identity};
+use super::{Claims, Confirmation, Identity};
 
 /// The last second of the year 9999: no honest time lies beyond, and arithmetic below it cannot overflow.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -32,9 +34,9 @@ pub(super) struct Expect<'a> {
 /// Whose token it is, as far as its claims do not tell.
 pub(super) struct About<'a> {
     /// The configured issuer.
-    pub issuer: &'a str,
+    pub issuer: &'a Arc<str>,
     /// How it was verified.
-    pub algorithm: String,
+    pub algorithm: &'static str,
     /// The header's `kid`.
     pub key_id: Option<String>,
 }
@@ -44,11 +46,10 @@ pub(super) type Checked = (Identity, i64);
 
 /// Checks the claims of a token whose signature was verified.
 pub(super) fn check(
-    told: Map<String, Value>,
+    claims: &Map<String, Value>,
     about: About<'_>,
     expect: &Expect<'_>,
 ) -> Result<Checked, Reason> {
-    let claims = &told;
     let expires_at = time(claims, "exp", f64::floor)?;
     if expect.needs_expiry && expires_at.is_none() {
         return Err(Reason::ClaimsInvalid);
@@ -61,11 +62,11 @@ pub(super) fn check(
         return Err(Reason::ClaimsInvalid);
     }
     let identity = Identity {
-        issuer: about.issuer.to_owned(),
-        subject: text(claims, "sub")?,
-        token_id: text(claims, "jti")?,
-        session: text(claims, "sid")?,
-        client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?,
+        issuer: Arc::clone(about.issuer),
+        subject: text(claims, "sub")?.map(Arc::from),
+        token_id: text(claims, "jti")?.map(Box::from),
+        session: text(claims, "sid")?.map(Box::from),
+        client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?.map(Box::from),
         issued_at,
         expires_at,
         not_before,
@@ -74,9 +75,9 @@ pub(super) fn check(
             None => scopes(claims, "scp")?.unwrap_or_default(),
         },
         algorithm: about.algorithm,
-        key_id: about.key_id,
+        key_id: about.key_id.map(String::into_boxed_str),
         confirmation: Confirmation::read(claims)?,
-        claims: Value::Null,
+        claims: Claims::of(claims),
     };
     audience(claims, expect.audience)?;
     if expires_at.is_some_and(|exp| expect.now >= exp.saturating_add(expect.leeway)) {
@@ -98,14 +99,14 @@ pub(super) fn check(
     if expect.require_bound && identity.confirmation.is_none() {
         return Err(Reason::BindingRequired);
     }
-    Ok((Identity { claims: Value::Object(told), ..identity }, ends))
+    Ok((identity, ends))
 }
 
 /// A claim that is a string where present.
-fn text(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, Reason> {
+fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Reason> {
     match claims.get(name) {
         None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.clone())),
+        Some(Value::String(s)) => Ok(Some(s)),
         Some(_) => Err(Reason::ClaimsInvalid),
     }
 }
@@ -128,19 +129,17 @@ fn time(claims: &Map<String, Value>, name: &str, round: fn(f64) -> f64) -> Resul
 }
 
 /// A list of scopes: one string split at spaces, or an array of strings.
-fn scopes(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, Reason> {
+fn scopes(claims: &Map<String, Value>, name: &str) -> Result<Option<Box<[Box<str>]>>, Reason> {
     match claims.get(name) {
         None => Ok(None),
-        Some(Value::String(s)) => {
-            Ok(Some(s.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()))
-        }
+        Some(Value::String(s)) => Ok(Some(s.split(' ').filter(|s| !s.is_empty()).map(Box::from).collect())),
         Some(Value::Array(items)) => strings(items).map(Some),
         Some(_) => Err(Reason::ClaimsInvalid),
     }
 }
 
-fn strings(items: &[Value]) -> Result<Vec<String>, Reason> {
-    items.iter().map(|v| v.as_str().map(str::to_owned).ok_or(Reason::ClaimsInvalid)).collect()
+fn strings(items: &[Value]) -> Result<Box<[Box<str>]>, Reason> {
+    items.iter().map(|v| v.as_str().map(Box::from).ok_or(Reason::ClaimsInvalid)).collect()
 }
 
 /// Whether the token is meant for one of `accepted`. Even where any audience will do, `aud` has its type.
@@ -148,11 +147,11 @@ fn audience(claims: &Map<String, Value>, accepted: &[String]) -> Result<(), Reas
     let named = match claims.get("aud") {
         None if accepted.is_empty() => return Ok(()),
         None => return Err(Reason::AudienceMismatch),
-        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::String(one)) => [one.as_str().into()].into(),
         Some(Value::Array(items)) => strings(items)?,
         Some(_) => return Err(Reason::ClaimsInvalid),
     };
-    if accepted.is_empty() || named.iter().any(|a| accepted.contains(a)) {
+    if accepted.is_empty() || named.iter().any(|a| accepted.iter().any(|b| **a == **b)) {
         Ok(())
     } else {
         Err(Reason::AudienceMismatch)

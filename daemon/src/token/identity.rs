@@ -2,64 +2,110 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
 
-use super::Confirmation;
+use super::{Confirmation, json};
 
 /// A verified token's claims. Only [`Verifier::verify`](super::Verifier::verify) makes one of a token.
 ///
-/// It serializes as policies read it: `iss`, `sub`, `jti`, `kid`, `sid`, `client`, `iat`, `exp`, `nbf`,
-/// `scopes`, `claims`, `alg`; what is absent is left out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// Many are kept at a time: texts that many have in common are shared, and claims are kept as a text.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// `iss`, one of the configured issuers.
-    #[serde(rename = "iss")]
-    pub issuer: String,
+    pub issuer: Arc<str>,
     /// `sub`.
-    #[serde(rename = "sub", skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
+    pub subject: Option<Arc<str>>,
     /// `jti`.
-    #[serde(rename = "jti", skip_serializing_if = "Option::is_none")]
-    pub token_id: Option<String>,
+    pub token_id: Option<Box<str>>,
     /// The header's `kid`.
-    #[serde(rename = "kid", skip_serializing_if = "Option::is_none")]
-    pub key_id: Option<String>,
+    pub key_id: Option<Box<str>>,
     /// `sid`.
-    #[serde(rename = "sid", skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
+    pub session: Option<Box<str>>,
     /// `azp`, else `client_id`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<String>,
+    pub client: Option<Box<str>>,
     /// `iat`, in Unix seconds.
-    #[serde(rename = "iat", skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<i64>,
     /// `exp`, in Unix seconds; present unless a verifier of another kind made the identity.
-    #[serde(rename = "exp", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
     /// `nbf`, in Unix seconds.
-    #[serde(rename = "nbf", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<i64>,
     /// `scope` split at spaces, else `scp`.
-    pub scopes: Vec<String>,
+    pub scopes: Box<[Box<str>]>,
     /// Every claim, as the token has it.
-    pub claims: Value,
+    pub claims: Claims,
     /// The header's `alg`; `introspection` and `api_key` for tokens without one.
-    #[serde(rename = "alg")]
-    pub algorithm: String,
+    pub algorithm: &'static str,
     /// What its sender must prove to have (`cnf`).
-    #[serde(skip)]
     pub confirmation: Option<Arc<Confirmation>>,
+}
+
+/// A token's claims, as the text of a JSON object: a tree of them takes four times the room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims(Box<str>);
+
+#[cfg(test)]
+impl From<Value> for Claims {
+    fn from(claims: Value) -> Self {
+        Self::of(claims.as_object().unwrap())
+    }
+}
+
+impl Claims {
+    /// These.
+    pub fn of(claims: &Map<String, Value>) -> Self {
+        // A tree of JSON values has a text.
+        Self(serde_json::to_string(claims).unwrap_or_default().into())
+    }
+
+    /// They as a tree: an object.
+    pub fn tree(&self) -> Value {
+        // By the reader of tokens: another gives some names of members a meaning of their own.
+        json::object(self.0.as_bytes()).map_or(Value::Null, Value::Object)
+    }
+}
+
+impl Identity {
+    /// It as policies read it: `iss`, `sub`, `jti`, `kid`, `sid`, `client`, `iat`, `exp`, `nbf`, `scopes`, `claims`, `alg`;
+    /// what is absent is left out.
+    pub fn document(&self) -> Value {
+        let mut members = Map::new();
+        let mut add = |name: &str, value: Value| members.insert(name.to_owned(), value);
+        add("iss", Value::from(&*self.issuer));
+        let texts = [
+            ("sub", self.subject.as_deref()),
+            ("jti", self.token_id.as_deref()),
+            ("kid", self.key_id.as_deref()),
+            ("sid", self.session.as_deref()),
+            ("client", self.client.as_deref()),
+        ];
+        for (name, text) in texts {
+            text.map(|text| add(name, text.into()));
+        }
+        for (name, time) in [("iat", self.issued_at), ("exp", self.expires_at), ("nbf", self.not_before)] {
+            time.map(|time| add(name, time.into()));
+        }
+        add("scopes", self.scopes.iter().map(|scope| Value::from(&**scope)).collect());
+        add("claims", self.claims.tree());
+        add("alg", self.algorithm.into());
+        Value::Object(members)
+    }
+}
+
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.document().serialize(to)
+    }
 }
 
 #[cfg(test)]
 impl Identity {
     /// One of which nothing is absent.
     pub(crate) fn whole() -> Self {
-        let text = |t: &str| Some(t.to_owned());
+        let text = |t: &str| Some(t.into());
         Self {
-            issuer: "https://issuer.test".to_owned(),
-            subject: text("s"),
+            issuer: "https://issuer.test".into(),
+            subject: Some("s".into()),
             token_id: text("j"),
             key_id: text("k"),
             session: text("d"),
@@ -67,9 +113,9 @@ impl Identity {
             issued_at: Some(1),
             expires_at: Some(2),
             not_before: Some(1),
-            scopes: vec!["a".to_owned()],
-            claims: serde_json::json!({"x": 1}),
-            algorithm: "ES256".to_owned(),
+            scopes: ["a".into()].into(),
+            claims: serde_json::json!({"x": 1}).into(),
+            algorithm: "ES256",
             confirmation: None,
         }
     }

@@ -41,7 +41,7 @@ pub struct IntrospectionSettings {
     /// Its address.
     pub url: Url,
     /// `iss` of its tokens: what it says otherwise is refused.
-    pub issuer: String,
+    pub issuer: Arc<str>,
     /// Accepted `aud` values; empty accepts any.
     pub audience: Vec<String>,
     /// How this daemon tells who it is.
@@ -229,7 +229,7 @@ impl Introspector {
         }
         self.counts.active.fetch_add(1, Ordering::Relaxed);
         let mut until = now.saturating_add(seconds(self.settings.ttl));
-        let foreign = told.get("iss").is_some_and(|iss| iss.as_str() != Some(&self.settings.issuer));
+        let foreign = told.get("iss").is_some_and(|iss| iss.as_str() != Some(&*self.settings.issuer));
         let expect = claims::Expect {
             audience: &self.settings.audience,
             leeway: seconds(self.settings.leeway),
@@ -239,15 +239,11 @@ impl Introspector {
             needs_expiry: false,
             require_bound: self.settings.require_bound,
         };
-        let about = claims::About {
-            issuer: &self.settings.issuer,
-            algorithm: "introspection".to_owned(),
-            key_id: None,
-        };
+        let about = claims::About { issuer: &self.settings.issuer, algorithm: "introspection", key_id: None };
         let status = if foreign {
             Err(Reason::IssuerUnknown)
         } else {
-            claims::check(told, about, &expect).map(|(identity, _)| identity)
+            claims::check(&told, about, &expect).map(|(identity, _)| identity)
         };
         if let Ok(Identity { expires_at: Some(exp), .. }) = &status {
             until = until.min(*exp);

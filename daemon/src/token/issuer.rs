@@ -25,7 +25,7 @@ use super::{
 
 /// One configured issuer.
 pub(super) struct Issuer {
-    pub name: String,
+    pub name: Arc<str>,
     audience: Vec<String>,
     algorithms: Vec<Algorithm>,
     rules: TokenRules,
@@ -98,7 +98,7 @@ impl Issuer {
         }
         let rules = TokenRules { typ: rules.typ.iter().map(|t| short_type(t)).collect(), ..rules };
         let this = Self {
-            name: issuer,
+            name: issuer.into(),
             audience,
             algorithms,
             leeway: seconds(rules.leeway.unwrap_or(leeway)),
@@ -118,7 +118,7 @@ impl Issuer {
 
     /// Reads the keys' file. Whether they changed.
     pub fn read_file(&self, path: &Path) -> Result<bool, VerifierError> {
-        let (issuer, path) = (self.name.clone(), PathBuf::from(path));
+        let (issuer, path) = (self.name.to_string(), PathBuf::from(path));
         let content = match fs::read(&path) {
             Ok(content) => zeroize::Zeroizing::new(content),
             Err(source) => return Err(VerifierError::Read { issuer, path, source }),
@@ -185,9 +185,9 @@ impl Issuer {
             needs_expiry: true,
             require_bound: self.rules.require_bound,
         };
-        let algorithm = format!("{:?}", jws.algorithm);
+        let algorithm = jws.algorithm.name();
         let about = claims::About { issuer: &self.name, algorithm, key_id: jws.kid };
-        claims::check(jws.claims, about, &expect)
+        claims::check(&jws.claims, about, &expect)
     }
 
     /// A document of this type (in short form) that the issuer signed; nothing is asked of its claims.
@@ -253,7 +253,7 @@ impl Issuer {
     pub fn status(&self, now: i64) -> IssuerStatus {
         let (keys, progress) = (self.keys.load(), self.progress().clone());
         IssuerStatus {
-            issuer: self.name.clone(),
+            issuer: self.name.to_string(),
             source: match self.remote() {
                 None => "file",
                 Some(RemoteKeys { url: Some(_), .. }) => "url",

@@ -49,7 +49,7 @@ impl Fetcher {
             public_only: false,
             connect: remote.timeout,
         };
-        let failed = |source| VerifierError::Fetch { issuer: issuer.name.clone(), source };
+        let failed = |source| VerifierError::Fetch { issuer: issuer.name.to_string(), source };
         let client = Client::new(&settings).map_err(failed)?;
         let settings = remote.clone();
         if settings.url.is_none() {
@@ -97,7 +97,7 @@ impl Fetcher {
         let fetched = self.fetch(known).await;
         let mut progress = self.issuer.progress();
         progress.is_going = false;
-        let (issuer, now) = (&self.issuer.name, SystemClock.wall().seconds());
+        let (issuer, now) = (&*self.issuer.name, SystemClock.wall().seconds());
         let done = match fetched {
             Ok((max_age, changed)) => {
                 if changed {
@@ -169,7 +169,7 @@ impl Fetcher {
         let refused = |why: &str| format!("the discovery document of `{}` is refused: {why}", answer.url);
         let document = json::object(&answer.body)
             .ok_or_else(|| refused("it is not a JSON object without repeated members"))?;
-        if document.get("issuer").and_then(Value::as_str) != Some(&self.issuer.name) {
+        if document.get("issuer").and_then(Value::as_str) != Some(&*self.issuer.name) {
             return Err(refused("its `issuer` is not the configured one to the letter"));
         }
         let keys = document
@@ -227,7 +227,7 @@ fn look(issuer: &Issuer) {
             progress.fetched = Some(SystemClock.wall().seconds());
             if changed {
                 progress.good += 1;
-                tracing::info!(issuer = issuer.name, "the issuer's keys were read again");
+                tracing::info!(issuer = &*issuer.name, "the issuer's keys were read again");
             }
         }
         Err(e) => {

@@ -83,7 +83,7 @@ pub struct StatusLists {
     settings: StatusListSettings,
     client: Client,
     /// By issuer and address.
-    entries: Cache<(String, String), Arc<Entry>>,
+    entries: Cache<(Arc<str>, String), Arc<Entry>>,
     counts: Arc<entry::Counts>,
     slots: Arc<tokio::sync::Semaphore>,
 }
@@ -111,7 +111,7 @@ impl StatusLists {
         now: impl Fn() -> i64,
     ) -> Judgement {
         let Judgement { status: Ok(identity), vouched: Some(mut vouched) } = judged else { return judged };
-        let reference = match reference::read(&identity.claims) {
+        let reference = match reference::read(&identity.claims.tree()) {
             Ok(Some(reference)) => reference,
             Ok(None) => return Judgement { status: Ok(identity), vouched: Some(vouched) },
             Err(reason) => return Judgement { status: Err(reason), vouched: Some(vouched) },

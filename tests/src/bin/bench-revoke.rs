@@ -49,6 +49,10 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     let (orders, syncs) = if args.quick { (200, 100) } else { (2000, 500) };
     let parent = args.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     let dir = tempfile::Builder::new().prefix("portcullis-bench-").tempdir_in(&parent)?;
+    if args.only.as_deref() == Some("bulk") {
+        let _pins = isolate(dir.path())?;
+        return measure_bulk(figures, dir.path(), if args.quick { &[100_000] } else { &[1_000_000] });
+    }
     // It makes namespaces of its own, which are to be seen from all of this process.
     fleet::measure(figures, &dir.path().join("fleet"), args.quick)?;
     if args.only.as_deref() == Some("fleet") {
@@ -106,12 +110,15 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     let token = || fresh.take(1).remove(0);
     deaths::measure(figures, &daemon.socket, guarded, token, if args.quick { 3 } else { 50 })?;
     drop(daemon);
-    for count in if args.quick { &[100_000][..] } else { &[1_000_000, 10_000_000] } {
-        let own = dir.path().join(count.to_string());
+    measure_bulk(figures, dir.path(), if args.quick { &[100_000] } else { &[1_000_000, 10_000_000] })
+}
+
+fn measure_bulk(figures: &mut Figures, dir: &Path, counts: &[usize]) -> Result<()> {
+    for count in counts {
+        let own = dir.join(count.to_string());
         fs::create_dir(&own)?;
-        let pins = Pins::mount(&own)?;
+        let _pins = Pins::mount(&own)?;
         bulk::measure(figures, &own, &tables(&own, Some(count + count / 8))?, *count)?;
-        drop(pins);
     }
     Ok(())
 }

@@ -134,7 +134,8 @@ impl Standards {
 fn may_revoke(client: &Client, identity: &Identity) -> bool {
     let settings = &client.settings;
     settings.revokes == Revokes::Any
-        || identity.client.as_deref() == Some(&settings.id) && settings.issuers.contains(&identity.issuer)
+        || identity.client.as_deref() == Some(&settings.id)
+            && settings.issuers.iter().any(|issuer| **issuer == *identity.issuer)
 }
 
 /// Whether a token that is refused now may be accepted later.

@@ -151,7 +151,7 @@ impl Entry {
             && let Err(why) = &done
         {
             tracing::warn!(
-                issuer = self.issuer.name,
+                issuer = &*self.issuer.name,
                 reason = why,
                 "a status list cannot be had; it is tried again"
             );

@@ -157,7 +157,7 @@ impl World {
 
     async fn judge_at(&self, uri: &str, index: u64) -> Judgement {
         let claims = json!({"status": {"status_list": {"idx": index, "uri": uri}}});
-        let identity = Identity { claims, ..Identity::whole() };
+        let identity = Identity { claims: claims.into(), ..Identity::whole() };
         let judged = Judgement { status: Ok(identity), vouched: Some(Vouched::by(&self.issuer.voucher)) };
         self.lists.settle(&self.issuer, judged, || self.now()).await
     }
@@ -378,7 +378,7 @@ fn publisher(dir: &std::path::Path, uri: &str) -> (Publisher, Arc<crate::token::
         crate::token::ApiKeySettings {
             file: dir.join("keys.json"),
             prefix: "pk".to_owned(),
-            issuer: "keys".to_owned(),
+            issuer: "keys".into(),
             status_uri: Some(uri.to_owned()),
         },
         Arc::new(crate::token::FingerprintKey::load_or_create(&dir.join("fingerprint.key")).unwrap()),
@@ -403,7 +403,7 @@ async fn what_is_published_is_read_back_in_both_forms() {
     let file = dir.path().join("jwks");
     std::fs::write(&file, publisher.jwks()).unwrap();
     let settings = IssuerSettings {
-        issuer: "keys".to_owned(),
+        issuer: "keys".into(),
         audience: Vec::new(),
         algorithms: vec!["ES256".to_owned()],
         keys: KeySource::JwksFile(file),
