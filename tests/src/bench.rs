@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod h2c;
 pub mod kernel;
 pub mod load;
+pub mod loaded;
 pub mod policy;
 pub mod through_envoy;
 pub mod tokens;

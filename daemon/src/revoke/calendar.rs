@@ -108,6 +108,11 @@ impl Calendar {
         self.seen.look(ran, wall.0.div_euclid(MINUTE_MS))
     }
 
+    /// The time that has been over for `grace` nanoseconds of running time at the last look.
+    pub fn over_for(&mut self, grace: u64) -> Option<WallTime> {
+        self.seen.over_for(grace).map(|minute| WallTime(minute.saturating_mul(MINUTE_MS)))
+    }
+
     /// Takes out up to `count` claims of minutes that were over for `grace` nanoseconds of running time at the last look. A
     /// wall clock that is wrong for a while lets claims end while it is; it must not erase them.
     pub fn take(&mut self, grace: u64, count: usize) -> Vec<Noted> {

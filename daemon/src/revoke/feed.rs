@@ -19,6 +19,7 @@ mod publish;
 mod resync;
 mod session;
 mod tracker;
+mod trouble;
 mod wait;
 
 use std::{
@@ -229,6 +230,11 @@ impl Feed {
 
     fn subject(&self, what: &str, of: &str) -> String {
         format!("{}.{what}.{of}", self.settings.prefix)
+    }
+
+    /// The last entry of this host's log.
+    fn log_head(&self) -> u64 {
+        *self.plane.head().borrow()
     }
 
     fn heard(&self) {

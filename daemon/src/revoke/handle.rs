@@ -458,6 +458,16 @@ impl PlaneHandle {
         self.read(move |reader| reader.list(after, limit, now, keep)).await
     }
 
+    /// The same of all that are stored, over by this host's clock or not.
+    pub async fn list_all(
+        &self,
+        after: ClaimId,
+        limit: usize,
+        keep: impl Fn(&AnyClaim) -> bool + Send + 'static,
+    ) -> Result<Vec<AnyClaim>, RevokeError> {
+        self.read(move |reader| reader.list(after, limit, WallTime(i64::MIN), keep)).await
+    }
+
     /// Does something with the kernel side, which the plane owns; [`RevokeError::Stopping`] where there is none.
     pub async fn with_kernel<T: Send + 'static>(
         &self,

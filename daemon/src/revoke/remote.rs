@@ -13,7 +13,7 @@ use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
     AnyClaim, Claim, ClaimId, Fingerprints, Plane, RevokeError, Selector, SelectorClaim,
-    foreign::{Grave, Name, Origin, Position, REMEMBERED},
+    foreign::{Grave, Name, Origin, Position},
     ledger::Moment,
     room::Room,
     store::Changes,
@@ -128,9 +128,9 @@ impl Plane {
         let mut again: Vec<DenyFingerprint> = Vec::new();
         let (mut seen, mut room) = (HashSet::new(), Room::default());
         for claim in update.add {
-            let over = claim.until.0.saturating_add(REMEMBERED) <= taken.wall.0;
+            // One that is over is taken too: it is this host's clock that says so, and that may be wrong.
             let dead = lifted.contains(&claim.name) || self.store.is_buried(claim.name);
-            if over || dead || claim.name.origin == self.store.origin() || !seen.insert(claim.name) {
+            if dead || claim.name.origin == self.store.origin() || !seen.insert(claim.name) {
                 continue;
             }
             match claim.on {
@@ -172,7 +172,11 @@ impl Plane {
             names.push(c.name);
         }
         let going = self.going(&update.lift, update.only.as_ref())?;
+        // What others lifted of this host's own it tells on as its own: who has only its orders must hear of that too.
+        let own = self.store.origin();
+        let buried = going.iter().filter_map(|g| self.grave_of(&g.claim)).filter(|g| g.name.origin == own);
         let changes = Changes {
+            buried: buried.collect(),
             add: claims.iter().collect(),
             select: by_selector.iter().collect(),
             lift: going.iter().map(|g| (self.with_children(g.claim.id()), g.by.clone())).collect(),
@@ -180,7 +184,15 @@ impl Plane {
                 .lift
                 .iter()
                 .map(|l| l.grave)
-                .filter(|g| g.name.origin != self.store.origin())
+                // Those that a host no longer has do not come back with an older message of it.
+                .chain(
+                    going
+                        .iter()
+                        .filter_map(|g| self.grave_of(&g.claim))
+                        .filter(|g| !lifted.contains(&g.name)),
+                )
+                // Known ones come again where the stream is read anew.
+                .filter(|g| g.name.origin != own && !self.store.is_buried(g.name))
                 .collect(),
             reached: update.reached,
             ..Changes::default()

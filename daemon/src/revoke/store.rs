@@ -453,7 +453,7 @@ impl Store {
         let told = self.shared.write().take(&entry, &position).ok();
         self.policy = told.and_then(|t| t.policy).or(self.policy.take());
         if self.journal.sealed().len() != sealed {
-            self.tend(now);
+            self.tend(now, None);
         }
         Ok(chain.seq)
     }
@@ -493,9 +493,12 @@ impl Store {
         self.journal.chain()
     }
 
-    /// Looks whether a snapshot is to be made or was, and forgets what is too old. Cheap; called now and then.
-    pub fn tend(&mut self, now: WallTime) {
-        self.forget_answers(now);
+    /// Looks whether a snapshot is to be made or was, and forgets what is too old: by a time that has been over for long
+    /// enough for the clock to be believed, where there is one. Cheap; called now and then.
+    pub fn tend(&mut self, now: WallTime, over: Option<WallTime>) {
+        if let Some(over) = over {
+            self.forget_answers(over);
+        }
         if let Some(running) = &self.compacting {
             match running.try_recv() {
                 Ok(result) => {
@@ -506,7 +509,7 @@ impl Store {
                 Err(mpsc::TryRecvError::Disconnected) => self.compacting = None,
             }
         }
-        self.drop_old(now);
+        self.drop_old(over);
         let last = self.snapshot.as_ref().map_or(0, |s| s.bytes);
         if compact::files(self).map(|f| f.end).sum::<u64>() < self.tuning.snapshot_after.max(last) {
             return;
@@ -560,7 +563,7 @@ impl Store {
     }
 
     /// Removes files of the log that are kept for the audit alone, and have been for long enough.
-    fn drop_old(&mut self, now: WallTime) {
+    fn drop_old(&mut self, over: Option<WallTime>) {
         let Some(upto) = self.snapshot.as_ref().map(|s| s.chain.seq) else { return };
         let keep = i64::try_from(self.tuning.audit_keep.as_millis()).unwrap_or(i64::MAX);
         loop {
@@ -568,7 +571,8 @@ impl Store {
             let bytes: u64 = spare.iter().map(|s| s.end).sum();
             let Some(oldest) = spare.first() else { return };
             let last = compact::last_time(&spare, &self.journal);
-            if bytes <= self.tuning.audit_max && last.is_none_or(|t| t >= now.0.saturating_sub(keep)) {
+            let is_old = |t: i64| over.is_some_and(|over| t < over.0.saturating_sub(keep));
+            if bytes <= self.tuning.audit_max && !last.is_some_and(is_old) {
                 return;
             }
             tracing::info!(file = oldest.name, "a file of the audit log is removed: it is past what is kept");

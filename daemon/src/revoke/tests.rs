@@ -406,12 +406,66 @@ fn a_lifting_that_is_heard_of_first_outlives_its_claim_by_a_day() {
     b.start();
     *b.clock.0.lock().unwrap() = UNTIL + day - 1;
     let now = b.clock.wall();
-    b.plane().store.tend(now);
+    b.plane().store.tend(now, Some(now));
     b.hear(&[&all[0]]);
     assert_eq!(b.in_force(), BTreeMap::new());
     assert!(b.plane().store.is_buried(name));
     *b.clock.0.lock().unwrap() = UNTIL + day;
     let now = b.clock.wall();
-    b.plane().store.tend(now);
+    b.plane().store.tend(now, Some(now));
     assert!(!b.plane().store.is_buried(name), "and no longer");
+}
+
+#[test]
+fn what_a_wrong_clock_says_is_over_is_taken_and_holds_when_it_is_right() {
+    let (mut a, mut b) = (Host::new(1), Host::new(2));
+    *b.clock.0.lock().unwrap() = UNTIL + 2 * 24 * 3600 * 1000;
+    a.revoke(1);
+    b.learn(&mut a);
+    assert!(!b.index.is_revoked(DenyFingerprint([1, KEY.into()]), b.clock.wall()));
+    *b.clock.0.lock().unwrap() = NOW;
+    b.start();
+    assert!(b.index.is_revoked(DenyFingerprint([1, KEY.into()]), b.clock.wall()));
+}
+
+#[test]
+fn what_a_wrong_clock_says_is_long_over_stays_lifted() {
+    let (mut a, mut b) = (Host::new(1), Host::new(2));
+    let id = a.revoke(1);
+    a.lift(id);
+    let all = a.messages().unwrap();
+    b.hear(&[&all[1]]);
+    *b.clock.0.lock().unwrap() = UNTIL + 3 * 24 * 3600 * 1000;
+    b.plane().sweep();
+    *b.clock.0.lock().unwrap() = NOW;
+    b.hear(&[&all[0]]);
+    assert_eq!(b.in_force(), BTreeMap::new());
+}
+
+#[test]
+fn a_host_tells_as_its_own_what_another_lifted_of_it() {
+    let (mut a, mut b, mut late) = (Host::new(1), Host::new(2), Host::new(3));
+    a.revoke(1);
+    b.learn(&mut a);
+    let [here] = b.others()[..] else { panic!("one claim") };
+    b.lift(here);
+    a.learn(&mut b);
+    assert_eq!(a.in_force(), BTreeMap::new());
+    // Whoever hears of the first alone.
+    late.learn(&mut a);
+    assert_eq!(late.in_force(), BTreeMap::new());
+}
+
+#[test]
+fn what_a_host_no_longer_has_does_not_come_back_with_its_older_messages() {
+    let (mut a, mut b) = (Host::new(1), Host::new(2));
+    let id = a.revoke(1);
+    let first = a.messages().unwrap();
+    b.hear(&[&first[0]]);
+    a.lift(id);
+    let (of, whole) = (a.origin(), a.whole());
+    b.hear_whole(of, &whole);
+    assert_eq!(b.in_force(), BTreeMap::new());
+    b.hear(&[&first[0]]);
+    assert_eq!(b.in_force(), BTreeMap::new());
 }

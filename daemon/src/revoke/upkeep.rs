@@ -199,6 +199,7 @@ impl Plane {
         let calendar = self.ledger.calendar();
         let back = calendar.look(wall, boot);
         let taken = calendar.take(GRACE_NS, SWEEP);
+        let over = calendar.over_for(GRACE_NS);
         if back || boot.0.saturating_sub(self.upkeep.kept.0) >= KEEP_NS {
             self.keep_seen();
         }
@@ -210,7 +211,7 @@ impl Plane {
             {
                 self.store_refused(e);
             }
-            self.store.tend(now);
+            self.store.tend(now, over);
             return false;
         }
         let (mut over, mut tokens) = (Vec::new(), Vec::new());

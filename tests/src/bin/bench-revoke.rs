@@ -24,7 +24,7 @@ use portcullis_tests::{
         admin::Admin,
         bulk,
         daemon::{Daemon, Setting, quoted},
-        deaths, disk, fleet, percentile,
+        deaths, disk, fleet, loaded, percentile,
     },
     figures::Figures,
 };
@@ -49,6 +49,11 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     let (orders, syncs) = if args.quick { (200, 100) } else { (2000, 500) };
     let parent = args.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     let dir = tempfile::Builder::new().prefix("portcullis-bench-").tempdir_in(&parent)?;
+    if args.only.as_deref() == Some("loaded") {
+        let _pins = isolate(dir.path())?;
+        let tables = tables(dir.path(), None)?;
+        return loaded::measure(figures, dir.path(), &tables, &Orders::default().take(orders));
+    }
     if args.only.as_deref() == Some("bulk") {
         let _pins = isolate(dir.path())?;
         return measure_bulk(figures, dir.path(), if args.quick { &[100_000] } else { &[1_000_000] });
@@ -110,6 +115,12 @@ fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     let token = || fresh.take(1).remove(0);
     deaths::measure(figures, &daemon.socket, guarded, token, if args.quick { 3 } else { 50 })?;
     drop(daemon);
+    {
+        let own = dir.path().join("loaded");
+        fs::create_dir(&own)?;
+        let _pins = Pins::mount(&own)?;
+        loaded::measure(figures, &own, &tables(&own, None)?, &fresh.take(orders))?;
+    }
     measure_bulk(figures, dir.path(), if args.quick { &[100_000] } else { &[1_000_000, 10_000_000] })
 }
 

@@ -280,7 +280,8 @@ fn what_is_no_order_is_refused_and_holds_up_nothing() -> Result<()> {
     for (body, of) in [("", &id), ("{", &id), ("{\"v\":9}", &id), (&long, &id), (&other, &id), (&huge, &id)] {
         client.publish(&format!("portcullis.changes.{of}"), body)?;
     }
-    for subject in ["hosts.x", &format!("hosts.{id}"), &format!("applied.{own}"), &format!("resync.{own}")] {
+    for subject in ["hosts.x", &format!("hosts.{id}"), &format!("applied.{own}.x"), &format!("resync.{own}")]
+    {
         client.publish(&format!("portcullis.{subject}"), "[1,2")?;
     }
     let refused = a.await_fleet(|f| f["counts"]["refused"]["malformed"].as_u64() >= Some(7))?;
@@ -356,5 +357,31 @@ fn clients_are_answered_when_the_fleet_has_it_and_any_host_unlocks() -> Result<(
     }
     // The client's orders stay.
     assert!(a.refuses(&second)?);
+    Ok(())
+}
+
+#[test]
+fn a_host_that_was_restored_from_an_older_copy_hears_again_what_it_had_acknowledged() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::of(2, &[Setting::alone(Version::Current)])? else { return Ok(()) };
+    fleet.settle()?;
+    let (before, after) = (fleet.mint.hs256()?, fleet.mint.hs256()?);
+    let revoke = |fleet: &Fleet, token: &str| -> Result<()> {
+        fleet.hosts[0].daemon.ask(&["revoke", "--wait", "applied"], token)?.ok().map(drop)
+    };
+    revoke(&fleet, &before)?;
+    let copy = fleet.hosts[1].dir.path("copy").display().to_string();
+    fleet.hosts[1].daemon.command(&["revocations", "backup", &copy])?.ok()?;
+    revoke(&fleet, &after)?;
+    // Nobody is there who could be asked.
+    fleet.hosts[0].daemon.kill9()?;
+    let restored = &mut fleet.hosts[1];
+    assert!(restored.daemon.stop()?.success());
+    restored.daemon.command(&["revocations", "restore", &copy, "--force"])?.ok()?;
+    restored.daemon.restart()?;
+    restored.await_refused(&after, true);
+    restored.await_refused(&before, true);
     Ok(())
 }

@@ -157,6 +157,28 @@ fn a_host_that_the_stream_gives_nothing_asks_the_others() -> Result<()> {
 }
 
 #[test]
+fn what_the_stream_does_not_take_is_asked_of_its_host() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::hub(&[Setting::alone(Version::Current)])? else { return Ok(()) };
+    let full = r#"{"name":"PORTCULLIS","subjects":["portcullis.changes.*"],"retention":"limits","storage":"file",
+        "num_replicas":1,"max_msgs":1,"discard":"new"}"#;
+    let made = fleet.nats[0].api("STREAM.CREATE.PORTCULLIS", &full.replace('\n', ""))?;
+    assert!(made["error"].is_null(), "{made}");
+    fleet.add("")?;
+    fleet.add("")?;
+    fleet.settle()?;
+    for _ in 0..3 {
+        share(&fleet)?;
+    }
+    let told =
+        fleet.hosts[0].await_fleet(|f| f["error"].as_str().is_some_and(|e| e.contains("not stored")))?;
+    assert!(told["server"].is_string(), "the connection stands: {told}");
+    Ok(())
+}
+
+#[test]
 fn keys_of_nats_sign_in() -> Result<()> {
     if !is_root() {
         return Ok(());

@@ -35,6 +35,8 @@ pub enum What {
     Orders(Vec<Orders>),
     /// Claims and liftings that were told apart from the entries that brought them.
     Apart(Vec<RemoteClaim>, Vec<RemoteLift>),
+    /// More is known of a host's orders than it says there are: it is asked for all of them.
+    Anew(Origin),
     /// A host's orders are known up to an entry; where all its claims were told, these.
     Reached(Origin, u64, Option<Only>),
 }
@@ -61,6 +63,10 @@ impl Feed {
             match work.what {
                 What::Orders(all) => self.take_in(all, &mut tracker, &mut update, &mut touched),
                 What::Apart(add, lift) => (update.add, update.lift) = (add, lift),
+                What::Anew(origin) => {
+                    tracker.begin_anew(origin);
+                    touched.insert(origin);
+                }
                 What::Reached(origin, entry, only) => {
                     tracker.reach(origin, entry);
                     touched.insert(origin);
@@ -102,10 +108,11 @@ impl Feed {
                 Seen::New => {
                     state.counts.applied += 1;
                     state.counts.other_key += orders.other_key;
-                    update.add.extend(orders.add);
-                    update.lift.extend(orders.lift);
                 }
             }
+            // Known ones too, which changes nothing: how far a host's orders are known may be a third one's word.
+            update.add.extend(orders.add);
+            update.lift.extend(orders.lift);
         }
     }
 
@@ -137,7 +144,7 @@ impl Feed {
     /// Says to a host that its orders are in force here.
     async fn tell_applied(&self, session: &Session, origin: Origin, entry: u64) -> Result<(), Ended> {
         let text = serde_json::to_vec(&Applied::new(self.own, entry)).unwrap_or_default();
-        let subject = self.subject("applied", &origin.to_string());
+        let subject = self.subject("applied", &format!("{origin}.{}", self.own));
         session.conn.client.publish(subject, text.into()).await.map_err(|e| e.to_string())
     }
 }

@@ -10,12 +10,14 @@ use futures_core::Stream as _;
 use tokio_stream::StreamExt as _;
 
 use super::{
+    super::foreign::Origin,
     Feed,
     apply::What,
     connect::{Ended, because},
     message,
     orders::Orders,
-    session::{PAUSE, Session},
+    session::Session,
+    trouble::Trouble,
 };
 
 /// Messages taken at once.
@@ -38,29 +40,19 @@ impl Feed {
     }
 
     pub(super) async fn consume(&self, session: &Session) -> Result<(), Ended> {
-        let mut said = None;
+        let mut trouble = Trouble::new(
+            "the stream gives this host nothing yet: what is missing is asked of the other hosts meanwhile",
+        );
         let consumer = loop {
             match self.own_consumer(session).await {
                 Ok(consumer) => break consumer,
-                Err(why) if self.lacks_stream(&session.conn.context).await => return Err(why),
                 Err(why) => {
-                    tracing::warn!(
-                        reason = why,
-                        "the stream gives this host nothing yet: what is missing is asked of the other hosts"
-                    );
-                    let mut state = self.state();
-                    (state.backlog, state.error) = (0, Some(why.clone()));
-                    said = Some(why);
+                    self.state().backlog = 0;
+                    self.bear(session, &mut trouble, why).await?;
                 }
             }
-            tokio::time::sleep(PAUSE).await;
         };
-        {
-            let mut state = self.state();
-            if said.is_some() && state.error == said {
-                state.error = None;
-            }
-        }
+        self.is_over(&mut trouble);
         session.consuming.store(true, Ordering::Relaxed);
         let ended = self.take_all(session, &consumer).await;
         self.state().spoilt = true;
@@ -102,10 +94,12 @@ impl Feed {
             Ok(consumer) => {
                 let info = consumer.cached_info();
                 let owes_nothing = info.num_ack_pending == 0 && info.num_waiting == 0;
-                if owes_nothing && info.config.filter_subject == subject && !self.state().spoilt {
+                let floor = info.ack_floor.stream_sequence;
+                let missed = self.missed(session, floor).await.map_err(|e| failed(&*e))?;
+                if owes_nothing && !missed && info.config.filter_subject == subject && !self.state().spoilt {
                     return Ok(consumer);
                 }
-                let floor = info.ack_floor.stream_sequence;
+                let floor = if missed { 0 } else { floor };
                 stream.delete_consumer(&name).await.map_err(|e| failed(&e))?;
                 floor
             }
@@ -130,6 +124,34 @@ impl Feed {
         let made = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
         self.state().spoilt = false;
         Ok(made)
+    }
+
+    /// Whether a message that was acknowledged is not in this host's store, which was then restored from an older copy: by
+    /// the last one of each host.
+    async fn missed(
+        &self,
+        session: &Session,
+        floor: u64,
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        let (stream, changes) = (&session.conn.stream, self.subject("changes", ""));
+        let mut subjects = stream.info_with_subjects(self.subject("changes", "*")).await?;
+        while let Some(subject) = subjects.next().await {
+            let (subject, _) = subject?;
+            let from = subject.strip_prefix(&changes).unwrap_or_default();
+            let Ok(origin) = from.parse::<Origin>() else { continue };
+            if origin == self.own {
+                continue;
+            }
+            let last = stream.get_last_raw_message_by_subject(&subject).await?;
+            let reached = self.state().reached.get(&origin).map_or(0, |p| p.whole());
+            // One that cannot be read was refused, and would be again.
+            let is_missed = message::read(&last.payload, from).is_ok_and(|m| m.entry > reached);
+            if last.sequence <= floor && is_missed {
+                tracing::warn!(of = %origin, "the store lacks what was acknowledged to the stream: all of it is taken again");
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn take(&self, session: &Session, batch: Vec<Message>) -> Result<(), Ended> {

@@ -44,6 +44,9 @@ pub struct Heartbeat {
     pub needs_other: Option<u64>,
     /// The last entry of its log that has orders.
     pub head: u64,
+    /// The last entry of its log.
+    #[serde(default)]
+    pub end: u64,
     /// How far it has the orders of others in force.
     pub applied: BTreeMap<Origin, u64>,
     /// How long ago it knew itself complete, in ms; none where it never did since its start.
@@ -67,9 +70,10 @@ impl Applied {
         Self { v: VERSION, host, entry }
     }
 
-    /// Reads it.
-    pub fn read(bytes: &[u8]) -> Result<Self, Refused> {
-        parse(bytes)
+    /// Reads it as it came under a host's subject.
+    pub fn read(bytes: &[u8], subject: &str) -> Result<Self, Refused> {
+        let one: Self = parse(bytes)?;
+        if one.host.to_string() == subject { Ok(one) } else { Err(Refused::Subject) }
     }
 }
 
@@ -87,6 +91,7 @@ impl Heartbeat {
             other_key: keys.other.map(key),
             needs_other: None,
             head: 0,
+            end: 0,
             applied: BTreeMap::new(),
             staleness: None,
         }
@@ -117,7 +122,17 @@ struct Heard {
 impl Heard {
     /// Whether one of these keys is in force there: then it knows tokens by the names that this host gives them.
     fn shares(&self, keys: KeyIds) -> bool {
-        keys.all().map(key).any(|k| self.said.key == k || self.said.other_key.as_ref() == Some(&k))
+        keys.all().any(|k| self.has(k))
+    }
+
+    fn has(&self, id: u32) -> bool {
+        let id = key(id);
+        self.said.key == id || self.said.other_key.as_ref() == Some(&id)
+    }
+
+    /// Whether it knows each of some tokens by one of its names.
+    fn knows(&self, named: &[Vec<u32>]) -> bool {
+        named.iter().all(|under| under.iter().any(|k| self.has(*k)))
     }
 }
 
@@ -157,9 +172,9 @@ pub struct HostStatus {
 pub struct Hosts(BTreeMap<Origin, Heard>);
 
 impl Hosts {
-    /// Notes what a host says of itself; `own` is this one.
-    pub fn heard(&mut self, said: Heartbeat, own: Origin, now: Instant) {
-        let applied = said.applied.get(&own).copied().unwrap_or(0);
+    /// Notes what a host says of itself; `own` is this one, whose log ends with entry `head`.
+    pub fn heard(&mut self, said: Heartbeat, own: Origin, head: u64, now: Instant) {
+        let applied = said.applied.get(&own).copied().filter(|entry| *entry <= head).unwrap_or(0);
         if self.0.len() >= MOST && !self.0.contains_key(&said.host) {
             return;
         }
@@ -169,9 +184,9 @@ impl Hosts {
         self.0.retain(|_, h| now.saturating_duration_since(h.at) < SHOWN);
     }
 
-    /// Notes that a host has this one's orders in force.
-    pub fn applied(&mut self, a: Applied) {
-        if let Some(host) = self.0.get_mut(&a.host) {
+    /// Notes that a host has this one's orders in force; more than there are, up to entry `head`, nobody has.
+    pub fn applied(&mut self, a: Applied, head: u64) {
+        if let Some(host) = self.0.get_mut(&a.host).filter(|_| a.entry <= head) {
             host.applied = host.applied.max(a.entry);
         }
     }
@@ -207,11 +222,12 @@ impl Hosts {
     }
 
     /// Who has this host's orders up to an entry in force, by name, and who is missing with the reason. `named` are waited
-    /// for whether they are there or not; without any, all that are live.
+    /// for whether they are there or not; without any, all that are live. `tokens` are the keys that each token has a name
+    /// under which is refused with them: who has none of a token's does not refuse it.
     pub fn standing(
         &self,
         entry: u64,
-        keys: KeyIds,
+        tokens: &[Vec<u32>],
         named: &BTreeSet<String>,
         now: Instant,
     ) -> (Vec<String>, Vec<Missing>) {
@@ -225,17 +241,17 @@ impl Hosts {
             if !named.is_empty() && !is_named {
                 continue;
             }
-            let why = if !h.shares(keys) {
+            let why = if !live && !is_named {
+                continue;
+            } else if !h.knows(tokens) {
                 "it has another fingerprint key"
             } else if h.applied >= entry {
                 have.push(h.said.name.clone());
                 continue;
             } else if live {
                 "it has not said so"
-            } else if is_named {
-                "nothing was heard of it lately"
             } else {
-                continue;
+                "nothing was heard of it lately"
             };
             missing.push(Missing { host: h.said.name.clone(), why: why.to_owned() });
         }
@@ -298,26 +314,30 @@ mod tests {
     #[test]
     fn live_hosts_are_waited_for_and_named_ones_always() {
         let (mut hosts, now) = (Hosts::default(), Instant::now());
-        hosts.heard(said(B, "b", 4), A, now);
-        hosts.heard(said(C, "c", 9), A, now);
+        hosts.heard(said(B, "b", 4), A, 99, now);
+        hosts.heard(said(C, "c", 9), A, 99, now);
         let none = BTreeSet::new();
         let names = |m: &[Missing]| m.iter().map(|m| m.host.clone()).collect::<Vec<_>>();
-        let (have, missing) = hosts.standing(5, 1.into(), &none, now);
+        let (have, missing) = hosts.standing(5, &[vec![1]], &none, now);
         assert_eq!((have, names(&missing)), (vec!["c".to_owned()], vec!["b".to_owned()]));
-        hosts.applied(Applied::new(B, 5));
-        hosts.heard(said(B, "b", 4), A, now);
-        assert_eq!(hosts.standing(5, 1.into(), &none, now).1, [], "an older word takes nothing back");
-        assert_eq!(hosts.standing(5, 2.into(), &none, now).1.len(), 2, "another key");
+        hosts.applied(Applied::new(B, 100), 99);
+        assert_eq!(hosts.standing(5, &[vec![1]], &none, now).1.len(), 1, "nobody has more than there is");
+        hosts.applied(Applied::new(B, 5), 99);
+        hosts.heard(said(B, "b", 4), A, 99, now);
+        assert_eq!(hosts.standing(5, &[vec![1]], &none, now).1, [], "an older word takes nothing back");
+        assert_eq!(hosts.standing(5, &[vec![2]], &none, now).1.len(), 2, "another key");
         let (both, either) = (
             KeyIds { own: 2, other: Some(1) },
             Heartbeat::new(B, "b", KeyIds { own: 3, other: Some(2) }, "x"),
         );
-        assert_eq!(hosts.standing(5, both, &none, now).1, [], "one key in common is enough");
+        assert_eq!(hosts.standing(5, &[vec![2, 1]], &none, now).1, [], "one key in common is enough");
+        assert_eq!(hosts.standing(5, &[vec![1], vec![2]], &none, now).1.len(), 2, "but of each token");
         let later = now + LIVE;
-        assert_eq!(hosts.standing(6, 1.into(), &none, later).1, [], "nobody is there");
+        assert_eq!(hosts.standing(6, &[vec![9]], &none, later).1, [], "whoever is gone holds up nobody");
+        assert_eq!(hosts.standing(6, &[vec![1]], &none, later).1, [], "nobody is there");
         let named = BTreeSet::from(["b".to_owned(), "d".to_owned()]);
-        assert_eq!(names(&hosts.standing(6, 1.into(), &named, later).1), ["b", "d"]);
-        hosts.heard(either, A, now);
+        assert_eq!(names(&hosts.standing(6, &[vec![1]], &named, later).1), ["b", "d"]);
+        hosts.heard(either, A, 99, now);
         assert_eq!((hosts.other_keys(2.into(), now), hosts.other_keys(both, now)), (1, 0));
     }
 
@@ -327,7 +347,7 @@ mod tests {
         let mut b = said(B, "b", 4);
         b.applied.insert(C, 77);
         b.head = 3;
-        hosts.heard(b, A, now);
+        hosts.heard(b, A, 99, now);
         assert_eq!(hosts.heads(A, now), BTreeMap::from([(B, 3), (C, 77)]));
         assert_eq!(hosts.who_has(C, now).collect::<Vec<_>>(), [(B, 77)]);
     }

@@ -10,7 +10,9 @@ use async_nats::Message;
 use tokio_stream::StreamExt as _;
 
 use super::{
+    super::foreign::Origin,
     Feed,
+    apply::What,
     connect::{Ended, because},
     hosts::{Applied, Heartbeat},
     session::Session,
@@ -25,16 +27,24 @@ impl Feed {
         let own = self.own.to_string();
         let failed = |e| because("other hosts cannot be heard", &e);
         let mut beats = client.subscribe(self.subject("hosts", "*")).await.map_err(failed)?;
-        let mut applied = client.subscribe(self.subject("applied", &own)).await.map_err(failed)?;
+        let mut applied =
+            client.subscribe(self.subject("applied", &format!("{own}.*"))).await.map_err(failed)?;
         let mut asked = client.subscribe(self.subject("resync", &own)).await.map_err(failed)?;
         loop {
             tokio::select! {
-                m = beats.next() => self.hear(session, &m.ok_or("other hosts are not heard any more")?),
+                m = beats.next() => {
+                    let anew = self.hear(session, &m.ok_or("other hosts are not heard any more")?);
+                    if let Some(origin) = anew {
+                        session.apply(What::Anew(origin)).await?;
+                    }
+                }
                 m = applied.next() => {
                     let m = m.ok_or("other hosts are not heard any more")?;
-                    match Applied::read(&m.payload) {
-                        Ok(a) => self.state().hosts.applied(a),
-                        Err(why) => self.refuse(why, "a word", "a host"),
+                    let subject = self.subject("applied", &own);
+                    let from = m.subject.strip_prefix(&subject).unwrap_or_default().trim_start_matches('.');
+                    match Applied::read(&m.payload, from) {
+                        Ok(a) => self.state().hosts.applied(a, self.log_head()),
+                        Err(why) => self.refuse(why, "a word", from),
                     }
                     self.heard();
                 }
@@ -46,9 +56,11 @@ impl Feed {
         }
     }
 
-    fn hear(&self, session: &Session, m: &Message) {
+    /// Notes a host's word. The host, where others were believed to have more of its orders than it has.
+    fn hear(&self, session: &Session, m: &Message) -> Option<Origin> {
         let hosts = self.subject("hosts", "");
         let from = m.subject.strip_prefix(&hosts).unwrap_or_default();
+        let mut anew = None;
         match Heartbeat::read(&m.payload, from) {
             Ok(said) if said.host == self.own => {
                 // Own words do not come back: this is another one.
@@ -60,10 +72,17 @@ impl Feed {
                     *self.state().counts.refused.entry("same_host").or_default() += 1;
                 }
             }
-            Ok(said) => self.state().hosts.heard(said, self.own, Instant::now()),
+            Ok(said) => {
+                let mut state = self.state();
+                // One that tells nothing, since it was restored from an older copy, is none to begin anew with.
+                let known = state.reached.get(&said.host).map_or(0, |p| p.whole());
+                anew = Some(said.host).filter(|_| said.head > 0 && known > said.end);
+                state.hosts.heard(said, self.own, self.log_head(), Instant::now());
+            }
             Err(why) => self.refuse(why, "a host's word", from),
         }
         self.heard();
+        anew
     }
 
     /// Says every second that this host is there, and looks whether it is complete.
@@ -78,7 +97,7 @@ impl Feed {
             said.needs_other = self.settings.keys.other.map(|_| needs());
             {
                 let state = self.state();
-                said.head = state.head;
+                (said.head, said.end) = (state.head, self.log_head());
                 said.applied = state.reached.iter().map(|(o, p)| (*o, p.whole())).collect();
                 let ago = |i: Instant| u64::try_from(i.elapsed().as_millis()).unwrap_or(u64::MAX);
                 said.staleness = state.complete.map(ago);

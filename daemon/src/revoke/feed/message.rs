@@ -335,9 +335,15 @@ pub fn read(bytes: &[u8], subject: &str) -> Result<Message, Refused> {
     if subject != message.origin.to_string() {
         return Err(Refused::Subject);
     }
-    let key = key_id(&message.key).is_some();
-    let order = message.part < message.parts && message.prev < message.entry && message.entry < u64::MAX;
-    if key && order { Ok(message) } else { Err(Refused::Malformed) }
+    message.check().map(|()| message)
+}
+
+impl Message {
+    /// Whether its numbers can be.
+    pub fn check(&self) -> Result<(), Refused> {
+        let order = self.part < self.parts && self.prev < self.entry && self.entry < u64::MAX;
+        if key_id(&self.key).is_some() && order { Ok(()) } else { Err(Refused::Malformed) }
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,16 @@ use async_nats::{
     HeaderMap,
     jetstream::{context::PublishAckFuture, stream::LastRawMessageErrorKind},
 };
+use aws_lc_rs::digest;
 
 use super::{
     Feed,
     connect::{Ended, because},
     message,
     session::Session,
+    trouble::Trouble,
 };
+use crate::hex;
 
 /// Entries read at once.
 const PAGE: usize = 256;
@@ -27,7 +30,19 @@ const AGAIN: Duration = Duration::from_millis(100);
 type OnTheWay = VecDeque<(u64, PublishAckFuture)>;
 
 impl Feed {
+    /// Tells what is ordered here. While the stream takes nothing the hosts hear each other all the same, and ask for what
+    /// is missing.
     pub(super) async fn publish(&self, session: &Session) -> Result<(), Ended> {
+        let mut trouble = Trouble::new(
+            "the stream takes nothing of this host: the other hosts ask for what is missing meanwhile",
+        );
+        loop {
+            let Err(why) = self.tell(session, &mut trouble).await else { return Ok(()) };
+            self.bear(session, &mut trouble, why).await?;
+        }
+    }
+
+    async fn tell(&self, session: &Session, trouble: &mut Trouble) -> Result<(), Ended> {
         let mut head = self.plane.head();
         let Some(mut at) = self.cursor(session).await? else {
             // What others order is taken all the same.
@@ -43,6 +58,7 @@ impl Feed {
         loop {
             let entries = match self.plane.entries(at, PAGE).await {
                 Ok(Some(entries)) if entries.is_empty() => {
+                    self.is_over(trouble);
                     if head.changed().await.is_err() {
                         return Err("the daemon is stopping".to_owned());
                     }
@@ -94,7 +110,10 @@ impl Feed {
         body: Vec<u8>,
     ) -> Result<PublishAckFuture, Ended> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("{}-{entry}-{part}", self.own));
+        // Of its text, too: told again under another key or in other parts it is another message.
+        let digest = digest::digest(&digest::SHA256, &body);
+        let text = hex::encode(digest.as_ref().get(..8).unwrap_or_default());
+        headers.insert("Nats-Msg-Id", format!("{}-{entry}-{part}-{text}", self.own));
         let subject = self.subject("changes", &self.own.to_string());
         let sent = session.conn.context.publish_with_headers(subject, headers, body.into()).await;
         sent.map_err(|e| because("revocations cannot be told to the fleet", &e))

@@ -172,6 +172,7 @@ impl Feed {
                         if m.origin != of {
                             return Err("it is of another host".to_owned());
                         }
+                        m.check().map_err(bad)?;
                         all.push(Orders::of(m, self.settings.keys).map_err(bad)?);
                     }
                     session.apply(What::Orders(all)).await?;
@@ -261,7 +262,8 @@ impl Feed {
             Name::of_source(source).unwrap_or(Name { origin: own, id })
         };
         let keep = move |c: &AnyClaim| name(c).origin == of;
-        let listed = self.plane.list(ClaimId(page.after), CLAIMS, keep).await?;
+        // Those that are over too: whoever asks would take them for lifted.
+        let listed = self.plane.list_all(ClaimId(page.after), CLAIMS, keep).await?;
         let (mut claims, mut bytes, mut more) = (Vec::new(), 0, listed.len() == CLAIMS);
         for claim in &listed {
             let told = if of == own {

@@ -37,7 +37,7 @@ impl Feed {
         loop {
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                ended = Box::pin(self.session(&mut said)) => ended,
+                ended = Arc::clone(&self).one(&mut said) => ended,
             };
             let (why, pause) = match ended {
                 Err(Failed::Lost(why)) => (why, self.settings.reconnect),
@@ -60,6 +60,25 @@ impl Feed {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One session. What panics in it ends it, and nothing else.
+    async fn one(self: Arc<Self>, said: &mut String) -> Result<(), Failed> {
+        let mut own = std::mem::take(said);
+        let mut task = Task(tokio::spawn(async move {
+            let ended = Box::pin(self.session(&mut own)).await;
+            (ended, own)
+        }));
+        match (&mut task.0).await {
+            Ok((ended, own)) => {
+                *said = own;
+                ended
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "telling and hearing the fleet ended by a fault of the program: it begins anew");
+                Err(Failed::Working("a fault of the program: see the log".to_owned()))
             }
         }
     }
@@ -94,6 +113,15 @@ impl Feed {
             r = self.beat(&session) => r.map_err(working),
             r = self.resync(&session) => r.map_err(working),
         }
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Task<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -27,12 +27,15 @@ type Ahead = BTreeMap<(u64, u32), (u64, u32)>;
 pub struct Tracker {
     reached: BTreeMap<Origin, Position>,
     ahead: BTreeMap<Origin, Ahead>,
+    /// Into how many parts the entry is cut of which some are known: it may be told again cut otherwise, and then none of
+    /// it is known.
+    cut: BTreeMap<Origin, u32>,
 }
 
 impl Tracker {
     /// From what the store keeps.
     pub fn new(reached: BTreeMap<Origin, Position>) -> Self {
-        Self { reached, ahead: BTreeMap::new() }
+        Self { reached, ..Self::default() }
     }
 
     /// How far a host's orders are known.
@@ -52,12 +55,16 @@ impl Tracker {
 
     /// Notes a message.
     pub fn see(&mut self, m: &Message) -> Seen {
-        let at = self.reached(m.origin);
-        let parts_done = |p: Position| m.parts.saturating_sub(p.left);
-        if m.entry < at.entry || (m.entry == at.entry && m.part < parts_done(at)) {
+        let at = self.reached.entry(m.origin).or_default();
+        if m.entry == at.entry && at.left > 0 && self.cut.get(&m.origin) != Some(&m.parts) {
+            at.left = m.parts;
+            self.cut.insert(m.origin, m.parts);
+        }
+        if m.entry < at.entry || (m.entry == at.entry && m.part < m.parts.saturating_sub(at.left)) {
             return Seen::Duplicate;
         }
         let ahead = self.ahead.entry(m.origin).or_default();
+        ahead.retain(|(entry, _), (_, parts)| *entry != m.entry || *parts == m.parts);
         if ahead.len() < AHEAD || ahead.contains_key(&(m.entry, m.part)) {
             ahead.insert((m.entry, m.part), (m.prev, m.parts));
         }
@@ -74,6 +81,12 @@ impl Tracker {
         self.go_on(origin);
     }
 
+    /// Nothing of a host's orders is known any more.
+    pub fn begin_anew(&mut self, origin: Origin) {
+        self.reached.insert(origin, Position::default());
+        self.ahead.remove(&origin);
+    }
+
     /// Goes on with what came ahead, as far as nothing is missing.
     fn go_on(&mut self, origin: Origin) {
         let Some(ahead) = self.ahead.get_mut(&origin) else { return };
@@ -84,6 +97,7 @@ impl Tracker {
             let old = entry < at.entry || (entry == at.entry && part < parts.saturating_sub(at.left));
             if next_part || next_entry {
                 *at = Position { entry, left: parts - part - 1 };
+                self.cut.insert(origin, parts);
             } else if !old {
                 break;
             }
@@ -144,6 +158,39 @@ mod tests {
             permute(order, n - 1, each);
             order.swap(if n.is_multiple_of(2) { i } else { 0 }, n - 1);
         }
+    }
+
+    /// A part of an entry that is cut into so many.
+    fn cut(entry: u64, part: u32, parts: u32) -> Message {
+        let mut message = message(entry, 0, 0);
+        (message.part, message.parts) = (part, parts);
+        message
+    }
+
+    #[test]
+    fn an_entry_that_is_told_again_cut_otherwise_is_known_when_all_of_it_came() {
+        let mut t = Tracker::default();
+        for part in 0..4 {
+            t.see(&cut(1, part, 9));
+        }
+        for part in 0..8 {
+            assert_eq!(t.reached(A).whole(), 0, "{part}");
+            assert_eq!(t.see(&cut(1, part, 8)), Seen::New, "{part}");
+        }
+        assert_eq!(t.reached(A), Position { entry: 1, left: 0 });
+        // Where the rest of it goes on after a restart, how it was cut is not known any more.
+        let mut t = Tracker::new(BTreeMap::from([(A, Position { entry: 1, left: 5 })]));
+        for part in 3..8 {
+            t.see(&cut(1, part, 8));
+        }
+        assert_eq!(t.reached(A).whole(), 0);
+        // Parts that came ahead of both.
+        let mut t = Tracker::default();
+        t.see(&cut(1, 1, 3));
+        for part in [1, 0] {
+            t.see(&cut(1, part, 2));
+        }
+        assert_eq!(t.reached(A), Position { entry: 1, left: 0 });
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Feed, hosts::Missing};
+use super::{
+    super::{AnyClaim, Change, Fingerprints},
+    Feed,
+    hosts::Missing,
+};
 
 /// Time in which every live host says that it is there.
 const HEARD: Duration = Duration::from_millis(2500);
@@ -73,6 +77,7 @@ impl Feed {
         named: &BTreeSet<String>,
         timeout: Duration,
     ) -> Waited {
+        let tokens = self.tokens(entry).await;
         let wait = async {
             if level == Level::Local {
                 return;
@@ -86,8 +91,7 @@ impl Feed {
             let mut heard = self.heard.subscribe();
             loop {
                 heard.borrow_and_update();
-                let missing =
-                    self.state().hosts.standing(target, self.settings.keys, named, Instant::now()).1;
+                let missing = self.state().hosts.standing(target, &tokens, named, Instant::now()).1;
                 if missing.is_empty() && self.knows_who_is_there() {
                     return;
                 }
@@ -96,7 +100,7 @@ impl Feed {
             }
         };
         let _ = tokio::time::timeout(timeout, wait).await;
-        let Receipts { stored, applied, missing } = self.receipts(entry, named);
+        let Receipts { stored, applied, missing } = self.standing(entry, &tokens, named);
         let reached = match level {
             Level::Local => true,
             Level::Stored => stored,
@@ -111,12 +115,33 @@ impl Feed {
     }
 
     /// How far the orders up to an entry have come by now.
-    pub fn receipts(&self, entry: u64, named: &BTreeSet<String>) -> Receipts {
+    pub async fn receipts(&self, entry: u64, named: &BTreeSet<String>) -> Receipts {
+        self.standing(entry, &self.tokens(entry).await, named)
+    }
+
+    /// The keys under which the tokens have names that an entry refuses, each set of them once.
+    async fn tokens(&self, entry: u64) -> Vec<Vec<u32>> {
+        let read = self.plane.entries(entry.saturating_sub(1), 1).await;
+        let Some(read) = read.ok().flatten().and_then(|mut all| all.pop()).filter(|e| e.entry == entry)
+        else {
+            // Compacted away: by the keys that claims are named under here.
+            return vec![self.settings.keys.all().collect()];
+        };
+        let claims = read.changes.iter().filter_map(|change| {
+            let Change::Revoked(claim) = change else { return None };
+            let AnyClaim::Token(c) = &**claim else { return None };
+            c.parent.is_none().then(|| c.fingerprints())
+        });
+        let under = |f: Fingerprints| std::iter::once(f.first).chain(f.other).map(|n| n.key_id).collect();
+        claims.map(under).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn standing(&self, entry: u64, tokens: &[Vec<u32>], named: &BTreeSet<String>) -> Receipts {
         let stored = *self.stored.borrow() >= entry;
         let state = self.state();
         // Entries without orders are told to nobody: the last one with some is what others have, once the stream has it.
         let target = if stored { entry.min(state.head) } else { entry };
-        let (applied, missing) = state.hosts.standing(target, self.settings.keys, named, Instant::now());
+        let (applied, missing) = state.hosts.standing(target, tokens, named, Instant::now());
         Receipts { stored, applied, missing }
     }
 }

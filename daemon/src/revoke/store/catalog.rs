@@ -26,6 +26,8 @@ use crate::{
 const APART: u64 = 64 << 10;
 /// Entries whose very place is remembered: who follows the log reads each once, and nothing beside it.
 const RECENT: usize = 4096;
+/// Changes after which no more entries are read at once: each takes some hundred bytes while it is told.
+const CHANGES: usize = 8192;
 
 /// Where an entry stands that brings this claim, or that is the first to bring one after it.
 #[derive(Clone, Copy, Debug)]
@@ -295,7 +297,8 @@ impl StoreReader {
         self.shared.upgrade().map(|s| s.read().fleet.clone()).unwrap_or_default()
     }
 
-    /// Up to `limit` entries of the log after one, in order; `None` where some of them are not kept any more.
+    /// Up to `limit` entries of the log after one, in order, and fewer where they say much; none where there are none.
+    /// `None` where some of them are not kept any more.
     pub fn entries(&self, after: u64, limit: usize) -> Result<Option<Vec<LogEntry>>, StoreError> {
         let shared = self.shared.upgrade().ok_or_else(|| damaged(&self.path, "the daemon is stopping"))?;
         let pieces: Vec<_> = {
@@ -324,21 +327,22 @@ impl StoreReader {
             };
             log.map(seek).collect()
         };
-        let (mut entries, mut bad) = (Vec::new(), false);
+        let (mut entries, mut bad, mut count) = (Vec::new(), false, 0);
         for (file, at, before, end) in pieces {
             verify(&*file, at, end, before, APART, |entry, _| {
                 if entry.chain.seq > after {
                     match changes(entry) {
                         Some(changes) => {
+                            count += changes.len();
                             entries.push(LogEntry { entry: entry.chain.seq, time: entry.time, changes });
                         }
                         None => bad = true,
                     }
                 }
-                entries.len() < limit && !bad
+                entries.len() < limit && count < CHANGES && !bad
             })
             .map_err(|e| damaged(&self.path, &e.to_string()))?;
-            if entries.len() >= limit || bad {
+            if entries.len() >= limit || count >= CHANGES || bad {
                 break;
             }
         }

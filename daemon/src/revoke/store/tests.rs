@@ -530,7 +530,7 @@ fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
             let c = claim(store.next_id());
             store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(now)).unwrap();
         }
-        store.tend(WallTime(now));
+        store.tend(WallTime(now), Some(WallTime(now)));
         let known = |key: u8| store.reader().answered(&[key; 16]).is_some();
         assert_eq!((known(4), known(5)), (now <= day, now < 3 * day), "at {now}, in a snapshot: {snapshot}");
         drop(store);

@@ -98,7 +98,7 @@ pub async fn answer(
 }
 
 /// What other hosts have of a claim that was ordered here; of another's, where to ask.
-pub fn receipt(s: &AdminState, claim: &AnyClaim, entry: u64) -> Option<Value> {
+pub async fn receipt(s: &AdminState, claim: &AnyClaim, entry: u64) -> Option<Value> {
     let feed = s.fleet.as_ref()?;
     let source = match claim {
         AnyClaim::Token(c) => &c.source,
@@ -107,7 +107,7 @@ pub fn receipt(s: &AdminState, claim: &AnyClaim, entry: u64) -> Option<Value> {
     if let Some(name) = Name::of_source(source) {
         return Some(json!({"ordered_on": name.origin, "id_there": name.id}));
     }
-    serde_json::to_value(feed.receipts(entry, &BTreeSet::new())).ok()
+    serde_json::to_value(feed.receipts(entry, &BTreeSet::new()).await).ok()
 }
 
 /// How the fleet stands.

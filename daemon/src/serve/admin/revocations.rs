@@ -137,7 +137,11 @@ pub(super) async fn receipt(
     if matches!(claim, Some(AnyClaim::Selector(_))) {
         warn(&s, &mut told);
     }
-    if let Some(others) = claim.and_then(|claim| fleet::receipt(&s, &claim, receipt.entry)) {
+    let others = match claim {
+        Some(claim) => fleet::receipt(&s, &claim, receipt.entry).await,
+        None => None,
+    };
+    if let Some(others) = others {
         told["fleet"] = others;
     }
     Ok(Json(told))

@@ -100,7 +100,7 @@ fn readers_see_all_that_is_in_force_while_snapshots_take_the_place_of_files() {
             let lift = vec![(vec![ClaimId(c.id.0 - 1)], Vec::new())];
             let lift = if c.id.0 > 21 { lift } else { Vec::new() };
             store.commit(&Changes { add: vec![&c], lift, ..Changes::default() }, WallTime(n)).unwrap();
-            store.tend(WallTime(n));
+            store.tend(WallTime(n), Some(WallTime(n)));
             let made = store.snapshot.as_ref().map_or(0, |s| s.chain.seq);
             snapshots += usize::from(made != std::mem::replace(&mut last, made));
             if snapshots >= 20 {
