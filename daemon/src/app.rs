@@ -212,7 +212,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let threads = records.start(&config, &active, &candidate, &metrics)?;
     let decider = Arc::new(Decider::new(parts, settings::decide(&config)));
     let shared = Arc::new(Shared {
-        fleet: fleet::feed(&config, &plane, &decider),
+        fleet: fleet::feed(&config, &plane, &decider, usage.as_ref(), &clock),
         decider,
         verifier,
         api_keys,

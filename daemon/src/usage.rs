@@ -11,7 +11,7 @@ mod span;
 mod store;
 mod writer;
 
-pub use book::{Book, Label, Noticed, Uses};
+pub use book::{Book, Id, Label, Noticed, Uses, hour};
 pub use span::Span;
 pub use store::{Row, UsageError};
-pub use writer::{Keeper, Settings};
+pub use writer::{Keeper, Pager, Settings};

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use crate::{
+    clock::SharedClock,
     config::{Acknowledge, Config},
     decide::Decider,
     revoke::{
@@ -10,6 +11,7 @@ use crate::{
         feed::{Credentials, Feed, Follow, Level, Settings, Status},
     },
     telemetry::Fleet,
+    usage::Keeper,
 };
 
 use super::settings;
@@ -22,8 +24,14 @@ impl Follow for Follower {
     }
 }
 
-/// The fleet, where one is configured; nothing of it runs yet.
-pub fn feed(config: &Config, plane: &PlaneHandle, decider: &Arc<Decider>) -> Option<Arc<Feed>> {
+/// The fleet, where one is configured; nothing of it runs yet. It shares the uses of tokens that `keeper` keeps.
+pub fn feed(
+    config: &Config,
+    plane: &PlaneHandle,
+    decider: &Arc<Decider>,
+    keeper: Option<&Keeper>,
+    clock: &SharedClock,
+) -> Option<Arc<Feed>> {
     let f = &config.fleet;
     if f.servers.is_empty() {
         return None;
@@ -58,7 +66,11 @@ pub fn feed(config: &Config, plane: &PlaneHandle, decider: &Arc<Decider>) -> Opt
         keys: decider.key_ids(),
     };
     let follower = Arc::new(Follower(Arc::clone(decider)));
-    Some(Arc::new(Feed::new(settings, plane.clone(), follower)))
+    let feed = Feed::new(settings, plane.clone(), follower);
+    Some(Arc::new(match keeper {
+        Some(keeper) => feed.sharing(Arc::clone(keeper.book()), keeper.pager(), Arc::clone(clock)),
+        None => feed,
+    }))
 }
 
 /// How it stands, as gauges show it.

@@ -36,7 +36,7 @@ impl Decider {
 
     /// What policies are told of a token's use.
     pub(super) fn told_usage(&self, uses: Option<&Uses>) -> Option<Value> {
-        Some(self.parts.usage.as_ref()?.told(uses?))
+        Some(self.parts.usage.as_ref()?.told(uses?, self.parts.clock.wall()))
     }
 
     /// Notes that an allowed request used a verdict's token.

@@ -20,6 +20,7 @@ mod resync;
 mod session;
 mod tracker;
 mod trouble;
+mod uses;
 mod wait;
 
 use std::{
@@ -35,7 +36,7 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 pub use self::exchange::Exchange;
-use self::hosts::Hosts;
+use self::{hosts::Hosts, uses::Uses};
 pub use self::{
     hosts::{HostStatus, Missing},
     nkey::Credentials,
@@ -44,6 +45,10 @@ pub use self::{
 use super::{
     KeyIds, PlaneHandle, SelectorClaim,
     foreign::{Origin, Position},
+};
+use crate::{
+    clock::SharedClock,
+    usage::{Book, Pager},
 };
 
 /// What a fleet is told at start.
@@ -169,6 +174,8 @@ pub struct Status {
 /// Tells and hears of orders.
 pub struct Feed {
     settings: Settings,
+    /// Uses of tokens, where they are noted and shared.
+    uses: Option<Uses>,
     plane: PlaneHandle,
     follow: Arc<dyn Follow>,
     own: Origin,
@@ -212,6 +219,7 @@ impl Feed {
         };
         Self {
             settings,
+            uses: None,
             plane,
             follow,
             own,
@@ -222,6 +230,13 @@ impl Feed {
             stored: watch::Sender::new(0),
             heard: watch::Sender::new(0),
         }
+    }
+
+    /// Shares uses of tokens with the other hosts, too.
+    #[must_use]
+    pub fn sharing(self, book: Arc<Book>, pager: Pager, clock: SharedClock) -> Self {
+        book.share();
+        Self { uses: Some(Uses::new(book, pager, clock)), ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -6,6 +6,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,13 @@ pub struct Label {
 }
 
 impl Label {
+    /// Whether its texts can be shown.
+    pub fn is_plain(&self) -> bool {
+        let texts = [&self.fingerprint, &self.subject, &self.client, &self.token_id];
+        let mut texts = texts.into_iter().flatten().chain([&self.issuer]);
+        texts.all(|text| !text.chars().any(char::is_control))
+    }
+
     /// With texts cut to what is kept.
     #[must_use]
     pub fn bounded(mut self) -> Self {
@@ -92,11 +100,27 @@ pub struct Book {
     /// Most entries.
     room: u64,
     waiting: Mutex<HashMap<Id, Noticed>>,
+    /// What other hosts are to be told; none where there are none.
+    telling: Mutex<Option<HashMap<Id, Noticed>>>,
+    /// Since when this host knows less than the others may; none while it hears all of them.
+    apart: Mutex<Option<Apart>>,
     /// The hour since which every use is known.
     observed: AtomicU32,
     /// Uses that could not be noted for want of room.
     missed: AtomicU64,
 }
+
+/// A host that does not hear all others.
+#[derive(Clone, Copy, Debug)]
+struct Apart {
+    since: Instant,
+    /// It did hear them before.
+    was_whole: bool,
+}
+
+/// For how long a host that is cut off goes on as if nothing was used elsewhere meanwhile: what others use is told every few
+/// seconds, and a connection is soon made anew.
+const BLIND: Duration = Duration::from_mins(5);
 
 /// The hour of a time.
 pub fn hour(now: WallTime) -> u32 {
@@ -116,6 +140,8 @@ impl Book {
             entries: AtomicU64::new(0),
             room: room.max(1),
             waiting: Mutex::default(),
+            telling: Mutex::default(),
+            apart: Mutex::default(),
             observed: AtomicU32::new(observed),
             missed: AtomicU64::new(0),
         };
@@ -165,13 +191,76 @@ impl Book {
                 }
             }
         };
+        let noticed = Noticed { id, span, label: label() };
+        if let Some(telling) = &mut *locked(&self.telling)
+            && telling.len() < WAITING
+        {
+            // Where there are too many, others ask for them when they next have to.
+            telling.insert(id, noticed.clone());
+        }
+        self.to_write(noticed, hour);
+    }
+
+    fn to_write(&self, noticed: Noticed, hour: u32) {
         let mut waiting = locked(&self.waiting);
-        if waiting.len() >= WAITING && !waiting.contains_key(&id) {
+        if waiting.len() >= WAITING && !waiting.contains_key(&noticed.id) {
             drop(waiting);
             self.miss(hour);
             return;
         }
-        waiting.entry(id).or_insert_with(|| Noticed { id, span, label: label() }).span = span;
+        waiting.insert(noticed.id, noticed);
+    }
+
+    /// From here on other hosts are told what is noted, and until they were heard what is not known here may be known there.
+    pub fn share(&self) {
+        *locked(&self.telling) = Some(HashMap::new());
+        *locked(&self.apart) = Some(Apart { since: Instant::now(), was_whole: false });
+    }
+
+    /// What other hosts are to be told. Told twice it is the same.
+    pub fn to_tell(&self) -> Vec<Noticed> {
+        locked(&self.telling).as_mut().map(std::mem::take).unwrap_or_default().into_values().collect()
+    }
+
+    /// Notes what another host knows of a name.
+    pub fn hear(&self, told: Noticed) {
+        let span = {
+            let mut shard = locked(self.shard(told.id));
+            match shard.get_mut(&told.id) {
+                Some(span) if span.merged(told.span) == *span => return,
+                Some(span) => {
+                    *span = span.merged(told.span);
+                    *span
+                }
+                None => {
+                    if self.entries.fetch_add(1, Ordering::Relaxed) >= self.room.saturating_add(self.room / 8)
+                    {
+                        self.entries.fetch_sub(1, Ordering::Relaxed);
+                        drop(shard);
+                        self.miss(told.span.last);
+                        return;
+                    }
+                    shard.insert(told.id, told.span);
+                    told.span
+                }
+            }
+        };
+        self.to_write(Noticed { span, ..told }, span.last);
+    }
+
+    /// Says whether all that live hosts know is known here.
+    pub fn set_whole(&self, whole: bool) {
+        let mut apart = locked(&self.apart);
+        *apart = match *apart {
+            _ if whole => None,
+            None => Some(Apart { since: Instant::now(), was_whole: true }),
+            known => known,
+        };
+    }
+
+    /// Whether uses elsewhere may be unknown here that count.
+    fn is_blind(&self) -> bool {
+        locked(&self.apart).is_some_and(|apart| !apart.was_whole || apart.since.elapsed() > BLIND)
     }
 
     /// A use went unnoted: until this hour's end not all are known.
@@ -245,7 +334,7 @@ impl Book {
     }
 
     /// What policies are told of a token: `input.usage`. Members are absent for what is not known.
-    pub fn told(&self, uses: &Uses) -> Value {
+    pub fn told(&self, uses: &Uses, now: WallTime) -> Value {
         let seconds = |hour: u32| u64::from(hour) * 3600;
         let put = |into: &mut Map<String, Value>, id: Id| {
             if let Some(span) = self.span(id) {
@@ -254,7 +343,8 @@ impl Book {
             }
         };
         let mut told = Map::new();
-        told.insert("observed_since".to_owned(), seconds(self.observed()).into());
+        let since = if self.is_blind() { self.observed().max(hour(now)) } else { self.observed() };
+        told.insert("observed_since".to_owned(), seconds(since).into());
         put(&mut told, uses.token);
         let mut subject = Map::new();
         put(&mut subject, uses.subject);
@@ -278,13 +368,13 @@ mod tests {
     #[test]
     fn a_use_is_noted_once_an_hour_and_told_to_the_hour() {
         let (book, u) = (Book::new([], 5, 100), uses(1));
-        assert_eq!(book.told(&u), json!({"observed_since": 18000, "subject": {}}));
+        assert_eq!(book.told(&u, WallTime(0)), json!({"observed_since": 18000, "subject": {}}));
         for hour in [10, 10, 12, 12] {
             book.used(&u, at(hour));
         }
         let used = json!({"first_used": 36000, "last_used": 43200});
         assert_eq!(
-            book.told(&u),
+            book.told(&u, WallTime(0)),
             json!({"observed_since": 18000, "first_used": 36000, "last_used": 43200, "subject": used})
         );
         let mut taken = book.take();
@@ -326,5 +416,41 @@ mod tests {
         assert_eq!(book.prune(40), [[1, 1]]);
         assert_eq!((book.observed(), book.counts().0), (40, 1));
         assert!(book.prune(40).is_empty());
+    }
+
+    #[test]
+    fn hosts_that_tell_each_other_come_to_the_same() {
+        let books: Vec<_> = (0..2).map(|_| Book::new([], 0, 100)).collect();
+        books.iter().for_each(Book::share);
+        for (book, hour) in [(0, 7), (1, 5), (0, 9)] {
+            books[book].used(&uses(1), at(hour));
+        }
+        let told: Vec<_> = books.iter().map(Book::to_tell).collect();
+        for _ in 0..2 {
+            for (to, from) in [(0, 1), (1, 0)] {
+                told[from].iter().cloned().for_each(|noticed| books[to].hear(noticed));
+            }
+        }
+        for book in &books {
+            assert_eq!(book.span([1, 1]), Some(Span { first: 5, last: 9 }));
+            assert!(book.to_tell().is_empty(), "what was heard is not told on");
+            assert_eq!(book.take().iter().map(|n| n.span.last).max(), Some(9), "but kept");
+        }
+    }
+
+    #[test]
+    fn who_has_not_heard_the_others_knows_of_nobody_that_he_is_dormant() {
+        let (book, u) = (Book::new([], 5, 100), uses(1));
+        let since = |book: &Book| book.told(&u, at(100))["observed_since"].clone();
+        assert_eq!(since(&book), 5 * 3600);
+        book.share();
+        assert_eq!(since(&book), 100 * 3600, "from the start");
+        book.set_whole(true);
+        assert_eq!(since(&book), 5 * 3600);
+        book.set_whole(false);
+        assert_eq!(since(&book), 5 * 3600, "a connection may be lost for a moment");
+        *locked(&book.apart) =
+            Some(Apart { since: Instant::now().checked_sub(2 * BLIND).unwrap(), was_whole: true });
+        assert_eq!(since(&book), 100 * 3600);
     }
 }

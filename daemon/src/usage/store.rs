@@ -1,6 +1,7 @@
 //! The file: one redb table of spans and labels by name.
 
 use std::{
+    ops::Bound,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,6 +20,8 @@ const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("usage");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const OBSERVED: &str = "observed_since_hour";
 const KEY: &str = "fingerprint_key";
+/// Entries looked at for a page.
+const LOOKED: usize = 20_000;
 /// Memory for pages, in bytes.
 const CACHE: usize = 16 << 20;
 
@@ -167,6 +170,36 @@ impl Store {
             meta.insert(OBSERVED, u64::from(observed)).map_err(|e| failed(&e))?;
         }
         txn.commit().map_err(|e| failed(&e))
+    }
+
+    /// Entries behind a name that were used last at an hour or after it, in order of their names, at most so many; and the
+    /// name behind which there may be more.
+    pub fn page(
+        &self,
+        after: Option<Id>,
+        since: u32,
+        most: usize,
+    ) -> Result<(Vec<Noticed>, Option<Id>), UsageError> {
+        let failed = |e: &dyn std::fmt::Display| self.failed(e);
+        let txn = self.db.begin_read().map_err(|e| failed(&e))?;
+        let rows = txn.open_table(ROWS).map_err(|e| failed(&e))?;
+        let from = after.map(name_of);
+        let from = from.as_ref().map_or(Bound::Unbounded, |name| Bound::Excluded(&name[..]));
+        let (mut page, mut looked) = (Vec::new(), 0);
+        for row in rows.range::<&[u8]>((from, Bound::Unbounded)).map_err(|e| failed(&e))? {
+            let (name, row) = row.map_err(|e| failed(&e))?;
+            let Some(id) = id_of(name.value()) else { continue };
+            let row: Row = serde_json::from_slice(row.value()).map_err(|e| failed(&e))?;
+            if row.last >= since {
+                page.push(Noticed { id, span: Span { first: row.first, last: row.last }, label: row.label });
+            }
+            looked += 1;
+            // Whoever asks is not to wait for all that is old.
+            if page.len() >= most || looked >= LOOKED {
+                return Ok((page, Some(id)));
+            }
+        }
+        Ok((page, None))
     }
 
     /// Entries that were used last before an hour, at most so many, those used longest ago first.

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Book, Row, UsageError,
-    book::{Noticed, hour},
+    book::{Id, Noticed, hour},
     store::Store,
 };
 use crate::clock::SharedClock;
@@ -36,6 +36,23 @@ pub struct Keeper {
     store: Store,
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<()>,
+}
+
+/// Reads entries in order.
+#[derive(Clone, Debug)]
+pub struct Pager(Store);
+
+impl Pager {
+    /// Entries behind a name that were used last at an hour or after it, at most so many; and the name behind which there
+    /// may be more. It reads a file.
+    pub fn page(
+        &self,
+        after: Option<Id>,
+        since: u32,
+        most: usize,
+    ) -> Result<(Vec<Noticed>, Option<Id>), UsageError> {
+        self.0.page(after, since, most)
+    }
 }
 
 /// What the thread is told.
@@ -105,6 +122,11 @@ impl Keeper {
             }
             store.list(before, most)
         }
+    }
+
+    /// What is on the disk, for other hosts.
+    pub fn pager(&self) -> Pager {
+        Pager(self.store.clone())
     }
 
     /// Writes what was noted, and ends.

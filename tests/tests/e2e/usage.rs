@@ -3,7 +3,15 @@
 use std::fs;
 
 use anyhow::Result;
-use portcullis_tests::{World, is_root, tokens::claim};
+use portcullis_tests::{
+    World,
+    daemon::Daemon,
+    fleet::Fleet,
+    is_root,
+    nats::{Setting, Version},
+    tokens::claim,
+    until,
+};
 use serde_json::{Value, json};
 
 /// A policy that says what it is told of a token's use and of its host.
@@ -34,8 +42,12 @@ fn world() -> Result<World> {
 
 /// What the policy was told.
 fn told(w: &World, token: &str) -> Result<Value> {
+    told_by(&w.daemon, token)
+}
+
+fn told_by(daemon: &Daemon, token: &str) -> Result<Value> {
     let body = json!({"input": {"token": token, "request": {"path": "/"}}}).to_string();
-    let answer = w.daemon.data("portcullis/decision/dynamic_metadata", &body)?;
+    let answer = daemon.data("portcullis/decision/dynamic_metadata", &body)?;
     Ok(serde_json::from_str::<Value>(&answer.body)?["result"].take())
 }
 
@@ -93,5 +105,41 @@ fn without_a_file_nothing_is_noted_and_it_is_said() -> Result<()> {
     let w = World::make()?;
     let refused = w.daemon.ask(&["usage", "list"], "")?;
     assert!(refused.code == 4 && refused.stderr.contains("usage.file"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn hosts_of_a_fleet_know_of_each_others_uses_also_of_those_that_they_missed() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::hub(&[Setting::alone(Version::Current)])? else { return Ok(()) };
+    for _ in 0..2 {
+        fleet.add_with("", |config, dir| {
+            fs::create_dir(dir.path("own"))?;
+            // These hosts have no region.
+            dir.write("own/decision.rego", &POLICY.replace(", \"region\": data.portcullis.region", ""))?;
+            config.policies = dir.path("own");
+            config.serve += &format!("[usage]\nfile = \"{}\"\n", dir.path("usage.redb").display());
+            Ok(())
+        })?;
+    }
+    fleet.settle()?;
+    let (first, second) = (fleet.mint.hs256()?, fleet.mint.hs256()?);
+    let is_known = |daemon: &Daemon, token: &str| -> Result<bool> {
+        let id = claim(token, "jti")?;
+        let listed = daemon.json(&["usage", "list"], "")?;
+        Ok(listed["usage"].as_array().is_some_and(|all| all.iter().any(|row| row["token_id"] == *id)))
+    };
+    assert!(told_by(&fleet.hosts[0].daemon, &first)?.is_object());
+    until(|| is_known(&fleet.hosts[1].daemon, &first))?;
+    assert!(!is_known(&fleet.hosts[1].daemon, &second)?);
+    // One that was away asks.
+    fleet.hosts[1].daemon.kill9()?;
+    told_by(&fleet.hosts[0].daemon, &second)?;
+    assert!(is_known(&fleet.hosts[0].daemon, &second)?);
+    fleet.hosts[1].daemon.restart()?;
+    until(|| is_known(&fleet.hosts[1].daemon, &second))?;
+    assert!(told_by(&fleet.hosts[1].daemon, &second)?["usage"]["last_used"].is_u64());
     Ok(())
 }

@@ -216,6 +216,13 @@ impl Hosts {
         all
     }
 
+    /// Live hosts that work with a fingerprint key, with what they drew when they started.
+    pub fn of_key(&self, id: u32, now: Instant) -> BTreeMap<Origin, String> {
+        let id = key(id);
+        let of = self.live(now).filter(|(_, h)| h.said.key == id);
+        of.map(|(host, h)| (*host, h.said.instance.clone())).collect()
+    }
+
     /// Live hosts that share no fingerprint key with this one.
     pub fn other_keys(&self, keys: KeyIds, now: Instant) -> usize {
         self.live(now).filter(|(_, h)| !h.shares(keys)).count()

@@ -112,6 +112,7 @@ impl Feed {
             r = self.listen(&session) => r.map_err(working),
             r = self.beat(&session) => r.map_err(working),
             r = self.resync(&session) => r.map_err(working),
+            r = self.share(&session) => r.map_err(working),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Time in which every live host says that it is there.
-const HEARD: Duration = Duration::from_millis(2500);
+pub const HEARD: Duration = Duration::from_millis(2500);
 
 /// How far an order has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
