@@ -5,6 +5,10 @@
 
 use std::{cell::Cell, collections::BTreeMap};
 
+use base64::{
+    DecodeError, Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use regorus::Value;
 use serde::de::{self, DeserializeSeed, Visitor};
 use serde_json::Value as Json;
@@ -61,7 +65,55 @@ pub fn json_marshal_with_options(args: &[Value]) -> Answer {
         let (indent, prefix) = (long("indent"), long("prefix"));
         limits::room(written(value, 0, indent, prefix))?;
     }
-    native("json.marshal_with_options", args)
+    native("json.marshal_with_options", args).map(as_go_writes)
+}
+
+/// `json.marshal(x)`
+pub fn json_marshal(args: &[Value]) -> Answer {
+    native("json.marshal", args).map(as_go_writes)
+}
+
+/// JSON as Go writes it for OPA: what could end an HTML element is escaped. Such characters stand in strings alone.
+fn as_go_writes(json: Value) -> Value {
+    match &json {
+        Value::String(text) if text.contains(['<', '>', '&']) => {
+            let escaped = text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+            Value::from(escaped)
+        }
+        _ => json,
+    }
+}
+
+/// Base64 as Go reads it for OPA: bits behind the last byte may be anything.
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    LENIENT.with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The bytes of a text in base64; ends of lines are read over.
+fn standard(text: &str) -> Result<Vec<u8>, DecodeError> {
+    STANDARD.decode(text.replace(['\r', '\n'], ""))
+}
+
+fn decoded(bytes: Result<Vec<u8>, DecodeError>) -> Answer {
+    bytes.map(|b| Value::from(String::from_utf8_lossy(&b).into_owned())).map_err(|e| e.to_string().into())
+}
+
+/// `base64.decode(text)`
+pub fn base64_decode(args: &[Value]) -> Answer {
+    decoded(standard(&text(args, 0)?))
+}
+
+/// `base64.is_valid(text)`
+pub fn base64_is_valid(args: &[Value]) -> Answer {
+    Ok(Value::from(standard(&text(args, 0)?).is_ok()))
+}
+
+/// `base64url.decode(text)`
+pub fn base64url_decode(args: &[Value]) -> Answer {
+    decoded(URL.decode(text(args, 0)?.as_bytes()))
 }
 
 /// About how long a value is on lines of its own.

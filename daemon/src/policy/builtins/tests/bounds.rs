@@ -186,6 +186,21 @@ fn answers_are_opas() {
         ("to_number", json!(["{}"]), json!(null)),
         ("json.unmarshal", json!(["{\"a\": [1, -1, 1.5, null]}"]), json!({"a": [1, -1, 1.5, null]})),
         ("json.unmarshal", json!(["{"]), json!(null)),
+        // As OPA 1.20 answers.
+        (
+            "json.marshal",
+            json!([{"a<b": "x>&y\u{2028}"}]),
+            json!("{\"a\\u003cb\":\"x\\u003e\\u0026y\u{2028}\"}"),
+        ),
+        ("json.marshal_with_options", json!(["<", {"pretty": false}]), json!("\"\\u003c\"")),
+        ("base64.decode", json!(["YR=="]), json!("a")),
+        ("base64.decode", json!(["Y\nQ=="]), json!("a")),
+        ("base64.decode", json!(["YQ"]), json!(null)),
+        ("base64.is_valid", json!(["YR=="]), json!(true)),
+        ("base64.is_valid", json!(["YQ"]), json!(false)),
+        ("base64url.decode", json!(["YR"]), json!("a")),
+        ("base64url.decode", json!(["YQ=="]), json!("a")),
+        ("base64url.decode", json!(["Y\nQ"]), json!(null)),
         ("yaml.unmarshal", json!(["a: [1, x]\nb: 1.5"]), json!({"a": [1, "x"], "b": 1.5})),
         ("yaml.is_valid", json!(["a: ["]), json!(false)),
     ] {
