@@ -7,11 +7,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    OK, Outcome,
+    Failure, OK, Outcome, REFUSED,
     backup::{BackupArgs, RestoreArgs},
     client::{Ask, Target},
     print, print_json,
-    revoke::shown,
+    revoke::{shown, unix_seconds},
     table::{table, time},
     upload::Upload,
     wait::{self, WaitArgs},
@@ -59,9 +59,9 @@ enum Command {
     Restore(RestoreArgs),
     /// Print changes as they come
     Watch {
-        /// Begin behind this entry of the log, instead of now
-        #[arg(long, value_name = "ENTRY")]
-        after: Option<u64>,
+        /// Begin behind this event, instead of now: an entry of the log, or an event's `id` as `--json` prints it
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
         #[command(flatten)]
         target: Target,
         /// Print JSON lines
@@ -102,6 +102,21 @@ struct ListArgs {
     /// Only those that came this way: `admin`, `lockdown`, `import`, `selector`, or a feed's name
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Only those by selectors that name this issuer
+    #[arg(long, value_name = "ISS")]
+    issuer: Option<String>,
+    /// Only those by selectors that name this subject
+    #[arg(long)]
+    sub: Option<String>,
+    /// Only those that follow from this revocation by selector
+    #[arg(long, value_name = "ID")]
+    parent: Option<u64>,
+    /// Only those accepted at this time or later (RFC 3339, Unix seconds, or `now`)
+    #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
+    since: Option<i64>,
+    /// Only those accepted before this time
+    #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
+    before: Option<i64>,
     #[command(flatten)]
     ask: Ask,
 }
@@ -143,7 +158,7 @@ impl Args {
             }
             Some(Command::Backup(args)) => args.run(),
             Some(Command::Restore(args)) => args.run(),
-            Some(Command::Watch { after, target, json }) => watch(&target, after, json),
+            Some(Command::Watch { after, target, json }) => watch(&target, after.as_deref(), json),
         }
     }
 }
@@ -200,22 +215,22 @@ fn receipt(r: &Value) -> String {
     text
 }
 
-fn watch(target: &Target, after: Option<u64>, json: bool) -> Outcome {
+fn watch(target: &Target, after: Option<&str>, json: bool) -> Outcome {
     let path = after.map_or_else(
         || "/v1/revocations/watch".to_owned(),
-        |entry| format!("/v1/revocations/watch?after={entry}"),
+        |id| format!("/v1/revocations/watch?after={}", encoded(id)),
     );
-    let (mut entry, mut event) = (String::new(), String::new());
+    let (mut id, mut event) = (String::new(), String::new());
     target.lines(&path, |line| {
         let (field, value) = line.split_once(": ").unwrap_or((line, ""));
         match field {
-            "id" => value.clone_into(&mut entry),
+            "id" => value.clone_into(&mut id),
             "event" => value.clone_into(&mut event),
             "data" => {
                 let data: Value = serde_json::from_str(value).unwrap_or_default();
                 if json {
-                    let number: u64 = entry.parse().unwrap_or(0);
-                    print(&json!({"entry": number, "event": event, "data": data}).to_string())?;
+                    let entry = id.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0_u64);
+                    print(&json!({"entry": entry, "id": id, "event": event, "data": data}).to_string())?;
                 } else {
                     print(&change(&event, &data))?;
                 }
@@ -259,10 +274,25 @@ impl ListArgs {
             ("actor", &self.actor),
             ("reason", &self.reason),
             ("source", &self.source),
+            ("issuer", &self.issuer),
+            ("sub", &self.sub),
         ];
-        let given = named.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
-        let given: Vec<String> = given.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
-        given.concat()
+        let mut given = String::new();
+        for (name, value) in named {
+            if let Some(value) = value {
+                // To a string, which takes all.
+                let _ = write!(given, "&{name}={}", encoded(value));
+            }
+        }
+        if let Some(parent) = self.parent {
+            let _ = write!(given, "&parent={parent}");
+        }
+        for (name, seconds) in [("since", self.since), ("before", self.before)] {
+            if let Some(seconds) = seconds {
+                let _ = write!(given, "&{name}={}", seconds.saturating_mul(1000));
+            }
+        }
+        given
     }
 
     fn run(self) -> Outcome {
@@ -331,21 +361,37 @@ pub struct UnrevokeArgs {
 
 impl UnrevokeArgs {
     pub fn run(self) -> Outcome {
-        let mut code = OK;
-        for id in self.ids {
-            let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
-            let claim = self.ask.target.call(Method::DELETE, &self.wait.path(&path), None)?;
-            if self.ask.json {
-                print_json(&json!({"lifted": claim}))?;
-            } else {
-                let token = match &claim["selector"] {
-                    Value::Null => claim["fingerprint"].as_str().unwrap_or_default().to_owned(),
-                    selector => shown(selector),
-                };
-                print(&format!("lifted: revocation {id} of {token}"))?;
+        let (mut code, mut refused) = (OK, 0);
+        for id in &self.ids {
+            match self.lift(*id) {
+                Ok(one) => code = code.max(one),
+                // The others do not depend on it. Where nobody answers, nobody answers for them either.
+                Err(e) if e.code == REFUSED && self.ids.len() > 1 => {
+                    eprintln!("not lifted: revocation {id}: {e}");
+                    refused += 1;
+                }
+                Err(e) => return Err(e),
             }
-            code = code.max(wait::finish(&claim, self.ask.json)?);
+        }
+        if refused > 0 {
+            let all = self.ids.len();
+            return Err(Failure::new(REFUSED, format!("{refused} of {all} revocations were not lifted")));
         }
         Ok(code)
+    }
+
+    fn lift(&self, id: u64) -> Outcome {
+        let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
+        let claim = self.ask.target.call(Method::DELETE, &self.wait.path(&path), None)?;
+        if self.ask.json {
+            print_json(&json!({"lifted": claim}))?;
+        } else {
+            let token = match &claim["selector"] {
+                Value::Null => claim["fingerprint"].as_str().unwrap_or_default().to_owned(),
+                selector => shown(selector),
+            };
+            print(&format!("lifted: revocation {id} of {token}"))?;
+        }
+        wait::finish(&claim, self.ask.json)
     }
 }

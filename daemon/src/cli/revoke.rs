@@ -132,7 +132,7 @@ impl SelectorArgs {
 }
 
 /// Reads a time as people and programs write it.
-fn unix_seconds(text: &str) -> Result<i64, String> {
+pub fn unix_seconds(text: &str) -> Result<i64, String> {
     let since = |t: SystemTime| {
         t.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok())
     };

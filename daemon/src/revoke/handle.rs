@@ -73,7 +73,7 @@ pub enum RevokeError {
     /// Claims hold that no key in force has a name of.
     #[error(
         "{claims} revocations of single tokens that hold until {} stand under fingerprint key {key:08x} alone, which is not configured any more: name its file as `token.other_fingerprint_key` until then, or lift them",
-        shown(*until)
+        until.shown()
     )]
     KeyMissing {
         /// Their key.
@@ -213,13 +213,6 @@ pub struct PlaneStatus {
     pub under_no_key: Count,
 }
 
-/// A time, as people read it.
-fn shown(at: WallTime) -> String {
-    let ms = u64::try_from(at.0).unwrap_or(0);
-    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    time.map_or_else(|| "for ever".to_owned(), |t| humantime::format_rfc3339_seconds(t).to_string())
-}
-
 /// Gives orders to the plane; cheap to clone.
 #[derive(Clone)]
 pub struct PlaneHandle {
@@ -250,6 +243,11 @@ impl PlaneHandle {
         once: Option<Once>,
     ) -> Result<Vec<Claim>, RevokeError> {
         self.ask(|reply| Command::Revoke(orders, once, ReplyTo::Many(reply))).await?
+    }
+
+    /// What came of an order that was given before, as far as it was the same.
+    pub fn given(&self, once: &Once) -> Option<Vec<ClaimId>> {
+        self.reader.answered(&once.key).filter(|a| a.request == once.request).map(|a| a.claims)
     }
 
     /// Revokes by selector. Returns when every token that it matches is refused by the decision path; those seen lately

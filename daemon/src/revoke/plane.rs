@@ -388,16 +388,15 @@ impl Plane {
             Ok(claim) => claim.ok_or(RevokeError::Unknown(id)),
             Err(e) => Err(RevokeError::Read(Arc::new(e))),
         };
-        let claims = claims.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+        let claims: Vec<_> = claims.into_iter().map(read).collect();
+        // The first time the kernel may not have taken it: nothing of it is acknowledged before it has.
+        let tokens: Vec<_> = claims.iter().flatten().map(|c| self.name_of(c)).collect();
+        let claims = claims.into_iter().collect::<Result<Vec<_>, _>>();
         if once.renews && matches!(claims, Err(RevokeError::Unknown(_))) {
             return None;
         }
-        Some(claims.and_then(|claims| {
-            // The first time the kernel may not have taken it: it is not acknowledged before it has.
-            let tokens: Vec<_> = claims.iter().map(|c| self.name_of(c)).collect();
-            self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
-            Ok(claims)
-        }))
+        let written = self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))));
+        Some(written.and(claims))
     }
 
     /// The claims of an order that was given before.

@@ -187,6 +187,7 @@ pub(super) struct Page {
     limit: Option<usize>,
     /// `token` or `selector`.
     kind: Option<Kind>,
+    /// The token's name under either fingerprint key.
     fingerprint: Option<String>,
     /// The selector's issuer.
     issuer: Option<String>,
@@ -222,7 +223,10 @@ impl Page {
             AnyClaim::Token(c) => {
                 self.issuer.is_none()
                     && self.sub.is_none()
-                    && self.fingerprint.as_ref().is_none_or(|f| *f == c.fingerprint.to_string())
+                    && self.fingerprint.as_ref().is_none_or(|f| {
+                        let other = c.other.as_ref().map(|o| &o.fingerprint);
+                        std::iter::once(&c.fingerprint).chain(other).any(|name| *f == name.to_string())
+                    })
                     && self.parent.is_none_or(|p| c.parent == Some(ClaimId(p)))
             }
             AnyClaim::Selector(c) => {
