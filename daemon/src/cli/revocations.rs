@@ -32,7 +32,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List those in force, as without a command
-    List(ListArgs),
+    List(Box<ListArgs>),
     /// Show one
     Show(OneArgs),
     /// Show when one was accepted, on the disk and in force, and its entry in the audit log
@@ -99,6 +99,9 @@ struct ListArgs {
     /// Only those whose reason contains this
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Only those with this very ticket
+    #[arg(long, value_name = "TEXT")]
+    ticket: Option<String>,
     /// Only those that came this way: `admin`, `lockdown`, `import`, `selector`, or a feed's name
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
@@ -181,10 +184,17 @@ fn receipt(r: &Value) -> String {
         Some(us) => format!("{}.{:03} ms later", us / 1000, us % 1000),
         None => "not known: the daemon was stopped in between, and put it in force at its start".to_owned(),
     };
+    let condemned = r["unseen"].as_str().map_or_else(String::new, |unseen| {
+        let at_once = match r["condemned"].as_u64() {
+            Some(n) => format!("{n} of the tokens seen lately, at once"),
+            None => "how many tokens at once is not known".to_owned(),
+        };
+        format!("\n  condemned {at_once}; others: {unseen}")
+    });
     let hash = r["hash"].as_str().unwrap_or("no longer kept");
     let warning = r["warning"].as_str().map_or_else(String::new, |why| format!("\n  warning   {why}"));
     let mut text = format!(
-        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){warning}",
+        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){condemned}{warning}",
         r["id"],
         r["host"].as_str().unwrap_or_default(),
         time(r["accepted"].as_i64().unwrap_or(0)),
@@ -253,12 +263,9 @@ fn change(event: &str, data: &Value) -> String {
                 text(&data["fingerprint"])
             };
             let until = time(data["until"].as_i64().unwrap_or(0));
-            format!(
-                "revoked  {:>6}  {whom}  until {until}  {}  {}",
-                data["id"],
-                text(&data["actor"]),
-                text(&data["reason"])
-            )
+            let texts = ["actor", "ticket", "reason"].map(|name| text(&data[name]));
+            let said: Vec<String> = texts.into_iter().filter(|t| !t.is_empty()).collect();
+            format!("revoked  {:>6}  {whom}  until {until}  {}", data["id"], said.join("  "))
         }
         "lifted" => format!("lifted   {}  {}", data["ids"], text(&data["by"]["actor"])),
         "expired" => format!("expired  {}", data["ids"]),
@@ -273,6 +280,7 @@ impl ListArgs {
             ("fingerprint", &self.fingerprint),
             ("actor", &self.actor),
             ("reason", &self.reason),
+            ("ticket", &self.ticket),
             ("source", &self.source),
             ("issuer", &self.issuer),
             ("sub", &self.sub),
@@ -324,10 +332,17 @@ impl ListArgs {
                         Value::Null => text(c, "fingerprint"),
                         selector => shown(selector),
                     };
-                    vec![c["id"].to_string(), token, until, text(c, "actor"), text(c, "reason")]
+                    vec![
+                        c["id"].to_string(),
+                        token,
+                        until,
+                        text(c, "actor"),
+                        text(c, "ticket"),
+                        text(c, "reason"),
+                    ]
                 })
                 .collect();
-            print(&table(&["ID", "TOKENS", "UNTIL", "ACTOR", "REASON"], &rows))?;
+            print(&table(&["ID", "TOKENS", "UNTIL", "ACTOR", "TICKET", "REASON"], &rows))?;
         }
         Ok(OK)
     }

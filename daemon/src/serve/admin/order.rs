@@ -9,7 +9,7 @@ use crate::{
     revoke::{Fingerprints, Named, Once, Order, Selector, SelectorOrder},
 };
 
-/// Longest reason given, in bytes.
+/// Longest reason and ticket given, in bytes.
 const MAX_REASON: usize = 1000;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
@@ -30,6 +30,8 @@ pub struct RevokeRequest {
     #[serde(default)]
     reason: String,
     actor: Option<String>,
+    #[serde(default)]
+    ticket: String,
     /// What kind of order it is.
     #[serde(default)]
     source: Source,
@@ -125,7 +127,7 @@ impl RevokeRequest {
             }
             (Some(_), Some(_)) => return Err(bad("give one of `ttl` and `until`")),
         };
-        let reason = check_reason(self.reason)?;
+        let (reason, ticket) = (check_reason(self.reason)?, check_text("ticket", self.ticket)?);
         let actor = match (self.source, self.actor) {
             // As it stood in the other store, where it was checked.
             (Source::Import, Some(a))
@@ -144,11 +146,11 @@ impl RevokeRequest {
         let is_over = self.until.is_some() && until <= asked;
         let ordered = match (token, self.selector) {
             (None, Some(selector)) => {
-                Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, source }))
+                Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, ticket, source }))
             }
             (token, _) => {
                 let token = token.ok_or_else(|| bad("no token is named"))?;
-                Ordered::Token(Order { token, until, reason, actor, source, parent: None })
+                Ordered::Token(Order { token, until, reason, actor, ticket, source, parent: None })
             }
         };
         Ok((ordered, is_over))
@@ -183,10 +185,14 @@ fn key_id(text: &str) -> Option<u32> {
 
 /// A reason as it may be given.
 pub fn check_reason(reason: String) -> Result<String, ApiError> {
-    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+    check_text("reason", reason)
+}
+
+fn check_text(name: &str, text: String) -> Result<String, ApiError> {
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        return Err(bad(format!("`{name}` must be printable and of at most {MAX_REASON} bytes")));
     }
-    Ok(reason)
+    Ok(text)
 }
 
 /// The key of an order that may come twice (`Idempotency-Key`), for one caller and one part of what is ordered.

@@ -2,7 +2,7 @@
 //! event is the entry's number in the log, those before it have a count behind that (`6.1`, `6.2`, … `6`): a reader that
 //! was away goes on behind the very event that it had last.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use axum::{
     body::Body,
@@ -124,13 +124,13 @@ fn told(entry: &LogEntry, known: usize) -> String {
         })
     };
     let last = entry.changes.iter().filter(|c| !matches!(c, Change::Buried(_))).count();
-    let numbered = entry.changes.iter().filter_map(one).enumerate().skip(known);
-    numbered
-        .map(|(n, (kind, data))| {
-            let part = if n + 1 == last { String::new() } else { format!(".{}", n + 1) };
-            format!("id: {}{part}\nevent: {kind}\ndata: {data}\n\n", entry.entry)
-        })
-        .collect()
+    let mut text = String::new();
+    for (n, (kind, data)) in entry.changes.iter().filter_map(one).enumerate().skip(known) {
+        let part = if n + 1 == last { String::new() } else { format!(".{}", n + 1) };
+        // To a string, which takes all.
+        let _ = write!(text, "id: {}{part}\nevent: {kind}\ndata: {data}\n\n", entry.entry);
+    }
+    text
 }
 
 #[cfg(test)]

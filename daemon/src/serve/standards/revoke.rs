@@ -102,6 +102,7 @@ impl Standards {
             until,
             reason: "revoked by its client".to_owned(),
             actor: format!("client:{}", client.settings.id),
+            ticket: String::new(),
             source: SOURCE.to_owned(),
             parent: None,
         };
