@@ -175,7 +175,7 @@ impl Inside {
         let token = self.decider.fingerprints(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_hours(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
-        let order = Order { token, until, reason, actor, source, parent: None };
+        let order = Order { token, until, reason, actor, ticket: String::new(), source, parent: None };
         self.plane.revoke(order).await.map(drop).context("not revoked")
     }
 

@@ -42,6 +42,7 @@ mod e2e {
     mod oauth;
     mod opa;
     mod opaque;
+    mod orders;
     mod outside;
     mod overload;
     mod places;

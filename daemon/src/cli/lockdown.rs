@@ -32,6 +32,9 @@ pub struct Args {
     /// Who ordered it, beside the user id that the daemon notes anyway
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
+    /// Where it is kept, such as an incident's number
+    #[arg(long, value_name = "TEXT")]
+    ticket: Option<String>,
     /// Only tell how many tokens seen lately it would condemn
     #[arg(long)]
     dry_run: bool,
@@ -90,6 +93,9 @@ impl Args {
         });
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
+        }
+        if let Some(ticket) = &self.ticket {
+            body["ticket"] = ticket.as_str().into();
         }
         let told = self.ask.target.call(Method::POST, &self.wait.path("/v1/revocations"), Some(&body))?;
         if self.ask.json {

@@ -7,11 +7,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    OK, Outcome,
+    Failure, OK, Outcome, REFUSED,
     backup::{BackupArgs, RestoreArgs},
     client::{Ask, Target},
     print, print_json,
-    revoke::shown,
+    revoke::{shown, unix_seconds},
     table::{table, time},
     upload::Upload,
     wait::{self, WaitArgs},
@@ -32,7 +32,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List those in force, as without a command
-    List(ListArgs),
+    List(Box<ListArgs>),
     /// Show one
     Show(OneArgs),
     /// Show when one was accepted, on the disk and in force, and its entry in the audit log
@@ -59,9 +59,9 @@ enum Command {
     Restore(RestoreArgs),
     /// Print changes as they come
     Watch {
-        /// Begin behind this entry of the log, instead of now
-        #[arg(long, value_name = "ENTRY")]
-        after: Option<u64>,
+        /// Begin behind this event, instead of now: an entry of the log, or an event's `id` as `--json` prints it
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
         #[command(flatten)]
         target: Target,
         /// Print JSON lines
@@ -99,9 +99,27 @@ struct ListArgs {
     /// Only those whose reason contains this
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Only those with this very ticket
+    #[arg(long, value_name = "TEXT")]
+    ticket: Option<String>,
     /// Only those that came this way: `admin`, `lockdown`, `import`, `selector`, or a feed's name
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Only those by selectors that name this issuer
+    #[arg(long, value_name = "ISS")]
+    issuer: Option<String>,
+    /// Only those by selectors that name this subject
+    #[arg(long)]
+    sub: Option<String>,
+    /// Only those that follow from this revocation by selector
+    #[arg(long, value_name = "ID")]
+    parent: Option<u64>,
+    /// Only those accepted at this time or later (RFC 3339, Unix seconds, or `now`)
+    #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
+    since: Option<i64>,
+    /// Only those accepted before this time
+    #[arg(long, value_name = "TIME", value_parser = unix_seconds)]
+    before: Option<i64>,
     #[command(flatten)]
     ask: Ask,
 }
@@ -143,7 +161,7 @@ impl Args {
             }
             Some(Command::Backup(args)) => args.run(),
             Some(Command::Restore(args)) => args.run(),
-            Some(Command::Watch { after, target, json }) => watch(&target, after, json),
+            Some(Command::Watch { after, target, json }) => watch(&target, after.as_deref(), json),
         }
     }
 }
@@ -166,10 +184,17 @@ fn receipt(r: &Value) -> String {
         Some(us) => format!("{}.{:03} ms later", us / 1000, us % 1000),
         None => "not known: the daemon was stopped in between, and put it in force at its start".to_owned(),
     };
+    let condemned = r["unseen"].as_str().map_or_else(String::new, |unseen| {
+        let at_once = match r["condemned"].as_u64() {
+            Some(n) => format!("{n} of the tokens seen lately, at once"),
+            None => "how many tokens at once is not known".to_owned(),
+        };
+        format!("\n  condemned {at_once}; others: {unseen}")
+    });
     let hash = r["hash"].as_str().unwrap_or("no longer kept");
     let warning = r["warning"].as_str().map_or_else(String::new, |why| format!("\n  warning   {why}"));
     let mut text = format!(
-        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){warning}",
+        "revocation {} on host {}\n  accepted  {}\n  on disk   {}\n  in force  {}\n  audit     entry {} (hash {hash}){condemned}{warning}",
         r["id"],
         r["host"].as_str().unwrap_or_default(),
         time(r["accepted"].as_i64().unwrap_or(0)),
@@ -200,22 +225,22 @@ fn receipt(r: &Value) -> String {
     text
 }
 
-fn watch(target: &Target, after: Option<u64>, json: bool) -> Outcome {
+fn watch(target: &Target, after: Option<&str>, json: bool) -> Outcome {
     let path = after.map_or_else(
         || "/v1/revocations/watch".to_owned(),
-        |entry| format!("/v1/revocations/watch?after={entry}"),
+        |id| format!("/v1/revocations/watch?after={}", encoded(id)),
     );
-    let (mut entry, mut event) = (String::new(), String::new());
+    let (mut id, mut event) = (String::new(), String::new());
     target.lines(&path, |line| {
         let (field, value) = line.split_once(": ").unwrap_or((line, ""));
         match field {
-            "id" => value.clone_into(&mut entry),
+            "id" => value.clone_into(&mut id),
             "event" => value.clone_into(&mut event),
             "data" => {
                 let data: Value = serde_json::from_str(value).unwrap_or_default();
                 if json {
-                    let number: u64 = entry.parse().unwrap_or(0);
-                    print(&json!({"entry": number, "event": event, "data": data}).to_string())?;
+                    let entry = id.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0_u64);
+                    print(&json!({"entry": entry, "id": id, "event": event, "data": data}).to_string())?;
                 } else {
                     print(&change(&event, &data))?;
                 }
@@ -238,12 +263,9 @@ fn change(event: &str, data: &Value) -> String {
                 text(&data["fingerprint"])
             };
             let until = time(data["until"].as_i64().unwrap_or(0));
-            format!(
-                "revoked  {:>6}  {whom}  until {until}  {}  {}",
-                data["id"],
-                text(&data["actor"]),
-                text(&data["reason"])
-            )
+            let texts = ["actor", "ticket", "reason"].map(|name| text(&data[name]));
+            let said: Vec<String> = texts.into_iter().filter(|t| !t.is_empty()).collect();
+            format!("revoked  {:>6}  {whom}  until {until}  {}", data["id"], said.join("  "))
         }
         "lifted" => format!("lifted   {}  {}", data["ids"], text(&data["by"]["actor"])),
         "expired" => format!("expired  {}", data["ids"]),
@@ -258,11 +280,27 @@ impl ListArgs {
             ("fingerprint", &self.fingerprint),
             ("actor", &self.actor),
             ("reason", &self.reason),
+            ("ticket", &self.ticket),
             ("source", &self.source),
+            ("issuer", &self.issuer),
+            ("sub", &self.sub),
         ];
-        let given = named.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
-        let given: Vec<String> = given.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
-        given.concat()
+        let mut given = String::new();
+        for (name, value) in named {
+            if let Some(value) = value {
+                // To a string, which takes all.
+                let _ = write!(given, "&{name}={}", encoded(value));
+            }
+        }
+        if let Some(parent) = self.parent {
+            let _ = write!(given, "&parent={parent}");
+        }
+        for (name, seconds) in [("since", self.since), ("before", self.before)] {
+            if let Some(seconds) = seconds {
+                let _ = write!(given, "&{name}={}", seconds.saturating_mul(1000));
+            }
+        }
+        given
     }
 
     fn run(self) -> Outcome {
@@ -294,10 +332,17 @@ impl ListArgs {
                         Value::Null => text(c, "fingerprint"),
                         selector => shown(selector),
                     };
-                    vec![c["id"].to_string(), token, until, text(c, "actor"), text(c, "reason")]
+                    vec![
+                        c["id"].to_string(),
+                        token,
+                        until,
+                        text(c, "actor"),
+                        text(c, "ticket"),
+                        text(c, "reason"),
+                    ]
                 })
                 .collect();
-            print(&table(&["ID", "TOKENS", "UNTIL", "ACTOR", "REASON"], &rows))?;
+            print(&table(&["ID", "TOKENS", "UNTIL", "ACTOR", "TICKET", "REASON"], &rows))?;
         }
         Ok(OK)
     }
@@ -331,21 +376,37 @@ pub struct UnrevokeArgs {
 
 impl UnrevokeArgs {
     pub fn run(self) -> Outcome {
-        let mut code = OK;
-        for id in self.ids {
-            let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
-            let claim = self.ask.target.call(Method::DELETE, &self.wait.path(&path), None)?;
-            if self.ask.json {
-                print_json(&json!({"lifted": claim}))?;
-            } else {
-                let token = match &claim["selector"] {
-                    Value::Null => claim["fingerprint"].as_str().unwrap_or_default().to_owned(),
-                    selector => shown(selector),
-                };
-                print(&format!("lifted: revocation {id} of {token}"))?;
+        let (mut code, mut refused) = (OK, 0);
+        for id in &self.ids {
+            match self.lift(*id) {
+                Ok(one) => code = code.max(one),
+                // The others do not depend on it. Where nobody answers, nobody answers for them either.
+                Err(e) if e.code == REFUSED && self.ids.len() > 1 => {
+                    eprintln!("not lifted: revocation {id}: {e}");
+                    refused += 1;
+                }
+                Err(e) => return Err(e),
             }
-            code = code.max(wait::finish(&claim, self.ask.json)?);
+        }
+        if refused > 0 {
+            let all = self.ids.len();
+            return Err(Failure::new(REFUSED, format!("{refused} of {all} revocations were not lifted")));
         }
         Ok(code)
+    }
+
+    fn lift(&self, id: u64) -> Outcome {
+        let path = format!("/v1/revocations/{id}?reason={}", encoded(&self.reason));
+        let claim = self.ask.target.call(Method::DELETE, &self.wait.path(&path), None)?;
+        if self.ask.json {
+            print_json(&json!({"lifted": claim}))?;
+        } else {
+            let token = match &claim["selector"] {
+                Value::Null => claim["fingerprint"].as_str().unwrap_or_default().to_owned(),
+                selector => shown(selector),
+            };
+            print(&format!("lifted: revocation {id} of {token}"))?;
+        }
+        wait::finish(&claim, self.ask.json)
     }
 }

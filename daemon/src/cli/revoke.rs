@@ -53,6 +53,9 @@ pub struct Args {
     /// Who ordered it, beside the user id that the daemon notes anyway
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
+    /// Where it is kept, such as an incident's number
+    #[arg(long, value_name = "TEXT")]
+    ticket: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -132,7 +135,7 @@ impl SelectorArgs {
 }
 
 /// Reads a time as people and programs write it.
-fn unix_seconds(text: &str) -> Result<i64, String> {
+pub fn unix_seconds(text: &str) -> Result<i64, String> {
     let since = |t: SystemTime| {
         t.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok())
     };
@@ -155,6 +158,9 @@ impl Args {
         }
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
+        }
+        if let Some(ticket) = &self.ticket {
+            body["ticket"] = ticket.as_str().into();
         }
         let key = self.idempotency_key.as_deref();
         if let (Some(from), Value::Object(defaults)) = (&self.many, &body) {

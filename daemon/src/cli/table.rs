@@ -1,6 +1,6 @@
 //! Columns for people.
 
-use std::time::{Duration, UNIX_EPOCH};
+use crate::clock::WallTime;
 
 /// Lays rows out under a head, each column as wide as its widest cell.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -22,10 +22,9 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Milliseconds since 1970 as RFC 3339, to the second.
+/// Milliseconds since 1970 as RFC 3339, to the second; "never" before, "for ever" after the year 9999.
 pub fn time(ms: i64) -> String {
-    let at = u64::try_from(ms).ok().and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
-    at.map_or_else(|| "never".to_owned(), |t| humantime::format_rfc3339_seconds(t).to_string())
+    if ms < 0 { "never".to_owned() } else { WallTime(ms).shown() }
 }
 
 #[cfg(test)]
@@ -41,5 +40,6 @@ mod tests {
     #[test]
     fn times_are_rfc_3339() {
         assert_eq!(time(1_732_412_345_123), "2024-11-24T01:39:05Z");
+        assert_eq!((time(-1), time(i64::MAX)), ("never".to_owned(), "for ever".to_owned()));
     }
 }

@@ -30,7 +30,7 @@ const SHOWN: u64 = 20;
 pub struct Upload<'a> {
     /// The daemon.
     pub target: &'a Target,
-    /// What lines have that do not say otherwise: `ttl`, `reason`, `actor`.
+    /// What lines have that do not say otherwise: `ttl`, `reason`, `actor`, `ticket`.
     pub defaults: Map<String, Value>,
     /// Lines are those of an export.
     pub exported: bool,
@@ -152,7 +152,7 @@ impl Lines {
             return Ok(None);
         }
         order.insert("source".to_owned(), "import".into());
-        for name in ["fingerprint", "other", "selector", "until", "reason", "actor"] {
+        for name in ["fingerprint", "other", "selector", "until", "reason", "actor", "ticket"] {
             if let Some(value) = given.get(name) {
                 order.insert(name.to_owned(), value.clone());
             }
@@ -281,11 +281,11 @@ mod tests {
             number: 0,
             read: Arc::default(),
         };
-        let line = r#"{"id":3,"fingerprint":"f","key_id":255,"created":1,"until":9,"reason":"r","actor":"a","source":"admin"}"#;
+        let line = r#"{"id":3,"fingerprint":"f","key_id":255,"created":1,"until":9,"reason":"r","actor":"a","ticket":"INC-7","source":"admin"}"#;
         let order = lines.order(line).unwrap().unwrap();
         assert_eq!(
             order,
-            json!({"fingerprint": "f", "key_id": "000000ff", "until": 9, "reason": "r", "actor": "a", "source": "import"})
+            json!({"fingerprint": "f", "key_id": "000000ff", "until": 9, "reason": "r", "actor": "a", "ticket": "INC-7", "source": "import"})
         );
         assert_eq!(lines.order(r#"{"id":4,"parent":3}"#).unwrap(), None);
     }

@@ -8,7 +8,7 @@ use super::Decider;
 use crate::{
     clock::WallTime,
     revoke::{Claim, Fingerprints, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
-    token::{Identity, Token},
+    token::{Identity, Token, Verifier},
 };
 
 /// What is known of a token.
@@ -43,6 +43,17 @@ impl Decider {
     /// Until when a token of an identity is to be refused: its `exp` and the leeway, or `else_until` where it has none.
     pub fn refused_until(&self, identity: &Identity, else_until: WallTime) -> WallTime {
         identity.expires_at.map_or(else_until, |exp| WallTime::from_seconds(exp).plus(self.settings.leeway))
+    }
+
+    /// The same of a token that nobody could verify, by what it says of its end.
+    pub fn refused_until_stated(&self, token: &Token, else_until: WallTime) -> WallTime {
+        let ends = |exp| WallTime::from_seconds(exp).plus(self.settings.leeway).min(WallTime::LAST);
+        Verifier::stated_expiry(token).map_or(else_until, ends)
+    }
+
+    /// Whether a token whose key is unknown will not be known later either.
+    pub async fn is_of_no_key(&self, token: &Token) -> bool {
+        self.parts.verifier.is_of_no_key(token, self.parts.clock.wall().seconds()).await
     }
 
     /// Whether this very token is revoked.

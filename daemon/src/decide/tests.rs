@@ -147,7 +147,10 @@ impl World {
         let token = self.decider.fingerprints(&Token::new(token.to_owned()));
         let until = SystemClock.wall().plus(Duration::from_mins(1));
         let (reason, actor, source) = ("test".into(), "test".into(), "admin".into());
-        self.plane.revoke(Order { token, until, reason, actor, source, parent: None }).await.unwrap();
+        self.plane
+            .revoke(Order { token, until, reason, actor, ticket: String::new(), source, parent: None })
+            .await
+            .unwrap();
     }
 }
 
@@ -182,7 +185,11 @@ async fn a_token_that_is_revoked_under_the_other_key_is_refused_from_the_cache_a
         let token = crate::revoke::Fingerprints { first: names.other.unwrap(), other: None };
         let until = SystemClock.wall().plus(Duration::from_mins(1));
         let (reason, actor, source) = (String::new(), String::new(), "admin".to_owned());
-        world.plane.revoke(Order { token, until, reason, actor, source, parent: None }).await.unwrap();
+        world
+            .plane
+            .revoke(Order { token, until, reason, actor, ticket: String::new(), source, parent: None })
+            .await
+            .unwrap();
     }
     for text in [&t, &fresh] {
         assert_eq!(world.auth(text).await.reason(), Reason::TokenRevoked);

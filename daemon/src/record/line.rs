@@ -96,8 +96,9 @@ fn begun(id: u64, time: WallTime, labels: &Labels) -> Map<String, Value> {
     line
 }
 
-/// RFC 3339, to the millisecond.
-fn timestamp(WallTime(ms): WallTime) -> String {
+/// RFC 3339, to the millisecond. A clock that cannot be read says the last moment there is.
+fn timestamp(at: WallTime) -> String {
+    let ms = at.min(WallTime::LAST).0;
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or_default());
     humantime::format_rfc3339_millis(at).to_string()
 }

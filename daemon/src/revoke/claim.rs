@@ -31,6 +31,8 @@ pub struct Order {
     pub reason: String,
     /// Who.
     pub actor: String,
+    /// Where it is kept, such as an incident's number; empty where none was named.
+    pub ticket: String,
     /// By which way it came: `admin` for now; feeds have names of their own.
     pub source: String,
     /// The selector's claim that it follows from.
@@ -48,6 +50,8 @@ pub struct SelectorOrder {
     pub reason: String,
     /// Who.
     pub actor: String,
+    /// Where it is kept, such as an incident's number; empty where none was named.
+    pub ticket: String,
     /// By which way it came.
     pub source: String,
 }
@@ -67,6 +71,9 @@ pub struct SelectorClaim {
     pub reason: String,
     /// Who ordered it.
     pub actor: String,
+    /// Where it is kept, such as an incident's number; empty where none was named.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
     /// By which way it came.
     pub source: String,
 }
@@ -127,6 +134,9 @@ pub struct Claim {
     pub reason: String,
     /// Who ordered it.
     pub actor: String,
+    /// Where it is kept, such as an incident's number; empty where none was named.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
     /// By which way it came.
     pub source: String,
     /// The selector's claim that it follows from, and is lifted with.

@@ -73,7 +73,7 @@ pub enum RevokeError {
     /// Claims hold that no key in force has a name of.
     #[error(
         "{claims} revocations of single tokens that hold until {} stand under fingerprint key {key:08x} alone, which is not configured any more: name its file as `token.other_fingerprint_key` until then, or lift them",
-        shown(*until)
+        until.shown()
     )]
     KeyMissing {
         /// Their key.
@@ -161,12 +161,21 @@ impl ReplyTo {
 /// Who waits for something.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RevokeError>>;
 
+/// When tokens were found to match a selector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// By its order, which counts them.
+    AtOnce,
+    /// At first sight.
+    Presented,
+}
+
 /// What the plane is asked.
 pub(super) enum Command {
     Revoke(Vec<Order>, Option<Once>, ReplyTo),
     Lift(ClaimId, Vec<u8>, Reply<AnyClaim>),
     Select(Box<SelectorOrder>, Option<Once>, Reply<SelectorClaim>),
-    Follow(ClaimId, Vec<Matched>, Reply<usize>),
+    Follow(ClaimId, Vec<Matched>, When, Reply<usize>),
     Note(Vec<u8>, Option<Reply<()>>),
     Remote(Box<Update>, Reply<Taken>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
@@ -182,7 +191,7 @@ impl Command {
     pub fn orders(&self) -> usize {
         match self {
             Self::Revoke(orders, ..) => orders.len(),
-            Self::Follow(_, tokens, _) => tokens.len(),
+            Self::Follow(_, tokens, ..) => tokens.len(),
             _ => 0,
         }
     }
@@ -211,13 +220,6 @@ pub struct PlaneStatus {
     pub under_other_key: Count,
     /// Claims that another host ordered under a key that is not in force here: they refuse nobody.
     pub under_no_key: Count,
-}
-
-/// A time, as people read it.
-fn shown(at: WallTime) -> String {
-    let ms = u64::try_from(at.0).unwrap_or(0);
-    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    time.map_or_else(|| "for ever".to_owned(), |t| humantime::format_rfc3339_seconds(t).to_string())
 }
 
 /// Gives orders to the plane; cheap to clone.
@@ -250,6 +252,11 @@ impl PlaneHandle {
         once: Option<Once>,
     ) -> Result<Vec<Claim>, RevokeError> {
         self.ask(|reply| Command::Revoke(orders, once, ReplyTo::Many(reply))).await?
+    }
+
+    /// What came of an order that was given before, as far as it was the same.
+    pub fn given(&self, once: &Once) -> Option<Vec<ClaimId>> {
+        self.reader.answered(&once.key).filter(|a| a.request == once.request).map(|a| a.claims)
     }
 
     /// Revokes by selector. Returns when every token that it matches is refused by the decision path; those seen lately
@@ -369,7 +376,7 @@ impl PlaneHandle {
         if self.commands.capacity() < self.commands.max_capacity() / 2 {
             return Err(RevokeError::Busy);
         }
-        self.follow(parent, vec![token]).await
+        self.ask(|reply| Command::Follow(parent, vec![token], When::Presented, reply)).await?
     }
 
     /// Condemns tokens that a selector's claim matches; tells how many were new. In the kernel when this returns.
@@ -379,10 +386,18 @@ impl PlaneHandle {
 
     /// The same for several selectors' claims; they share what syncs they can.
     pub async fn follow_all(&self, matched: Vec<(ClaimId, Vec<Matched>)>) -> Vec<Result<usize, RevokeError>> {
-        let ask = |parent, some: &[Matched]| self.send(|reply| Command::Follow(parent, some.to_vec(), reply));
+        let ask = |parent, some: &[Matched]| {
+            self.send(|reply| Command::Follow(parent, some.to_vec(), When::AtOnce, reply))
+        };
+        // That there are none is told too, for the receipt.
+        let parts = |tokens: &[Matched]| tokens.len().div_ceil(TOGETHER).max(1);
+        let part = |tokens: &'_ [Matched], n: usize| {
+            let from = (n * TOGETHER).min(tokens.len());
+            tokens[from..tokens.len().min(from + TOGETHER)].to_vec()
+        };
         let asked: Vec<Vec<_>> = matched
             .iter()
-            .map(|(parent, tokens)| tokens.chunks(TOGETHER).map(|some| ask(*parent, some)).collect())
+            .map(|(parent, tokens)| (0..parts(tokens)).map(|n| ask(*parent, &part(tokens, n))).collect())
             .collect();
         let mut all = Vec::with_capacity(asked.len());
         for parts in asked {

@@ -373,9 +373,9 @@ mod tests {
         // All of several orders, or none.
         let order = |fingerprint| {
             let text = String::new;
-            let (reason, actor, source) = (text(), text(), text());
+            let (reason, actor, ticket, source) = (text(), text(), text(), text());
             let token = super::super::Fingerprints::of(fingerprint, 7);
-            super::super::Order { token, until: WallTime(9), reason, actor, source, parent: None }
+            super::super::Order { token, until: WallTime(9), reason, actor, ticket, source, parent: None }
         };
         assert!(room.take_all(&l, &[order(other), order(F)], 7.into()).is_err());
         assert!(

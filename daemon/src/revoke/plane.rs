@@ -250,7 +250,7 @@ impl Plane {
                         selects.push((*order, once, reply));
                     }
                 }
-                Command::Follow(parent, tokens, reply) => follows.push((parent, tokens, reply)),
+                Command::Follow(parent, tokens, when, reply) => follows.push((parent, tokens, when, reply)),
                 Command::Lift(id, by, reply) => match self.store.reader().get(id) {
                     Ok(Some(claim)) => lifted.push(self.lifting(claim, by, reply)),
                     Ok(None) => {
@@ -304,9 +304,10 @@ impl Plane {
                 Accepted { claims, once, reply }
             })
             .collect();
+        let condemned = self.condemned(&follows);
         let followed: Vec<Followed> = follows
             .into_iter()
-            .map(|(orders, reply)| (orders.into_iter().map(|o| self.claim(o, taken)).collect(), reply))
+            .map(|(orders, _, reply)| (orders.into_iter().map(|o| self.claim(o, taken)).collect(), reply))
             .collect();
         let selected: Vec<Selected> = selects
             .into_iter()
@@ -322,13 +323,14 @@ impl Plane {
             lift: lifted.iter().map(|l| (l.ids(), l.by.clone())).collect(),
             answered: by_token.chain(by_selector).collect(),
             notes: noted.iter().map(|(note, _)| note.clone()).collect(),
+            condemned,
             ..Changes::default()
         };
         self.bury(lifted.iter().map(|l| &l.claim), &mut changes);
         if let Some((hash, _)) = &policy {
             changes.policy = Some((hash.clone(), self.next_generation(hash)));
         }
-        // Notes that nobody waits for do not make anybody wait.
+        // Notes that nobody waits for do not make anybody wait, nor does it that a selector condemned nobody at once.
         changes.lazy = changes.is_notes_alone() && noted.iter().all(|(_, reply)| reply.is_none());
         match self.commit(&changes) {
             Err(e) => {
@@ -388,16 +390,15 @@ impl Plane {
             Ok(claim) => claim.ok_or(RevokeError::Unknown(id)),
             Err(e) => Err(RevokeError::Read(Arc::new(e))),
         };
-        let claims = claims.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+        let claims: Vec<_> = claims.into_iter().map(read).collect();
+        // The first time the kernel may not have taken it: nothing of it is acknowledged before it has.
+        let tokens: Vec<_> = claims.iter().flatten().map(|c| self.name_of(c)).collect();
+        let claims = claims.into_iter().collect::<Result<Vec<_>, _>>();
         if once.renews && matches!(claims, Err(RevokeError::Unknown(_))) {
             return None;
         }
-        Some(claims.and_then(|claims| {
-            // The first time the kernel may not have taken it: it is not acknowledged before it has.
-            let tokens: Vec<_> = claims.iter().map(|c| self.name_of(c)).collect();
-            self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))))?;
-            Ok(claims)
-        }))
+        let written = self.write(&tokens).map_err(|e| RevokeError::Kernel(Arc::new(self.noted(e))));
+        Some(written.and(claims))
     }
 
     /// The claims of an order that was given before.
@@ -421,6 +422,7 @@ impl Plane {
             until: o.until,
             reason: o.reason,
             actor: o.actor,
+            ticket: o.ticket,
             source: o.source,
             parent: o.parent,
         }
@@ -597,6 +599,8 @@ impl Plane {
 type Ordered = (Vec<Order>, Option<Once>, ReplyTo);
 /// A selector that is ordered.
 type Selects = (SelectorOrder, Option<Once>, Reply<SelectorClaim>);
+/// Orders that follow from a selector's, the selector's claim where its order counts them, and who waits for their number.
+pub(super) type Follows = (Vec<Order>, Option<ClaimId>, Reply<usize>);
 /// Claims that follow from a selector's, and who waits for their number.
 type Followed = (Vec<Claim>, Reply<usize>);
 /// A selector that was accepted.
@@ -606,7 +610,7 @@ type Selected = (SelectorClaim, Option<Once>, Reply<SelectorClaim>);
 struct Batch {
     orders: Vec<Ordered>,
     selects: Vec<Selects>,
-    follows: Vec<(Vec<Order>, Reply<usize>)>,
+    follows: Vec<Follows>,
     lifted: Vec<Lifted>,
     policy: Option<(String, Reply<u64>)>,
     noted: Vec<(Vec<u8>, Option<Reply<()>>)>,

@@ -33,6 +33,8 @@ pub struct RemoteClaim {
     pub reason: String,
     /// Who ordered it there.
     pub actor: String,
+    /// Where it is kept, such as an incident's number.
+    pub ticket: String,
     /// Whether it is a lockdown.
     pub lockdown: bool,
 }
@@ -154,8 +156,8 @@ impl Plane {
         let (mut claims, mut names) = (Vec::new(), Vec::new());
         for c in tokens {
             let RemoteTarget::Token(token) = c.on else { continue };
-            claims.push(self.remote_token(c.name, token, c.until, c.reason, c.actor, taken));
             names.push(c.name);
+            claims.push(self.remote_token(token, c, taken));
         }
         let mut by_selector = Vec::new();
         for c in selectors {
@@ -167,6 +169,7 @@ impl Plane {
                 until: c.until,
                 reason: c.reason,
                 actor: c.actor,
+                ticket: c.ticket,
                 source: if c.lockdown { c.name.source_of_lockdown() } else { c.name.source() },
             });
             names.push(c.name);
@@ -234,25 +237,18 @@ impl Plane {
         Ok(Taken { selectors: by_selector, added, lifted: going.len() })
     }
 
-    fn remote_token(
-        &mut self,
-        name: Name,
-        token: Fingerprints,
-        until: WallTime,
-        reason: String,
-        actor: String,
-        taken: Moment,
-    ) -> Claim {
+    fn remote_token(&mut self, token: Fingerprints, c: RemoteClaim, taken: Moment) -> Claim {
         Claim {
             id: self.store.next_id(),
             fingerprint: token.first.fingerprint,
             key_id: token.first.key_id,
             other: token.other,
             created: taken.wall,
-            until,
-            reason,
-            actor,
-            source: name.source(),
+            until: c.until,
+            reason: c.reason,
+            actor: c.actor,
+            ticket: c.ticket,
+            source: c.name.source(),
             parent: None,
         }
     }

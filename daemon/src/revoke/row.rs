@@ -1,7 +1,8 @@
 //! A claim as it stands in the store: 54 bytes and its texts, 20 more where its token has two names.
 //!
 //! Rows of format 1 were JSON, which begins with a brace, those of format 2 had no parent; both are still read. Those of
-//! format 4 have a second fingerprint, and are written only for claims that do.
+//! formats 4 and 6 have a second fingerprint, those of 5 and 6 a ticket behind the other texts; they are written only for
+//! claims that have these.
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
@@ -19,6 +20,12 @@ const ALONE: u8 = 2;
 const BINARY: u8 = 3;
 /// First byte of a row of format 4.
 const TWO: u8 = 4;
+/// First byte of a row of format 5.
+const TICKET: u8 = 5;
+/// First byte of a row of format 6.
+const TWO_TICKET: u8 = 6;
+/// First bytes of rows that are not JSON.
+const KINDS: [u8; 5] = [ALONE, BINARY, TWO, TICKET, TWO_TICKET];
 /// Bytes before the texts, and before a second fingerprint.
 const FIXED: usize = 1 + 16 + 4 + 8 + 8 + 8;
 /// Bytes of that.
@@ -26,8 +33,15 @@ const NAME: usize = 4 + 16;
 
 /// Encodes a claim; its id is the row's key.
 pub fn encode(c: &Claim) -> Vec<u8> {
-    let mut row = Vec::with_capacity(FIXED + NAME + 6 + c.reason.len() + c.actor.len() + c.source.len());
-    row.push(if c.other.is_some() { TWO } else { BINARY });
+    let mut row = Vec::with_capacity(
+        FIXED + NAME + 8 + c.reason.len() + c.actor.len() + c.source.len() + c.ticket.len(),
+    );
+    row.push(match (c.other.is_some(), c.ticket.is_empty()) {
+        (false, true) => BINARY,
+        (true, true) => TWO,
+        (false, false) => TICKET,
+        (true, false) => TWO_TICKET,
+    });
     row.extend(c.fingerprint.0[0].to_le_bytes());
     row.extend(c.fingerprint.0[1].to_le_bytes());
     row.extend(c.key_id.to_le_bytes());
@@ -38,7 +52,8 @@ pub fn encode(c: &Claim) -> Vec<u8> {
         row.extend(other.key_id.to_le_bytes());
         row.extend(other.fingerprint.to_bytes());
     }
-    for text in [&c.reason, &c.actor, &c.source] {
+    let ticket = Some(&c.ticket).filter(|t| !t.is_empty());
+    for text in [&c.reason, &c.actor, &c.source].into_iter().chain(ticket) {
         // What is longer than a front door takes is cut, never refused: the revocation counts, not its reason.
         let end = (0..=text.len().min(usize::from(u16::MAX))).rev().find(|i| text.is_char_boundary(*i));
         let text = &text[..end.unwrap_or(0)];
@@ -50,7 +65,7 @@ pub fn encode(c: &Claim) -> Vec<u8> {
 
 /// Reads what the ledger keeps of a row, under these keys; `None` for one that is no claim.
 pub fn head(id: u64, row: &[u8], keys: KeyIds) -> Option<ClaimHead> {
-    let Some((BINARY | ALONE | TWO, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
+    let Some(mut rest) = binary(row) else {
         let c: Claim = serde_json::from_slice(row).ok()?;
         return Some(keys.head(&c));
     };
@@ -64,10 +79,15 @@ pub fn head(id: u64, row: &[u8], keys: KeyIds) -> Option<ClaimHead> {
     Some(ClaimHead { id: ClaimId(id), fingerprint, until, parent, under })
 }
 
+/// What follows the first byte of a row that is not JSON.
+fn binary(row: &[u8]) -> Option<&[u8]> {
+    row.split_first().filter(|(kind, _)| KINDS.contains(kind)).map(|(_, rest)| rest)
+}
+
 /// The second fingerprint, where the row has one; the outer `None` where it should and has not.
 #[allow(clippy::option_option, reason = "a row may be cut short")]
 fn other(row: &[u8], rest: &mut &[u8]) -> Option<Option<Named>> {
-    if row.first() != Some(&TWO) {
+    if !matches!(row.first(), Some(&(TWO | TWO_TICKET))) {
         return Some(None);
     }
     let key_id = u32::from_le_bytes(take(rest)?);
@@ -84,8 +104,8 @@ pub fn foreign(row: &[u8], by_selector: bool) -> Option<Name> {
     }
     // Rows of earlier formats are older than fleets.
     let texts = match *row.first()? {
-        BINARY => FIXED,
-        TWO => FIXED + NAME,
+        BINARY | TICKET => FIXED,
+        TWO | TWO_TICKET => FIXED + NAME,
         _ => return None,
     };
     let mut rest = row.get(texts..)?;
@@ -108,7 +128,7 @@ fn id_of(parent: u64) -> Option<ClaimId> {
 
 /// Reads a whole row; `None` for one that is no claim.
 pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
-    let Some((BINARY | ALONE | TWO, mut rest)) = row.split_first().map(|(b, rest)| (*b, rest)) else {
+    let Some(mut rest) = binary(row) else {
         return serde_json::from_slice(row).ok();
     };
     let fingerprint = DenyFingerprint([word(&mut rest)?, word(&mut rest)?]);
@@ -124,6 +144,8 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
         String::from_utf8(text.to_vec()).ok()
     };
     let (reason, actor, source) = (text()?, text()?, text()?);
+    let has_ticket = matches!(row.first(), Some(&(TICKET | TWO_TICKET)));
+    let ticket = if has_ticket { text()? } else { String::new() };
     let id = ClaimId(id);
     rest.is_empty().then_some(Claim {
         id,
@@ -134,6 +156,7 @@ pub fn decode(id: u64, row: &[u8]) -> Option<Claim> {
         until,
         reason,
         actor,
+        ticket,
         source,
         parent,
     })
@@ -161,13 +184,13 @@ mod tests {
         #[test]
         fn a_row_is_read_back_and_never_half(
             a: u64, b: u64, key_id: u32, created: i64, until: i64, id in 1u64..,
-            reason in ".{0,40}", actor in "[a-z:0-9]{0,9}", cut in 0usize..60, parent in proptest::option::of(1u64..),
+            reason in ".{0,40}", actor in "[a-z:0-9]{0,9}", ticket in "(INC-[0-9]{1,9})?", cut in 0usize..60, parent in proptest::option::of(1u64..),
             other in proptest::option::of((any::<u64>(), any::<u64>(), any::<u32>())),
         ) {
             let claim = Claim {
                 id: ClaimId(id), fingerprint: DenyFingerprint([a, b]), key_id, created: WallTime(created),
                 other: other.map(|(a, b, key_id)| Named { fingerprint: DenyFingerprint([a, b]), key_id }),
-                until: WallTime(until), reason, actor, source: "admin".to_owned(), parent: parent.map(ClaimId),
+                until: WallTime(until), reason, actor, ticket, source: "admin".to_owned(), parent: parent.map(ClaimId),
             };
             let row = encode(&claim);
             prop_assert_eq!(decode(id, &row), Some(claim.clone()));
@@ -183,7 +206,7 @@ mod tests {
             prop_assert_eq!(decode(id, &json), Some(claim.clone()));
             // As format 2 had it.
             let keys = KeyIds::from(key_id);
-            let claim = Claim { other: None, ..claim };
+            let claim = Claim { other: None, ticket: String::new(), ..claim };
             let mut old = encode(&claim);
             old[0] = ALONE;
             old.drain(FIXED - 8..FIXED);

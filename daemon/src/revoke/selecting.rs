@@ -1,15 +1,18 @@
 //! What the plane does with selectors: each is stored, then refused by the index, then acknowledged; and tokens that
 //! it is known to match are condemned one by one, as claims that follow from it and are lifted with it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
     AnyClaim, ClaimId, Fingerprints, Names, Once, Order, Plane, RevokeError, SelectorClaim, SelectorOrder,
-    handle::Reply,
+    handle::{Reply, When},
     ledger::Moment,
-    plane::Lifted,
+    plane::{Follows, Lifted},
     room::{MAX_CLAIMS, Room},
 };
 use crate::{
@@ -64,6 +67,7 @@ impl Plane {
             until: o.until,
             reason: o.reason,
             actor: o.actor,
+            ticket: o.ticket,
             source: o.source,
         }
     }
@@ -109,14 +113,14 @@ impl Plane {
     /// condemned before and those there is no room for are left out, for the decision path refuses them all the same.
     pub(super) fn following(
         &self,
-        follows: Vec<(ClaimId, Vec<Matched>, Reply<usize>)>,
+        follows: Vec<(ClaimId, Vec<Matched>, When, Reply<usize>)>,
         lifted: &[Lifted],
         room: &mut Room,
-    ) -> Vec<(Vec<Order>, Reply<usize>)> {
+    ) -> Vec<Follows> {
         let wall = self.clock.wall();
         let mut new: HashSet<(ClaimId, DenyFingerprint)> = HashSet::new();
         let mut all = Vec::new();
-        for (parent, tokens, reply) in follows {
+        for (parent, tokens, when, reply) in follows {
             let found = match self.store.reader().selector(parent) {
                 Ok(found) => found.filter(|_| !lifted.iter().any(|l| l.claim.id() == parent)),
                 Err(e) => {
@@ -144,13 +148,27 @@ impl Plane {
                     until,
                     reason: selector.reason.clone(),
                     actor: selector.actor.clone(),
+                    ticket: selector.ticket.clone(),
                     source: SOURCE.to_owned(),
                     parent: Some(parent),
                 });
             }
-            all.push((orders, reply));
+            let counted = found.filter(|_| when == When::AtOnce).map(|_| parent);
+            all.push((orders, counted, reply));
         }
         all
+    }
+
+    /// What selectors' orders have condemned at once, with these.
+    pub(super) fn condemned(&self, follows: &[Follows]) -> Vec<(ClaimId, u64)> {
+        let mut all: BTreeMap<ClaimId, u64> = BTreeMap::new();
+        for (orders, counted, _) in follows {
+            if let Some(id) = counted {
+                let before = || self.store.reader().condemned(*id).unwrap_or(0);
+                *all.entry(*id).or_insert_with(before) += orders.len() as u64;
+            }
+        }
+        all.into_iter().collect()
     }
 }
 

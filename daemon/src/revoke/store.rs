@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod catalog;
+mod changes;
 mod compact;
 mod error;
 mod migrate;
@@ -27,6 +28,7 @@ pub use self::{
     audit::{AuditEntry, AuditError, AuditLog},
     backup::{BackupError, Held, Restored, backup, restore},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
+    changes::{Answer, Changes},
     error::StoreError,
     tuning::Tuning,
 };
@@ -36,9 +38,9 @@ use self::{
     record::{Body, Done, Record, records},
 };
 use super::{
-    Claim, ClaimId, Once, SelectorClaim,
+    ClaimId, SelectorClaim,
     calendar::Seen,
-    foreign::{Grave, Name, Origin, Position as Reached},
+    foreign::{Grave, Name, Origin},
     keys::KeyIds,
     ledger::ClaimHead,
     row,
@@ -48,74 +50,12 @@ use crate::{
     journal::{Chain, Disk, Entry, Identity, Journal, JournalError, PAGE, Position, verify},
 };
 
-/// What came of an order that may be repeated.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The order.
-    pub once: Once,
-    /// The claims that came of it.
-    pub ids: Vec<ClaimId>,
-}
-
 /// Orders that may be repeated are remembered for so long, in ms.
 const REMEMBERED: i64 = 24 * 3600 * 1000;
 /// Bytes that may wait for the next entry; beyond them one is written for their sake.
 const WAITING: usize = 1 << 20;
 /// Read at once where all is read.
 const READ: u64 = 1 << 20;
-
-/// What a batch changes.
-#[derive(Debug, Default)]
-pub struct Changes<'a> {
-    /// Claims on tokens to add, in the order of their ids.
-    pub add: Vec<&'a Claim>,
-    /// Claims by selector to add. Their ids are above those of `add`, or these are none.
-    pub select: Vec<&'a SelectorClaim>,
-    /// Claims of either kind to take out, with who has it done (JSON).
-    pub lift: Vec<(Vec<ClaimId>, Vec<u8>)>,
-    /// Claims whose time is over.
-    pub over: Vec<ClaimId>,
-    /// The active policy set: its hash and generation.
-    pub policy: Option<(String, u64)>,
-    /// Orders that may be repeated.
-    pub answered: Vec<Answer>,
-    /// For the audit log (JSON).
-    pub notes: Vec<Vec<u8>>,
-    /// Claims that were lifted by an order given here, for the fleet.
-    pub buried: Vec<Grave>,
-    /// Claims of other hosts that are lifted, whether they are here or still to come.
-    pub graves: Vec<Grave>,
-    /// How far other hosts' orders are known with this.
-    pub reached: Vec<(Origin, Reached)>,
-    /// Fingerprint keys that are in force for the first time.
-    pub keys: Vec<u32>,
-    /// It need not be on the disk when the commit returns: it is with the next one that must.
-    pub lazy: bool,
-}
-
-impl Changes<'_> {
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.notes.is_empty() && self.is_notes_alone()
-    }
-
-    /// Whether nothing but the audit log changes.
-    pub fn is_notes_alone(&self) -> bool {
-        self.add.is_empty()
-            && self.select.is_empty()
-            && self.lift.is_empty()
-            && self.over.is_empty()
-            && self.policy.is_none()
-            && self.answered.is_empty()
-            && self.graves.is_empty()
-            && self.reached.is_empty()
-            && self.keys.is_empty()
-    }
-
-    fn gone(&self) -> impl Iterator<Item = u64> {
-        self.lift.iter().flat_map(|(ids, _)| ids).chain(&self.over).map(|id| id.0)
-    }
-}
 
 /// What was read at start.
 #[derive(Debug)]
@@ -184,7 +124,18 @@ impl Catalog {
                     first = first.or(Some(id));
                     told.next = told.next.max(id + 1);
                 }
-                Record::Lift(ids, _) | Record::Over(ids) => self.gone.extend(ids.iter()),
+                Record::Lift(ids, _) | Record::Over(ids) => {
+                    // Most entries lift none of which that is known.
+                    if !self.condemned.is_empty() {
+                        for id in ids.iter() {
+                            self.condemned.remove(&id);
+                        }
+                    }
+                    self.gone.extend(ids.iter());
+                }
+                Record::Condemned(id, tokens) => {
+                    self.condemned.insert(id, tokens);
+                }
                 Record::Policy(generation, hash) => told.policy = Some((hash.to_owned(), generation)),
                 Record::Done(done) => drop(self.done.insert(done.seq, done)),
                 Record::Answered(key, request, until, ids) => {
@@ -250,6 +201,7 @@ impl Store {
             replay.policy.clone_from(&head.trailer.policy);
             replay.catalog.answered = std::mem::take(&mut head.answered);
             replay.catalog.fleet = std::mem::take(&mut head.fleet);
+            replay.catalog.condemned = std::mem::take(&mut head.trailer.condemned);
             replay.catalog.head = head.chain.seq;
             replay.catalog.next = head.trailer.next;
             replay.catalog.keys.extend(&head.trailer.keys);
@@ -398,8 +350,13 @@ impl Store {
             for note in &changes.notes {
                 self.waiting.note(note);
             }
+            for (id, tokens) in &changes.condemned {
+                self.waiting.condemned(id.0, *tokens);
+            }
             self.pressing = true;
-            self.shared.write().gone.extend(changes.gone());
+            let mut shared = self.shared.write();
+            shared.gone.extend(changes.gone());
+            shared.condemned.extend(changes.condemned.iter().map(|(id, tokens)| (id.0, *tokens)));
             return Ok(self.journal.chain().seq);
         }
         let mut body = Body(self.waiting.0.clone());
@@ -424,6 +381,9 @@ impl Store {
         }
         for note in &changes.notes {
             body.note(note);
+        }
+        for (id, tokens) in &changes.condemned {
+            body.condemned(id.0, *tokens);
         }
         body.fleet(&changes.buried, &changes.graves, &changes.reached);
         body.keys(&changes.keys);

@@ -124,6 +124,7 @@ impl Host {
             until: WallTime(UNTIL),
             reason: "x".repeat(20),
             actor: "uid:0".into(),
+            ticket: "INC-7".into(),
             source: "admin".into(),
             parent: None,
         };
@@ -135,7 +136,8 @@ impl Host {
     fn select(&mut self, sub: u64) -> u64 {
         let selector = Selector { iss: Some("i".into()), sub: Some(sub.to_string()), ..Selector::default() };
         let (reason, actor, source) = (String::new(), String::new(), "admin".to_owned());
-        let order = SelectorOrder { selector, until: WallTime(UNTIL), reason, actor, source };
+        let order =
+            SelectorOrder { selector, until: WallTime(UNTIL), reason, actor, ticket: "INC-8".into(), source };
         let (reply, mut answer) = oneshot::channel();
         self.plane().run(std::iter::once(Command::Select(Box::new(order), None, reply)));
         answer.try_recv().unwrap().unwrap().id.0
@@ -157,6 +159,11 @@ impl Host {
                 AnyClaim::Token(c) => &c.source,
                 AnyClaim::Selector(c) => &c.source,
             };
+            let ticket = match c {
+                AnyClaim::Token(c) => &c.ticket,
+                AnyClaim::Selector(c) => &c.ticket,
+            };
+            assert!(["INC-7", "INC-8"].contains(&ticket.as_str()), "wherever it was ordered: {c:?}");
             Name::of_source(source).unwrap_or(Name { origin: own, id: c.id().0 })
         };
         all.iter().map(|c| (name(c), c.id().0)).collect()

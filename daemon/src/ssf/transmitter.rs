@@ -306,6 +306,7 @@ impl Transmitter {
                 until,
                 reason: set::reason(mapping::short(name), event),
                 actor: format!("ssf:{}", self.name()),
+                ticket: String::new(),
                 source: "ssf".to_owned(),
             };
             self.orders.revoke(order, once).await.map_err(Refused::Later)?;

@@ -205,6 +205,24 @@ pub(super) async fn awaited(issuer: &Issuer) -> bool {
     matches!(tokio::time::timeout(remote.wait, ended.changed()).await, Ok(Ok(())))
 }
 
+/// Whether the keys at hand are all that the issuer had when it issued a token, at `issued` where the token says so. A file
+/// is read again first. `now` is in Unix seconds.
+pub(super) async fn are_whole(issuer: &Arc<Issuer>, issued: Option<i64>, now: i64) -> bool {
+    let Some(remote) = issuer.remote() else {
+        let (before, again) = (issuer.progress().good, Arc::clone(issuer));
+        // Where it could not run, the error tells nothing.
+        let looked = tokio::task::spawn_blocking(move || look(&again)).await.is_ok();
+        let progress = issuer.progress();
+        return looked && progress.error.is_none() && progress.good == before;
+    };
+    let progress = issuer.progress();
+    let since = |fetched: i64| match issued {
+        Some(issued) => fetched >= issued,
+        None => now.saturating_sub(fetched) <= seconds(remote.refresh_min),
+    };
+    progress.error.is_none() && progress.fetched.is_some_and(since)
+}
+
 /// Reads key files again that changed.
 pub(super) async fn watch_files(issuers: Vec<Arc<Issuer>>) {
     let mut tick = tokio::time::interval(LOOK);

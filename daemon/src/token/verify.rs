@@ -120,6 +120,15 @@ impl Verifier {
         jws.claims.get("exp").and_then(Value::as_i64)
     }
 
+    /// Whether a token that was signed with an unknown key will not be known later either: its issuer's keys are at hand as
+    /// they were when it was issued, or after.
+    pub async fn is_of_no_key(&self, token: &Token, now: i64) -> bool {
+        let Ok((issuer, jws)) = self.find(token) else { return false };
+        let issued = jws.claims.get("iat").and_then(Value::as_i64);
+        // One of the future is a lie: no issuer's clock is wrong by so much.
+        remote::are_whole(issuer, issued.filter(|at| *at <= now.saturating_add(600)), now).await
+    }
+
     /// As [`Self::judge`], for opaque tokens of others too: what has the form of a JWT is never sent away. Where the
     /// keys at hand do not suffice, they are fetched, and the token waits for them, for no longer than its issuer's
     /// setting. The clock is asked again behind that.

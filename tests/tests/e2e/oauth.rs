@@ -151,10 +151,22 @@ fn a_client_revokes_its_own_token_and_the_kernel_refuses_it_when_200_returns() -
     assert_eq!(revoke(&w, "app", &format!("token={later}"))?, ok());
     w.assert_refused(&later);
     // Whose it is cannot be told while its issuer's keys are not there: it is told so, and not that all is well.
-    let unsure = signer.token("https://late.test", &json!({"client_id": "app"}))?;
+    let unsure = signer.token("https://late.test", &json!({"client_id": "app", "exp": exp}))?;
     assert_eq!(revoke(&w, "app", &format!("token={unsure}"))?, refused(503, "temporarily_unavailable"));
     assert_eq!(revoke(&w, "any", &format!("token={unsure}"))?, ok());
     w.assert_refused(&unsure);
+    // No longer than the token says of itself.
+    let listed = w.daemon.json(&["revocations"], "")?;
+    let claims = listed.as_array().context("a list")?;
+    let held = claims.last().and_then(|c| c["until"].as_i64()).context("an end")?;
+    assert!((exp * 1000..=exp * 1000 + 300_000).contains(&held), "{listed}");
+    // A key that the issuer does not have is none that its tokens are waited for with, and nothing is kept of them.
+    let foreign = Signer::new("foreign")?.token(OWN, &json!({"client_id": "app"}))?;
+    for who in ["app", "any"] {
+        assert_eq!(revoke(&w, who, &format!("token={foreign}"))?, ok(), "{who}");
+    }
+    let after = w.daemon.json(&["revocations"], "")?;
+    assert_eq!(after.as_array().map(Vec::len), Some(claims.len()), "{after}");
     // What was refused is in the audit log, with who it was as far as that is known.
     assert_eq!(revoke(&w, "stranger", "token=x")?.0, 401);
     let audit = || w.daemon.command(&["audit", "show", "--json"])?.ok();

@@ -115,6 +115,8 @@ pub struct ToldClaim {
     reason: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     actor: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    ticket: String,
     /// Whether it is ended by `unlock`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     lockdown: bool,
@@ -169,19 +171,20 @@ impl ToldClaim {
     pub fn own(claim: &AnyClaim, of: &str) -> Option<Self> {
         let (id, until) = (claim.id().0, claim.until().0);
         let (mut fingerprint, mut made_under, mut other) = (None, None, None);
-        let (selector, reason, actor, source) = match claim {
+        let (selector, reason, actor, ticket, source) = match claim {
             AnyClaim::Token(c) if c.parent.is_some() => return None,
             AnyClaim::Token(c) => {
                 fingerprint = Some(c.fingerprint.to_string());
                 made_under = Some(key(c.key_id)).filter(|k| k != of);
                 other =
                     c.other.map(|n| ToldName { key: key(n.key_id), fingerprint: n.fingerprint.to_string() });
-                (None, &c.reason, &c.actor, &c.source)
+                (None, &c.reason, &c.actor, &c.ticket, &c.source)
             }
-            AnyClaim::Selector(c) => (Some(c.selector.clone()), &c.reason, &c.actor, &c.source),
+            AnyClaim::Selector(c) => (Some(c.selector.clone()), &c.reason, &c.actor, &c.ticket, &c.source),
         };
-        let (lockdown, reason, actor) = (is_lockdown(source), cut(reason), cut(actor));
-        let told = Self { id, fingerprint, key: made_under, other, selector, until, reason, actor, lockdown };
+        let (lockdown, reason, actor, ticket) = (is_lockdown(source), cut(reason), cut(actor), cut(ticket));
+        let key = made_under;
+        let told = Self { id, fingerprint, key, other, selector, until, reason, actor, ticket, lockdown };
         Name::of_source(source).is_none().then_some(told)
     }
 
@@ -211,13 +214,15 @@ impl ToldClaim {
             _ => return None,
         };
         let name = Name { origin, id: self.id };
-        let sound = self.id != 0 && is_text(&self.reason) && is_text(&self.actor);
+        let texts = [&self.reason, &self.actor, &self.ticket];
+        let sound = self.id != 0 && texts.into_iter().all(|text| is_text(text));
         sound.then_some(RemoteClaim {
             name,
             on,
             until: WallTime(self.until),
             reason: self.reason,
             actor: self.actor,
+            ticket: self.ticket,
             lockdown: self.lockdown,
         })
     }
@@ -356,9 +361,9 @@ mod tests {
 
     fn claim(id: u64) -> ToldClaim {
         let fingerprint = Some(DenyFingerprint([id, 1]).to_string());
-        let (reason, actor) = ("x".repeat(40), "uid:0".into());
+        let (reason, actor, ticket) = ("x".repeat(40), "uid:0".into(), format!("INC-{id}"));
         let (key, other, selector) = (None, None, None);
-        ToldClaim { id, fingerprint, key, other, selector, until: 9, reason, actor, lockdown: false }
+        ToldClaim { id, fingerprint, key, other, selector, until: 9, reason, actor, ticket, lockdown: false }
     }
 
     #[test]
@@ -412,6 +417,7 @@ mod tests {
             until,
             reason: text(),
             actor: text(),
+            ticket: "INC-7".into(),
             source: text(),
             parent: None,
         };
@@ -423,7 +429,9 @@ mod tests {
             let Some(Told::Revoke(told)) = read(&message, &A.to_string()).unwrap().changes.pop() else {
                 panic!()
             };
-            let RemoteTarget::Token(token) = told.claim(A, key_id(of).unwrap()).unwrap().on else { panic!() };
+            let claim = told.claim(A, key_id(of).unwrap()).unwrap();
+            assert_eq!(claim.ticket, "INC-7");
+            let RemoteTarget::Token(token) = claim.on else { panic!() };
             let first = Named { fingerprint: DenyFingerprint([1, 2]), key_id: 0x2a };
             assert_eq!(token, Fingerprints { first, other });
         }

@@ -12,7 +12,11 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Matched, Selector, upkeep::GRACE_NS},
+    super::{
+        Matched, Selector,
+        handle::When::{AtOnce, Presented},
+        upkeep::GRACE_NS,
+    },
     *,
 };
 use crate::{
@@ -50,9 +54,9 @@ fn plane(dir: &Path, hands: &Arc<Hands>, index: &Arc<Index>) -> Plane {
 }
 
 fn order(fingerprint: DenyFingerprint, until: i64) -> Order {
-    let (reason, actor, source) = (TEXT(), TEXT(), TEXT());
+    let (reason, actor, ticket, source) = (TEXT(), TEXT(), TEXT(), TEXT());
     let token = super::super::Fingerprints::of(fingerprint, 7);
-    Order { token, until: WallTime(until), reason, actor, source, parent: None }
+    Order { token, until: WallTime(until), reason, actor, ticket, source, parent: None }
 }
 
 fn revoke(plane: &mut Plane, order: Order) {
@@ -105,8 +109,8 @@ fn a_daemon_that_is_started_anew_each_day_erases_what_is_over() {
 
 fn selector(sub: &str, until: i64) -> SelectorOrder {
     let selector = Selector { iss: Some("https://a".into()), sub: Some(sub.into()), ..Selector::default() };
-    let (reason, actor, source) = (TEXT(), TEXT(), TEXT());
-    SelectorOrder { selector, until: WallTime(until), reason, actor, source }
+    let (reason, actor, ticket, source) = (TEXT(), TEXT(), TEXT(), TEXT());
+    SelectorOrder { selector, until: WallTime(until), reason, actor, ticket, source }
 }
 
 fn ask<T>(commands: &mut Vec<Command>, make: impl FnOnce(Reply<T>) -> Command) -> Answer<T> {
@@ -142,10 +146,10 @@ fn all_that_comes_together_is_one_entry_and_one_sync() {
     let ids: Vec<_> = selects.into_iter().map(|a| told(a).unwrap().id).collect();
     assert_eq!(seq(&plane), start + 1, "300 selectors");
     // One with ten thousand live tokens, and tokens that were presented one by one, some of them twice.
-    let many = ask(&mut all, |r| Command::Follow(ids[0], tokens(0, 10_000), r));
+    let many = ask(&mut all, |r| Command::Follow(ids[0], tokens(0, 10_000), AtOnce, r));
     let presented: Vec<_> = (0..200)
         .zip(ids[1..10].iter().cycle())
-        .map(|(n, id)| ask(&mut all, |r| Command::Follow(*id, tokens(n / 2, n / 2 + 1), r)))
+        .map(|(n, id)| ask(&mut all, |r| Command::Follow(*id, tokens(n / 2, n / 2 + 1), Presented, r)))
         .collect();
     plane.run(all.drain(..));
     assert_eq!(seq(&plane), start + 2, "all that follow");
@@ -157,7 +161,7 @@ fn all_that_comes_together_is_one_entry_and_one_sync() {
     revoke(&mut plane, order(F, until));
     let lifts: Vec<_> =
         ids.iter().map(|id| ask(&mut all, |r| Command::Lift(*id, b"{}".to_vec(), r))).collect();
-    let late = ask(&mut all, |r| Command::Follow(ids[3], tokens(20_000, 20_001), r));
+    let late = ask(&mut all, |r| Command::Follow(ids[3], tokens(20_000, 20_001), AtOnce, r));
     plane.run(all.drain(..));
     assert_eq!(seq(&plane), start + 4);
     assert!(lifts.into_iter().all(|a| told(a).is_ok()));
@@ -183,7 +187,7 @@ fn selectors_that_are_over_go_together_with_what_followed() {
     plane.run(all.drain(..));
     for (n, a) in (0..).zip(selects) {
         let id = told(a).unwrap().id;
-        drop(ask(&mut all, |r| Command::Follow(id, tokens(n, n + 1), r)));
+        drop(ask(&mut all, |r| Command::Follow(id, tokens(n, n + 1), AtOnce, r)));
     }
     plane.run(all.drain(..));
     assert_eq!((plane.ledger.claims(), index.selectors.count()), (200, 200));
@@ -200,6 +204,42 @@ fn selectors_that_are_over_go_together_with_what_followed() {
 }
 
 #[test]
+fn a_receipt_says_how_many_were_condemned_at_once_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hands, index) = (Arc::new(Hands::default()), Arc::new(Index::default()));
+    let mut plane = plane(dir.path(), &hands, &index);
+    let mut all = Vec::new();
+    let asked: Vec<_> = ["a", "b", "c", "d"]
+        .map(|sub| ask(&mut all, |r| Command::Select(Box::new(selector(sub, 1 << 40)), None, r)))
+        .into();
+    plane.run(all.drain(..));
+    let ids: Vec<_> = asked.into_iter().map(|a| told(a).unwrap().id).collect();
+    // In two parts, some of them twice; none; and one that is not there any more. The last was never followed.
+    drop(ask(&mut all, |r| Command::Follow(ids[0], tokens(0, 10), AtOnce, r)));
+    drop(ask(&mut all, |r| Command::Follow(ids[0], tokens(5, 15), AtOnce, r)));
+    let before = plane.store.head().seq;
+    plane.run(all.drain(..));
+    assert_eq!(plane.store.head().seq, before + 1);
+    drop(ask(&mut all, |r| Command::Follow(ids[1], Vec::new(), AtOnce, r)));
+    plane.run(all.drain(..));
+    assert_eq!(plane.store.head().seq, before + 1, "nobody waits for the disk for nothing");
+    drop(ask(&mut all, |r| Command::Follow(ids[0], tokens(15, 16), AtOnce, r)));
+    drop(ask(&mut all, |r| Command::Follow(ids[0], tokens(20, 30), Presented, r)));
+    drop(ask(&mut all, |r| Command::Follow(ids[2], tokens(0, 3), AtOnce, r)));
+    plane.run(all.drain(..));
+    let known = |plane: &Plane| -> Vec<_> {
+        ids.iter().map(|id| plane.store.reader().receipt(*id).unwrap().map(|r| r.condemned)).collect()
+    };
+    assert_eq!(known(&plane), [Some(Some(16)), Some(Some(0)), Some(Some(3)), Some(None)]);
+    drop(ask(&mut all, |r| Command::Lift(ids[2], b"{}".to_vec(), r)));
+    plane.run(all.drain(..));
+    drop(plane);
+    let plane = self::plane(dir.path(), &hands, &Arc::new(Index::default()));
+    assert_eq!(known(&plane), [Some(Some(16)), Some(Some(0)), None, Some(None)]);
+    assert_eq!(plane.store.reader().condemned(ids[2]), None, "nothing is kept of what is lifted");
+}
+
+#[test]
 fn what_follows_counts_for_the_room_in_the_map() {
     let dir = tempfile::tempdir().unwrap();
     let (hands, index) = (Arc::new(Hands::default()), Arc::new(Index::default()));
@@ -212,7 +252,7 @@ fn what_follows_counts_for_the_room_in_the_map() {
     let limit = plane.ledger.limits().revoked;
     let parts: Vec<_> = [(0, 15_000), (15_000, 30_000)]
         .into_iter()
-        .map(|(from, to)| ask(&mut all, |r| Command::Follow(id, tokens(from, to), r)))
+        .map(|(from, to)| ask(&mut all, |r| Command::Follow(id, tokens(from, to), AtOnce, r)))
         .collect();
     let one = ask(&mut all, |r| Command::Revoke(vec![order(F, 1 << 40)], None, ReplyTo::Many(r)));
     plane.run(all.drain(..));

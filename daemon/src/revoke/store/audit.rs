@@ -177,6 +177,8 @@ fn each(entry: &Entry<'_>, take: &mut impl FnMut(AuditEntry)) -> Option<()> {
                 merged("policy", json!({"generation": generation, "hash": hash}))
             }
             Record::Note(json) => merged("", serde_json::from_slice(json).unwrap_or_default()),
+            // The order's own line is before it.
+            Record::Condemned(id, tokens) => merged("condemned", json!({"id": id, "at_once": tokens})),
             Record::Done(_)
             | Record::Answered(..)
             | Record::Next(_)

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::{
     super::keys::KeyIds,
-    AuditError, AuditLog, Changes, Store, StoreError, Tuning,
+    AuditError, AuditLog, Changes, Loaded, Store, StoreError, Tuning,
     migrate::{beside, sync_parent},
 };
 use crate::{clock::WallTime, hex, journal::DiskFile};
@@ -121,6 +121,8 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupEr
 
 /// Copies the store of a daemon that may be running to a directory that is not there yet. Gives what the copy holds.
 pub fn backup(from: &Path, to: &Path) -> Result<Held, BackupError> {
+    // Without a slash at its end, which no name of something that is not there yet may have for the system.
+    let to: &Path = &to.components().collect::<PathBuf>();
     if to.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(to.to_owned()));
     }
@@ -150,7 +152,7 @@ pub fn look_at(dir: &Path, keys: Option<KeyIds>) -> Result<Held, BackupError> {
         return Err(BackupError::Key { found: key_id, expected: keys.own });
     }
     let mut revocations = 0;
-    store.load(|_| revocations += 1)?;
+    store.load(|one| revocations += usize::from(!matches!(one, Loaded::Foreign(..))))?;
     drop(store);
     let bytes = size(dir).map_err(failed("cannot read", dir))?;
     Ok(Held { revocations, entry: end.seq, hash: hex::encode(&end.hash), time, key_id, bytes })
@@ -196,7 +198,7 @@ fn put(
         match AuditLog::open(store).map(|l| l.key_id()).map_err(BackupError::from).and_then(|id| {
             let old = Store::open_with(store, id, quiet())?;
             let mut revocations = 0;
-            old.load(|_| revocations += 1)?;
+            old.load(|one| revocations += usize::from(!matches!(one, Loaded::Foreign(..))))?;
             Ok((old, revocations, id))
         }) {
             Ok((opened, revocations, key_id)) => {
@@ -357,6 +359,24 @@ mod tests {
         assert!(matches!(backup(&path, &dir.path().join("copy0")), Err(BackupError::Exists(_))));
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left.len(), 26, "nothing half made is left: {left:?}");
+    }
+
+    #[test]
+    fn what_other_hosts_ordered_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, to) = (dir.path().join("r"), dir.path().join("copy"));
+        let mut store = Store::open_with(&path, KEY, quiet()).unwrap();
+        order(&mut store, 1);
+        let mut claim = super::super::tests::claim(store.next_id());
+        let origin = super::super::super::foreign::Origin([7; 16]);
+        claim.source = super::super::super::foreign::Name { origin, id: 5 }.source();
+        store.commit(&Changes { add: vec![&claim], ..Changes::default() }, WallTime(0)).unwrap();
+        // As a directory's name is completed, with a slash.
+        let slashed = PathBuf::from(format!("{}/", to.display()));
+        assert_eq!(backup(&path, &slashed).unwrap().revocations, 2);
+        drop(store);
+        let done = restore(&to, &path, None, true, "uid:0").unwrap();
+        assert_eq!((done.now.revocations, done.before.unwrap().revocations), (2, 2));
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub struct Catalog {
     pub gone: HashSet<u64>,
     pub done: BTreeMap<u64, Done>,
     pub answered: HashMap<[u8; 16], Answered>,
+    /// How many tokens the orders of selectors in force condemned at once, where that is known.
+    pub condemned: BTreeMap<u64, u64>,
     /// How often a snapshot took the place of files.
     pub swaps: u64,
     /// The log's last entry.
@@ -153,6 +155,9 @@ pub struct Receipt {
     /// Microseconds until the decision path and the kernel refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_force_us: Option<u32>,
+    /// Of a selector's: how many tokens seen lately were condemned at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condemned: Option<u64>,
     /// The log's entry that brought it.
     pub entry: u64,
     /// That entry's hash, which the audit log's chain goes through; not kept for ever.
@@ -234,11 +239,17 @@ impl StoreReader {
                 },
                 synced_us: known(found.done.synced),
                 in_force_us: known(found.done.in_force),
+                condemned: self.condemned(id),
                 entry: found.done.seq,
                 hash: found.hash.map(|h| hex::encode(&h)),
             })
         })?;
         found.map(|c| c.ok_or_else(|| self.not_a_claim(id.0))).transpose()
+    }
+
+    /// How many tokens a selector's order condemned at once, as far as that is known.
+    pub fn condemned(&self, id: ClaimId) -> Option<u64> {
+        self.shared.upgrade()?.read().condemned.get(&id.0).copied()
     }
 
     /// Up to `limit` claims that hold at `now` with an id above `after`, in order of their ids, as far as `keep` says.

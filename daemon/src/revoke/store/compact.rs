@@ -2,7 +2,7 @@
 //! for it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     sync::Arc,
 };
@@ -34,6 +34,8 @@ pub struct Work {
     next: u64,
     policy: Option<(String, u64)>,
     keys: BTreeSet<u32>,
+    /// How many tokens selectors' orders condemned at once; told once more by later entries likewise.
+    condemned: BTreeMap<u64, u64>,
     /// Orders that may be repeated, those of later entries among them: they are told once more.
     answered: HashMap<[u8; 16], Answered>,
     /// Likewise.
@@ -68,6 +70,7 @@ impl Work {
             next: store.next,
             policy: store.policy.clone(),
             keys: store.keys(),
+            condemned: store.shared.read().condemned.clone(),
             answered: store.shared.read().answered.clone(),
             fleet: store.shared.read().fleet.clone(),
             last: files.last().and_then(|f| store.shared.read().done.get(&f.chain.seq).copied()),
@@ -112,7 +115,8 @@ impl Work {
             let d = done.get(&seq).copied().unwrap_or(Done { seq, time: entry.time, ..Done::default() });
             if gone.contains(&id) { Ok(()) } else { writer.add(id, row, by_selector, d) }
         })?;
-        let (head, piece) = writer.finish(self.next, self.policy, self.keys, &self.answered, &self.fleet)?;
+        let (head, piece) =
+            writer.finish(self.next, self.policy, self.keys, self.condemned, &self.answered, &self.fleet)?;
         Ok(Compacted { head, piece, gone })
     }
 

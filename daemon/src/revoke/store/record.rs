@@ -49,6 +49,8 @@ pub enum Record<'a> {
     Reached(Origin, Position),
     /// Fingerprint keys that came into force, by their ids.
     Keys(&'a [u8]),
+    /// A claim by selector, and how many tokens its order condemned at once, all told.
+    Condemned(u64, u64),
 }
 
 /// What became of an entry.
@@ -103,6 +105,7 @@ const BURIED: u8 = 13;
 const GRAVES: u8 = 14;
 const REACHED: u8 = 15;
 const KEYS: u8 = 30;
+const CONDEMNED: u8 = 31;
 
 /// Builds the body of an entry.
 #[derive(Debug, Default)]
@@ -176,6 +179,11 @@ impl Body {
         if !bytes.is_empty() {
             self.put(KEYS, &[&bytes]);
         }
+    }
+
+    /// How many tokens a selector's order condemned at once.
+    pub fn condemned(&mut self, id: u64, tokens: u64) {
+        self.put(CONDEMNED, &[&id.to_le_bytes(), &tokens.to_le_bytes()]);
     }
 
     /// What concerns a fleet; nothing where there is nothing.
@@ -258,6 +266,7 @@ fn read(kind: u8, mut b: &[u8]) -> Option<Record<'_>> {
             let to = Position { entry: word(&mut b)?, left: u32::from_le_bytes(take(&mut b)?) };
             Record::Reached(origin, to)
         }
+        CONDEMNED => Record::Condemned(word(&mut b)?, word(&mut b)?),
         KEYS => Record::Keys(Some(b).filter(|b| b.len().is_multiple_of(4))?),
         _ => return None,
     })
@@ -312,12 +321,13 @@ mod tests {
         b.fleet(&[grave], &[grave, grave], &[(origin, to)]);
         b.keys(&[]);
         b.keys(&[6, 7]);
+        b.condemned(8, 9);
         let ids = |r: Record<'_>| match r {
             Record::Lift(i, _) | Record::Over(i) | Record::Answered(_, _, _, i) => i.iter().collect(),
             _ => Vec::new(),
         };
         let all: Vec<_> = records(&b.0).collect::<Result<_, _>>().unwrap();
-        assert_eq!(all.len(), 16);
+        assert_eq!(all.len(), 17);
         assert_eq!((all[0], all[1]), (Record::Add(1, b"row"), Record::Select(2, b"{}")));
         assert!(matches!(all[2], Record::Lift(_, b"who")));
         assert_eq!((ids(all[2]), ids(all[3]), ids(all[6])), (vec![3, 4], vec![5], vec![7, 8]));
@@ -331,9 +341,10 @@ mod tests {
         assert!(matches!(all[13], Record::Graves(g) if Grave::each(g).count() == 2));
         assert_eq!(all[14], Record::Reached(origin, to));
         assert!(matches!(all[15], Record::Keys(k) if key_ids(k).eq([6, 7])));
+        assert_eq!(all[16], Record::Condemned(8, 9));
         for cut in 0..b.0.len() {
             let part: Result<Vec<_>, _> = records(&b.0[..cut]).collect();
-            assert!(part.is_err() || part.unwrap().len() < 16, "{cut}");
+            assert!(part.is_err() || part.unwrap().len() < 17, "{cut}");
         }
         assert!(records(&[99, 0, 0, 0, 0]).any(|r| r.is_err()), "a kind that is not known");
     }

@@ -4,7 +4,7 @@
 //! name and renamed when it is durable: one with its right name is whole.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::Arc,
 };
@@ -54,6 +54,9 @@ pub struct Trailer {
     /// Fingerprint keys that have been in force.
     #[serde(default)]
     pub keys: BTreeSet<u32>,
+    /// How many tokens the orders of selectors condemned at once.
+    #[serde(default)]
+    pub condemned: BTreeMap<u64, u64>,
     /// Claims in it.
     pub rows: u64,
     /// Where claims stand: id, offset, and the chain before.
@@ -200,6 +203,7 @@ impl<'a> Writer<'a> {
         next: u64,
         policy: Option<(String, u64)>,
         keys: BTreeSet<u32>,
+        condemned: BTreeMap<u64, u64>,
         answered: &HashMap<[u8; 16], Answered>,
         fleet: &Fleet,
     ) -> io::Result<(Head, Piece)> {
@@ -236,6 +240,7 @@ impl<'a> Writer<'a> {
             next,
             policy,
             keys,
+            condemned,
             rows: self.rows,
             places: self.piece.places.iter().map(place).collect(),
             answers,

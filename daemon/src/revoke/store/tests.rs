@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, io, os::unix::fs::PermissionsExt as _};
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    super::{AnyClaim, Selector},
+    super::{AnyClaim, Claim, Once, Selector},
     *,
 };
 use crate::journal::{
@@ -37,6 +37,7 @@ pub(super) fn claim(id: ClaimId) -> Claim {
         until: WallTime(9),
         reason: "leaked".into(),
         actor: "uid:0".into(),
+        ticket: String::new(),
         source: "admin".into(),
         parent: None,
     }
@@ -50,7 +51,16 @@ fn by_selector(id: ClaimId) -> SelectorClaim {
     let selector = Selector { iss: Some(format!("https://{id}")), ..Selector::default() };
     let text = String::new;
     let (created, until) = (WallTime(1), WallTime(9));
-    SelectorClaim { id, selector, created, until, reason: text(), actor: text(), source: text() }
+    SelectorClaim {
+        id,
+        selector,
+        created,
+        until,
+        reason: text(),
+        actor: text(),
+        ticket: text(),
+        source: text(),
+    }
 }
 
 fn open(disk: &SimDisk, tuning: Tuning) -> Result<Store, StoreError> {
@@ -536,4 +546,30 @@ fn an_order_is_remembered_for_a_day_or_for_as_long_as_it_may_come_again() {
         drop(store);
         store = open(&disk, SMALL).unwrap();
     }
+}
+
+#[test]
+fn what_selectors_condemned_at_once_outlives_the_files_that_told_it() {
+    let disk = SimDisk::default();
+    let mut store = open(&disk, SMALL).unwrap();
+    let (a, b) = (by_selector(store.next_id()), by_selector(store.next_id()));
+    store.commit(&Changes { select: vec![&a, &b], ..Changes::default() }, WallTime(1)).unwrap();
+    let told = |of: Vec<(ClaimId, u64)>, lazy| Changes { condemned: of, lazy, ..Changes::default() };
+    store.commit(&told(vec![(a.id, 7), (b.id, 2)], false), WallTime(1)).unwrap();
+    // The last word counts, and that of nobody waits for the next entry.
+    let seq = store.commit(&told(vec![(a.id, 9)], true), WallTime(1)).unwrap();
+    assert_eq!(store.head().seq, seq);
+    let known = |store: &Store| [a.id, b.id].map(|id| store.reader().condemned(id));
+    assert_eq!(known(&store), [Some(9), Some(2)]);
+    while store.snapshot.is_none() {
+        let c = claim(store.next_id());
+        store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(1)).unwrap();
+    }
+    drop(store);
+    let mut store = open(&disk, SMALL).unwrap();
+    assert_eq!(known(&store), [Some(9), Some(2)]);
+    let lift = vec![(vec![b.id], b"{}".to_vec())];
+    store.commit(&Changes { lift, ..Changes::default() }, WallTime(1)).unwrap();
+    drop(store);
+    assert_eq!(known(&open(&disk, SMALL).unwrap()), [Some(9), None]);
 }

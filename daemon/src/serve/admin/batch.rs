@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Instant};
 use axum::{
     body::{Body, Bytes},
     extract::{Query, State},
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -16,10 +16,13 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use super::{
     AdminState, ApiError, Caller, bad,
     fleet::{Wait, Waiting},
-    order::{IdempotencyKey, Ordered, RevokeRequest},
+    order::{IdempotencyKey, Ordered, RevokeRequest, over},
     parse,
 };
-use crate::revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder, feed::Level};
+use crate::{
+    clock::WallTime,
+    revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder, feed::Level},
+};
 
 /// Lines that are revoked together.
 const CHUNK: usize = 4096;
@@ -74,12 +77,17 @@ pub(super) async fn revoke(
 }
 
 /// Lines that go together.
-#[derive(Default)]
 struct Part {
     number: u64,
     /// Orders of tokens, with the number of each one's line.
     orders: Vec<(u64, Order)>,
     selectors: Vec<(u64, Box<SelectorOrder>)>,
+    /// Lines of tokens whose end was over when the part was begun, with that end. Given before, they may have been taken.
+    over: Vec<(u64, WallTime)>,
+    /// Lines of selectors of that kind.
+    over_selectors: Vec<u64>,
+    /// When the part was begun.
+    asked: WallTime,
     refused: Vec<(u64, ApiError)>,
     once: Option<Once>,
     /// Of each selector.
@@ -89,9 +97,38 @@ struct Part {
 }
 
 impl Part {
-    fn is_full(&self) -> bool {
-        self.orders.len() + self.refused.len() >= CHUNK || self.selectors.len() >= SELECTORS
+    fn begin(number: u64, asked: WallTime) -> Self {
+        Self {
+            number,
+            asked,
+            orders: Vec::new(),
+            selectors: Vec::new(),
+            over: Vec::new(),
+            over_selectors: Vec::new(),
+            refused: Vec::new(),
+            once: None,
+            selector_once: Vec::new(),
+            broken: None,
+        }
     }
+
+    /// The same lines are the same part whenever they come.
+    fn is_full(&self) -> bool {
+        self.orders.len() + self.over.len() + self.refused.len() >= CHUNK
+            || self.selectors.len() + self.over_selectors.len() >= SELECTORS
+    }
+}
+
+/// Which lines claims came of that were ordered under a key before, in the order of the lines: all but those that were
+/// over then already, which are the first ones to have been of those that are over now. `None` where that does not add up.
+fn taken_before(orders: &[u64], over: &[(u64, WallTime)], claims: usize) -> Option<Vec<u64>> {
+    let never = (orders.len() + over.len()).checked_sub(claims)?;
+    let mut over = over.to_vec();
+    over.sort_unstable_by_key(|(line, until)| (*until, *line));
+    let mut lines: Vec<u64> = over.get(never..)?.iter().map(|(line, _)| *line).collect();
+    lines.extend(orders);
+    lines.sort_unstable();
+    Some(lines)
 }
 
 /// Makes parts of what is sent.
@@ -106,7 +143,7 @@ impl Reader {
     async fn run(self, body: Body) {
         let mut data = body.into_data_stream();
         let (mut rest, mut line) = (Vec::new(), 0);
-        let (mut part, mut raw) = (Part::default(), Vec::new());
+        let (mut part, mut raw) = (Part::begin(0, self.s.clock.wall()), Vec::new());
         loop {
             let (bytes, end) = match data.next().await {
                 Some(Ok(bytes)) => (bytes, false),
@@ -130,8 +167,8 @@ impl Reader {
                     self.take(line, text, &mut part);
                 }
                 if part.is_full() {
-                    let next = part.number + 1;
-                    let full = std::mem::replace(&mut part, Part { number: next, ..Part::default() });
+                    let next = Part::begin(part.number + 1, self.s.clock.wall());
+                    let full = std::mem::replace(&mut part, next);
                     if self.send(full, &mut raw).await.is_err() {
                         return;
                     }
@@ -166,11 +203,13 @@ impl Reader {
             if r.dry_run {
                 return Err(bad("`dry_run` is for one order, not for many"));
             }
-            r.read(&self.s, &self.by)
+            r.read_late(&self.s, &self.by, part.asked)
         };
         match read() {
-            Ok(Ordered::Token(order)) => part.orders.push((line, order)),
-            Ok(Ordered::Selector(order)) => part.selectors.push((line, order)),
+            Ok((Ordered::Token(order), true)) => part.over.push((line, order.until)),
+            Ok((Ordered::Selector(_), true)) => part.over_selectors.push(line),
+            Ok((Ordered::Token(order), false)) => part.orders.push((line, order)),
+            Ok((Ordered::Selector(order), false)) => part.selectors.push((line, order)),
             Err(e) => part.refused.push((line, e)),
         }
     }
@@ -217,10 +256,18 @@ impl Run {
         for (line, e) in part.refused {
             self.refuse(&mut text, line, &e);
         }
+        for line in part.over.iter().map(|(line, _)| *line).chain(part.over_selectors) {
+            self.refuse(&mut text, line, &over());
+        }
         let start = Instant::now();
         let (lines, orders): (Vec<u64>, Vec<Order>) = part.orders.into_iter().unzip();
         if !orders.is_empty() {
             match self.s.plane.revoke_all(orders.clone(), part.once).await {
+                // Given before, when more of its lines were not over yet, or one of what came of it is no more.
+                Ok(claims) if claims.len() != lines.len() => {
+                    self.again(&mut text, &lines, &part.over, part.once).await;
+                }
+                Err(RevokeError::Unknown(_)) => self.again(&mut text, &lines, &part.over, part.once).await,
                 Ok(claims) => {
                     self.s.metrics.revocations("admin", claims.len() as u64, start.elapsed());
                     for (line, claim) in lines.iter().zip(&claims) {
@@ -252,6 +299,32 @@ impl Run {
             push(&mut text, &progress);
         }
         text
+    }
+
+    /// Tells what came of each line the first time. Each of what is in force still is in the kernel.
+    async fn again(
+        &mut self,
+        text: &mut String,
+        lines: &[u64],
+        over: &[(u64, WallTime)],
+        once: Option<Once>,
+    ) {
+        let ids = once.and_then(|once| self.s.plane.given(&once)).unwrap_or_default();
+        let Some(taken) = taken_before(lines, over, ids.len()) else {
+            let why = "what was ordered under this idempotency key stands, but its lines are read otherwise now: `GET /v1/revocations` lists what is in force";
+            let e = ApiError(StatusCode::CONFLICT, "lines_changed", why.to_owned());
+            for line in lines {
+                self.refuse(text, *line, &e);
+            }
+            return;
+        };
+        for (line, id) in taken.into_iter().zip(ids).filter(|(line, _)| lines.binary_search(line).is_ok()) {
+            match self.s.plane.get(id).await {
+                Ok(Some(_)) => self.accept(text, line, id),
+                Ok(None) => self.refuse(text, line, &RevokeError::Unknown(id).into()),
+                Err(e) => self.refuse(text, line, &e.into()),
+            }
+        }
     }
 
     /// Selectors share two syncs: one for themselves, one for the tokens that they condemn.
@@ -329,4 +402,20 @@ pub(super) async fn export(State(s): State<AdminState>) -> Response {
 
 fn line(claim: &AnyClaim) -> String {
     format!("{}\n", serde_json::to_value(claim).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_over_the_first_time_has_no_claim_and_the_others_keep_theirs() {
+        let over = |all: &[(u64, i64)]| -> Vec<_> { all.iter().map(|(l, t)| (*l, WallTime(*t))).collect() };
+        assert_eq!(taken_before(&[2], &over(&[(1, 5)]), 2), Some(vec![1, 2]), "over since");
+        assert_eq!(taken_before(&[2], &over(&[(1, 5)]), 1), Some(vec![2]), "over the first time too");
+        let some = over(&[(1, 9), (3, 4), (6, 4), (7, 8)]);
+        assert_eq!(taken_before(&[2, 5], &some, 4), Some(vec![1, 2, 5, 7]), "those that end last");
+        assert_eq!(taken_before(&[2, 5], &some, 7), None);
+        assert_eq!(taken_before(&[2, 5], &some, 1), None);
+    }
 }

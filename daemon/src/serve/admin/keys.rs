@@ -184,6 +184,7 @@ async fn condemn(s: &AdminState, key: &ApiKey, why: &str, by: &Caller) -> Option
         until,
         reason,
         actor: by.0.clone(),
+        ticket: String::new(),
         source: "admin".to_owned(),
         parent: None,
     };

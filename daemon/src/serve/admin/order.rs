@@ -9,7 +9,7 @@ use crate::{
     revoke::{Fingerprints, Named, Once, Order, Selector, SelectorOrder},
 };
 
-/// Longest reason given, in bytes.
+/// Longest reason and ticket given, in bytes.
 const MAX_REASON: usize = 1000;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
@@ -30,6 +30,8 @@ pub struct RevokeRequest {
     #[serde(default)]
     reason: String,
     actor: Option<String>,
+    #[serde(default)]
+    ticket: String,
     /// What kind of order it is.
     #[serde(default)]
     source: Source,
@@ -66,6 +68,19 @@ pub enum Ordered {
 impl RevokeRequest {
     /// Checks it and makes it an order.
     pub fn read(self, s: &AdminState, by: &Caller) -> Result<Ordered, ApiError> {
+        match self.read_late(s, by, s.clock.wall())? {
+            (_, true) => Err(over()),
+            (ordered, false) => Ok(ordered),
+        }
+    }
+
+    /// The same of one that may have been given before `asked`, and taken then; tells too whether its time is over now.
+    pub fn read_late(
+        self,
+        s: &AdminState,
+        by: &Caller,
+        asked: WallTime,
+    ) -> Result<(Ordered, bool), ApiError> {
         let keys = s.decider.key_ids();
         let named = self.key_id.as_deref().map(key_id);
         let token = match (&self.token, &self.fingerprint, &self.selector) {
@@ -101,18 +116,18 @@ impl RevokeRequest {
         }
         let now = s.clock.wall();
         let until = match (self.ttl.as_deref(), self.until) {
-            (None, None) => now.plus(s.default_ttl),
-            (None, Some(until)) if until > now.0 => WallTime(until),
-            (None, Some(_)) => return Err(bad("`until` is over: give a time to come, in ms since 1970")),
+            (None, None) => now.plus(s.default_ttl).min(WallTime::LAST),
+            (None, Some(until)) => no_later(WallTime(until), "until")?,
             (Some(text), None) => {
                 let ttl = humantime::parse_duration(text).ok().filter(|d| !d.is_zero());
-                now.plus(ttl.ok_or_else(|| {
+                let ttl = ttl.ok_or_else(|| {
                     bad(format!("`ttl` \"{text}\" is not a length of time such as \"30m\" or \"7d\""))
-                })?)
+                })?;
+                no_later(now.plus(ttl), "ttl")?
             }
             (Some(_), Some(_)) => return Err(bad("give one of `ttl` and `until`")),
         };
-        let reason = check_reason(self.reason)?;
+        let (reason, ticket) = (check_reason(self.reason)?, check_text("ticket", self.ticket)?);
         let actor = match (self.source, self.actor) {
             // As it stood in the other store, where it was checked.
             (Source::Import, Some(a))
@@ -128,16 +143,33 @@ impl RevokeRequest {
             Source::Import => "import",
         };
         let source = source.to_owned();
-        Ok(match (token, self.selector) {
+        let is_over = self.until.is_some() && until <= asked;
+        let ordered = match (token, self.selector) {
             (None, Some(selector)) => {
-                Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, source }))
+                Ordered::Selector(Box::new(SelectorOrder { selector, until, reason, actor, ticket, source }))
             }
             (token, _) => {
                 let token = token.ok_or_else(|| bad("no token is named"))?;
-                Ordered::Token(Order { token, until, reason, actor, source, parent: None })
+                Ordered::Token(Order { token, until, reason, actor, ticket, source, parent: None })
             }
-        })
+        };
+        Ok((ordered, is_over))
     }
+}
+
+/// Why an order whose end is behind us is none.
+pub fn over() -> ApiError {
+    bad("`until` is over: give a time to come, in ms since 1970")
+}
+
+/// An end that can be written as a time. What is stored already and ends later is shown as "for ever".
+fn no_later(until: WallTime, named: &str) -> Result<WallTime, ApiError> {
+    if until > WallTime::LAST {
+        return Err(bad(format!(
+            "`{named}` ends after the year 9999, which is the last that a time can be written of: give an earlier end"
+        )));
+    }
+    Ok(until)
 }
 
 /// A fingerprint that some token may have.
@@ -153,10 +185,14 @@ fn key_id(text: &str) -> Option<u32> {
 
 /// A reason as it may be given.
 pub fn check_reason(reason: String) -> Result<String, ApiError> {
-    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        return Err(bad(format!("`reason` must be printable and of at most {MAX_REASON} bytes")));
+    check_text("reason", reason)
+}
+
+fn check_text(name: &str, text: String) -> Result<String, ApiError> {
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        return Err(bad(format!("`{name}` must be printable and of at most {MAX_REASON} bytes")));
     }
-    Ok(reason)
+    Ok(text)
 }
 
 /// The key of an order that may come twice (`Idempotency-Key`), for one caller and one part of what is ordered.

@@ -55,8 +55,8 @@ async fn one(
     match r.read(s, by)? {
         Ordered::Selector(order) if dry_run => {
             let (id, created) = (ClaimId(0), s.clock.wall());
-            let SelectorOrder { selector, until, reason, actor, source } = *order;
-            let claim = SelectorClaim { id, selector, created, until, reason, actor, source };
+            let SelectorOrder { selector, until, reason, actor, ticket, source } = *order;
+            let claim = SelectorClaim { id, selector, created, until, reason, actor, ticket, source };
             let live = s.decider.matched(&claim);
             let connections =
                 s.plane.count_connections(live.iter().map(|(t, _)| t.first.fingerprint).collect()).await;
@@ -108,8 +108,9 @@ pub(super) async fn by_selector(
     Ok(told)
 }
 
-/// Says of a selector what it does not reach.
+/// Says of a selector what becomes of tokens that were not seen, and what it does not reach.
 fn warn(s: &AdminState, told: &mut Value) {
+    told["unseen"] = "the decision path refuses them at first sight".into();
     if !(s.sees_unseen)() {
         told["warning"] = UNSEEN.into();
     }
@@ -191,6 +192,7 @@ pub(super) struct Page {
     limit: Option<usize>,
     /// `token` or `selector`.
     kind: Option<Kind>,
+    /// The token's name under either fingerprint key.
     fingerprint: Option<String>,
     /// The selector's issuer.
     issuer: Option<String>,
@@ -201,6 +203,8 @@ pub(super) struct Page {
     source: Option<String>,
     /// Part of the reason.
     reason: Option<String>,
+    /// The whole ticket.
+    ticket: Option<String>,
     /// The selector's claim that it follows from.
     parent: Option<u64>,
     /// Accepted at this time or later (ms since 1970).
@@ -218,15 +222,18 @@ enum Kind {
 
 impl Page {
     fn keeps(&self, claim: &AnyClaim) -> bool {
-        let (kind, created, reason, actor, source) = match claim {
-            AnyClaim::Token(c) => (Kind::Token, c.created, &c.reason, &c.actor, &c.source),
-            AnyClaim::Selector(c) => (Kind::Selector, c.created, &c.reason, &c.actor, &c.source),
+        let (kind, created, reason, actor, ticket, source) = match claim {
+            AnyClaim::Token(c) => (Kind::Token, c.created, &c.reason, &c.actor, &c.ticket, &c.source),
+            AnyClaim::Selector(c) => (Kind::Selector, c.created, &c.reason, &c.actor, &c.ticket, &c.source),
         };
         let own = match claim {
             AnyClaim::Token(c) => {
                 self.issuer.is_none()
                     && self.sub.is_none()
-                    && self.fingerprint.as_ref().is_none_or(|f| *f == c.fingerprint.to_string())
+                    && self.fingerprint.as_ref().is_none_or(|f| {
+                        let other = c.other.as_ref().map(|o| &o.fingerprint);
+                        std::iter::once(&c.fingerprint).chain(other).any(|name| *f == name.to_string())
+                    })
                     && self.parent.is_none_or(|p| c.parent == Some(ClaimId(p)))
             }
             AnyClaim::Selector(c) => {
@@ -241,6 +248,7 @@ impl Page {
         own && self.kind.is_none_or(|k| k == kind)
             && part(&self.reason, reason)
             && part(&self.actor, actor)
+            && self.ticket.as_ref().is_none_or(|t| t == ticket)
             && self.source.as_ref().is_none_or(|s| s == source || s == "lockdown" && is_lockdown(source))
             && self.since.is_none_or(|t| created >= WallTime(t))
             && self.before.is_none_or(|t| created < WallTime(t))
@@ -262,4 +270,35 @@ pub(super) async fn list(
 
 pub(super) async fn stats(State(s): State<AdminState>) -> Json<Value> {
     Json(serde_json::to_value(s.plane.status()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_common::fingerprint::DenyFingerprint;
+
+    use super::*;
+    use crate::revoke::{Claim, Named};
+
+    #[test]
+    fn a_page_keeps_what_is_asked_for_by_either_name_and_by_ticket() {
+        let name = |n| DenyFingerprint([n, n]);
+        let claim = AnyClaim::Token(Claim {
+            id: ClaimId(1),
+            fingerprint: name(1),
+            key_id: 1,
+            other: Some(Named { fingerprint: name(2), key_id: 2 }),
+            created: WallTime(5),
+            until: WallTime(9),
+            reason: String::new(),
+            actor: "uid:0".into(),
+            ticket: "INC-7".into(),
+            source: "admin".into(),
+            parent: None,
+        });
+        let keeps = |query: Value| serde_json::from_value::<Page>(query).unwrap().keeps(&claim);
+        for (n, kept) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(keeps(json!({"fingerprint": name(n).to_string()})), kept, "{n}");
+        }
+        assert!(keeps(json!({})) && keeps(json!({"ticket": "INC-7"})) && !keeps(json!({"ticket": "INC"})));
+    }
 }

@@ -2,12 +2,12 @@
 
 use axum::{
     Json,
-    extract::{ConnectInfo, Path, State},
+    extract::{Path, State},
     http::StatusCode,
 };
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, Peer};
+use super::{AdminState, ApiError, Caller};
 use crate::ssf::StreamOrder;
 
 pub(super) async fn list(State(s): State<AdminState>) -> Json<Value> {
@@ -16,7 +16,7 @@ pub(super) async fn list(State(s): State<AdminState>) -> Json<Value> {
 
 pub(super) async fn order(
     State(s): State<AdminState>,
-    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    by: Caller,
     Path((name, order)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
     let order = match order.as_str() {
@@ -37,10 +37,11 @@ pub(super) async fn order(
         let message = format!("there is no transmitter `{name}`: `portcullis ssf status` shows them");
         ApiError(StatusCode::NOT_FOUND, "unknown_transmitter", message)
     })?;
-    tracing::info!(transmitter = name, ?order, uid, "an order about a stream of security events");
+    tracing::info!(transmitter = name, ?order, actor = by.0, "an order about a stream of security events");
     transmitter.order(order).await.map_err(|why| {
         let message = format!("the transmitter `{name}` did not do that: {why}");
         ApiError(StatusCode::BAD_GATEWAY, "transmitter_failed", message)
     })?;
+    s.noted(&by, "ssf", json!({"transmitter": name, "order": order})).await;
     Ok(Json(json!({"transmitter": transmitter.status(), "order": order})))
 }

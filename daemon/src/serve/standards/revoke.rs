@@ -49,9 +49,14 @@ impl Standards {
         let is_refresh = form.get("token_type_hint") == Some("refresh_token");
         let token = Token::new(token.to_owned());
         let found = self.decider.foresee(&token).await;
+        // Signed with a key that its issuer does not have and did not have is as good as forged.
+        let of_no_key =
+            matches!(found.status, Err(Reason::KeyUnknown)) && self.decider.is_of_no_key(&token).await;
         match &found.status {
             Ok(identity) => self.known(client, &found, identity).await,
-            Err(reason) if may_come_to_life(*reason) && !has_ended(&token, self.clock.wall()) => {
+            Err(reason)
+                if may_come_to_life(*reason) && !of_no_key && !has_ended(&token, self.clock.wall()) =>
+            {
                 self.uncertain(client, &token, &found).await
             }
             // It is good for nothing here, and never will be. But a refresh token would be good elsewhere.
@@ -82,7 +87,8 @@ impl Standards {
         if client.settings.revokes != Revokes::Any || !is_carried(token) {
             return Err(Fault::Unavailable("whose the token is cannot be told now"));
         }
-        self.order(client, found, self.clock.wall().plus(self.default_ttl)).await
+        let until = self.decider.refused_until_stated(token, self.clock.wall().plus(self.default_ttl));
+        self.order(client, found, until).await
     }
 
     async fn order(&self, client: &Client, found: &Inspected, until: WallTime) -> Done {
@@ -96,6 +102,7 @@ impl Standards {
             until,
             reason: "revoked by its client".to_owned(),
             actor: format!("client:{}", client.settings.id),
+            ticket: String::new(),
             source: SOURCE.to_owned(),
             parent: None,
         };
@@ -153,6 +160,7 @@ const fn may_come_to_life(reason: Reason) -> bool {
     )
 }
 
+/// By the longest leeway that may be configured, and longer.
 fn has_ended(token: &Token, now: WallTime) -> bool {
     Verifier::stated_expiry(token).is_some_and(|exp| exp.saturating_add(600) < now.seconds())
 }

@@ -130,9 +130,17 @@ impl Pair {
     }
 
     fn token(&self, issuer: &str) -> Token {
+        self.issued(issuer, None)
+    }
+
+    fn issued(&self, issuer: &str, iat: Option<i64>) -> Token {
         let b64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let header = json!({"alg": "ES256", "kid": self.1}).to_string();
-        let claims = json!({"iss": issuer, "exp": now() + 600}).to_string();
+        let mut claims = json!({"iss": issuer, "exp": now() + 600});
+        if let Some(iat) = iat {
+            claims["iat"] = iat.into();
+        }
+        let claims = claims.to_string();
         let input = format!("{}.{}", b64(&header), b64(&claims));
         let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
         Token::new(format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)))
@@ -229,6 +237,50 @@ async fn unknown_kids_are_throttled_and_do_not_wait_then() {
     }
     assert!(start.elapsed() < LONG, "they waited");
     assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_none_for_good_where_keys_were_fetched_since_the_token_was_issued() {
+    let (good, other) = (Pair::new("good"), Pair::new("other"));
+    let server = Server::new(good.set()).await;
+    let kept = keep(settings("i", RemoteKeys { refresh_min: LONG * 10, ..remote(Some(url(&server))) }));
+    let never = |iat: Option<i64>| {
+        let (token, verifier) = (other.issued("i", iat), Arc::clone(&kept.0));
+        async move { verifier.is_of_no_key(&token, now()).await }
+    };
+    kept.until(|s| s.refreshes == 1).await;
+    assert!(never(Some(now() - 60)).await && never(None).await && never(Some(now() + 9000)).await);
+    assert!(!never(Some(now() + 60)).await, "its key may be newer than the keys");
+    // Where they cannot be fetched they may lack one.
+    let server = Server::new(good.set()).await;
+    let kept = keep(settings("i", remote(Some(url(&server)))));
+    kept.until(|s| s.refreshes == 1).await;
+    server.now(Behaviour::Reset);
+    assert_eq!(kept.reason(&other.token("i")).await, Some(Reason::KeyUnknown));
+    kept.until(|s| s.error.is_some()).await;
+    assert!(!kept.0.is_of_no_key(&other.issued("i", Some(1)), now()).await);
+    assert!(!kept.0.is_of_no_key(&other.issued("j", Some(1)), now()).await, "nobody's");
+}
+
+#[tokio::test]
+async fn keys_of_a_file_are_those_that_stand_in_it_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, other, path) = (Pair::new("good"), Pair::new("other"), dir.path().join("keys"));
+    let write = |pair: &Pair| {
+        let Behaviour::Say(_, _, keys) = pair.set() else { unreachable!() };
+        std::fs::write(&path, keys).unwrap();
+    };
+    write(&good);
+    let file = IssuerSettings { keys: KeySource::JwksFile(path.clone()), ..settings("i", remote(None)) };
+    let verifier = Verifier::new(vec![file], Duration::ZERO).unwrap();
+    let token = other.issued("i", Some(now()));
+    assert!(verifier.is_of_no_key(&token, now()).await);
+    // Its owner was faster than whoever reads it again.
+    write(&other);
+    assert!(!verifier.is_of_no_key(&token, now()).await);
+    assert!(verifier.judge(&token, now()).status.is_ok());
+    std::fs::write(&path, "broken").unwrap();
+    assert!(!verifier.is_of_no_key(&good.token("i"), now()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
