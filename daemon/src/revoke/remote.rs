@@ -175,28 +175,13 @@ impl Plane {
             names.push(c.name);
         }
         let going = self.going(&update.lift, update.only.as_ref())?;
-        // What others lifted of this host's own it tells on as its own: who has only its orders must hear of that too.
-        let own = self.store.origin();
-        let buried = going.iter().filter_map(|g| self.grave_of(&g.claim)).filter(|g| g.name.origin == own);
+        let (buried, graves) = self.graves(&update.lift, &going);
         let changes = Changes {
-            buried: buried.collect(),
+            buried,
             add: claims.iter().collect(),
             select: by_selector.iter().collect(),
             lift: going.iter().map(|g| (self.with_children(g.claim.id()), g.by.clone())).collect(),
-            graves: update
-                .lift
-                .iter()
-                .map(|l| l.grave)
-                // Those that a host no longer has do not come back with an older message of it.
-                .chain(
-                    going
-                        .iter()
-                        .filter_map(|g| self.grave_of(&g.claim))
-                        .filter(|g| !lifted.contains(&g.name)),
-                )
-                // Known ones come again where the stream is read anew.
-                .filter(|g| g.name.origin != own && !self.store.is_buried(g.name))
-                .collect(),
+            graves,
             reached: update.reached,
             ..Changes::default()
         };
@@ -235,6 +220,20 @@ impl Plane {
         kernel?;
         let added = claims.len() + by_selector.len();
         Ok(Taken { selectors: by_selector, added, lifted: going.len() })
+    }
+
+    /// What is told on of what was lifted, and what is remembered of it.
+    fn graves(&self, lifts: &[RemoteLift], going: &[Going]) -> (Vec<Grave>, Vec<Grave>) {
+        let own = self.store.origin();
+        let lifted: HashSet<Name> = lifts.iter().map(|l| l.grave.name).collect();
+        let gone = || going.iter().filter_map(|g| self.grave_of(&g.claim));
+        // What others lifted of this host's own it tells on as its own: who has only its orders must hear of that too.
+        let buried = gone().filter(|g| g.name.origin == own).collect();
+        // Those that a host no longer has do not come back with an older message of it.
+        let graves = lifts.iter().map(|l| l.grave).chain(gone().filter(|g| !lifted.contains(&g.name)));
+        // Known ones come again where the stream is read anew.
+        let graves = graves.filter(|g| g.name.origin != own && !self.store.is_buried(g.name)).collect();
+        (buried, graves)
     }
 
     fn remote_token(&mut self, token: Fingerprints, c: RemoteClaim, taken: Moment) -> Claim {

@@ -189,7 +189,7 @@ impl Introspector {
         match asked.and_then(|answer| read(&answer)) {
             Ok(claims) => {
                 self.note(true);
-                self.judged(claims, now)
+                self.judged(&claims, now)
             }
             Err(why) => {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +220,7 @@ impl Introspector {
     }
 
     /// Judges what the server says of a token.
-    fn judged(&self, told: serde_json::Map<String, Value>, now: i64) -> Known {
+    fn judged(&self, told: &serde_json::Map<String, Value>, now: i64) -> Known {
         // Not `"true"`, not `1`: RFC 7662 §2.2 has a boolean.
         if told.get("active") != Some(&Value::Bool(true)) {
             self.counts.inactive.fetch_add(1, Ordering::Relaxed);
@@ -243,7 +243,7 @@ impl Introspector {
         let status = if foreign {
             Err(Reason::IssuerUnknown)
         } else {
-            claims::check(&told, about, &expect).map(|(identity, _)| identity)
+            claims::check(told, about, &expect).map(|(identity, _)| identity)
         };
         if let Ok(Identity { expires_at: Some(exp), .. }) = &status {
             until = until.min(*exp);

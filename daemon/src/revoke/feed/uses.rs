@@ -134,7 +134,9 @@ impl Uses {
         let (now, all) = (self.hour(), told.len());
         let taken: Vec<_> = told.into_iter().filter_map(|t| t.read(now)).collect();
         let refused = all - taken.len();
-        taken.into_iter().for_each(|noticed| self.book.hear(noticed));
+        for noticed in taken {
+            self.book.hear(noticed);
+        }
         refused
     }
 }
