@@ -120,7 +120,8 @@ fn hosts_of_a_fleet_know_of_each_others_uses_also_of_those_that_they_missed() ->
             // These hosts have no region.
             dir.write("own/decision.rego", &POLICY.replace(", \"region\": data.portcullis.region", ""))?;
             config.policies = dir.path("own");
-            config.serve += &format!("[usage]\nfile = \"{}\"\n", dir.path("usage.redb").display());
+            let file = dir.path("usage.redb").display().to_string();
+            config.serve.extend(["[usage]\nfile = \"", &file, "\"\n"]);
             Ok(())
         })?;
     }
