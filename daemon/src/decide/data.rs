@@ -534,4 +534,20 @@ mod tests {
             assert_eq!(warned["warning"]["code"], "api_usage_warning");
         }
     }
+
+    #[test]
+    fn documents_are_read_as_they_stand_and_not_within_texts() {
+        // With serde_json's `raw_value`, which a dependency may switch on, the member is read as JSON itself, to any depth.
+        let text = r#"{"$serde_json::private::RawValue": "[1]"}"#;
+        let read: Value = serde_json::from_str(text).unwrap();
+        assert!(read.is_object(), "{read}");
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert!(serde_json::from_str::<Value>(&deep).is_err());
+        // And numbers come to the same when they are written and read again.
+        for number in ["0.09698132768381157", "1.7976931348623157e308", "0.1"] {
+            let once: Value = serde_json::from_str(number).unwrap();
+            assert_eq!(once.to_string(), number.replace("e308", "e+308"), "{once}");
+            assert_eq!(serde_json::from_str::<Value>(&once.to_string()).unwrap(), once);
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod der;
 mod digest;
 mod documents;
 mod globs;
+mod graphs;
 mod jwt;
 mod keys;
 mod limits;
@@ -154,6 +155,7 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "object.union" / 2 = collections::object_union,
     "object.union_n" / 1 = collections::object_union_n,
     "object.subset" / 2 = collections::subset,
+    "graph.reachable_paths" / 2 = graphs::reachable_paths,
     "json.filter" / 2 = collections::filter,
     "json.remove" / 2 = collections::remove,
     "to_number" / 1 = documents::to_number,

@@ -5,6 +5,7 @@
 mod batch;
 mod errors;
 mod fleet;
+mod json;
 mod keys;
 mod lease;
 mod order;
@@ -15,7 +16,7 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Router,
     body::{Body, Bytes},
     extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, State, connect_info::Connected},
     http::{StatusCode, request::Parts},
@@ -37,6 +38,7 @@ mod policy;
 mod ssf;
 mod usage;
 
+use self::json::Json;
 pub use self::{
     policy::{Promotion, PromotionKind},
     remote::serve_remote_admin,

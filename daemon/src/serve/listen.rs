@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    doors::{Answer, Doors, READ_TIMEOUT},
+    doors::{Answer, Doors, READ_TIMEOUT, plain},
     peer::Peer,
     tls::Tls,
 };
@@ -35,6 +35,10 @@ use crate::telemetry::Metrics;
 const CONNECTIONS: usize = 8192;
 /// Requests at once on one HTTP/2 connection; more wait at the client.
 const STREAMS: u32 = 256;
+/// Largest head of a request, in bytes.
+const LARGEST: usize = 64 * 1024;
+/// The same as far as it is read to be answered, over HTTP/2.
+const LARGEST_READ: u32 = 1024 * 1024;
 /// How often a silent HTTP/2 connection is asked whether it is still there.
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
@@ -136,13 +140,20 @@ impl<F: Front> Connections<F> {
         let log_end = |ended| ended_early(ended, &metrics);
         let service = service_fn(move |request| {
             let (doors, peer) = (Arc::clone(&self.0), Arc::clone(&peer));
-            async move { Ok::<_, Infallible>(doors.route(request, &peer).await) }
+            async move {
+                if is_http2 && head_size(&request) > LARGEST {
+                    doors.metrics().unreadable();
+                    return Ok::<_, Infallible>(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+                }
+                Ok(doors.route(request, &peer).await)
+            }
         });
         if is_http2 {
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
-                .max_header_list_size(64 * 1024)
+                // What is longer than a head may be is answered, where it can be read at all.
+                .max_header_list_size(LARGEST_READ)
                 .keep_alive_interval(ASK_EVERY)
                 .serve_connection(io, service);
             tokio::pin!(connection);
@@ -159,7 +170,7 @@ impl<F: Front> Connections<F> {
                 .half_close(true)
                 .timer(TokioTimer::new())
                 .header_read_timeout(READ_TIMEOUT)
-                .max_buf_size(64 * 1024)
+                .max_buf_size(LARGEST)
                 .serve_connection(io, service);
             tokio::pin!(connection);
             tokio::select! {
@@ -171,6 +182,12 @@ impl<F: Front> Connections<F> {
             }
         }
     }
+}
+
+/// About the size of a request's head.
+fn head_size<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    fields.sum::<usize>() + request.uri().path_and_query().map_or(0, |p| p.as_str().len())
 }
 
 /// Notes a connection's end that is none: of heads that cannot be read, hyper has told the client already.

@@ -193,49 +193,59 @@ fn certificate(header: &str, format: CertificateFormat) -> Option<[u8; 32]> {
 }
 
 /// Elements are parted by commas, their pairs by semicolons, and values with either are quoted. The last element is the
-/// one that the nearest proxy wrote. Each key counts once: of two, a client might have smuggled one.
+/// one that the nearest proxy wrote. What a proxy would not write is refused all of it: what a client sent before it might
+/// end in a quote that takes the proxy's own words for a value.
 fn xfcc(header: &str) -> Option<[u8; 32]> {
-    let (mut quoted, mut escaped, mut starts) = (false, false, vec![0]);
-    let (mut commas, mut pairs) = (0, Vec::new());
-    for (at, c) in header.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            ',' if !quoted => {
-                commas += 1;
-                pairs.clear();
-                starts = vec![at + 1];
-            }
-            ';' if !quoted => {
-                pairs.push(&header[*starts.last()?..at]);
-                starts.push(at + 1);
-            }
-            _ => {}
-        }
-        if commas > 32 {
-            return None;
-        }
-    }
-    if quoted {
-        return None;
-    }
-    pairs.push(&header[*starts.last()?..]);
-    let mut found = None;
-    for pair in pairs {
-        let (name, value) = pair.split_once('=')?;
-        let value = value.trim().trim_matches('"');
-        let read = match name.trim().to_ascii_lowercase().as_str() {
-            "hash" => hex(value)?,
-            "cert" => pem(&percent(value)?)?,
-            _ => continue,
+    let (mut rest, mut elements) = (header, 0);
+    let (mut hash, mut cert) = (None, None);
+    loop {
+        let (name, after) = rest.split_once('=')?;
+        let name = name.trim().to_ascii_lowercase();
+        let (value, end) = value(after)?;
+        let slot = match name.as_str() {
+            "hash" => Some((&mut hash, hex(value)?)),
+            "cert" => Some((&mut cert, pem(&percent(value)?)?)),
+            "by" | "chain" | "subject" | "uri" | "dns" => None,
+            _ => return None,
         };
-        if found.is_some_and(|found| found != read) {
+        if let Some((slot, read)) = slot
+            && slot.replace(read).is_some()
+        {
             return None;
         }
-        found = Some(read);
+        rest = match end.split_at_checked(1) {
+            None => break,
+            Some((";", more)) => more,
+            Some((",", more)) if elements < 32 => {
+                elements += 1;
+                (hash, cert) = (None, None);
+                more
+            }
+            Some(_) => return None,
+        };
     }
-    found
+    match (hash, cert) {
+        (Some(hash), Some(cert)) if hash != cert => None,
+        (hash, cert) => hash.or(cert),
+    }
+}
+
+/// A value, and what stands behind it.
+fn value(text: &str) -> Option<(&str, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([',', ';']).unwrap_or(text.len());
+        let (value, rest) = text.split_at(end);
+        return (!value.contains(['"', '\\'])).then(|| (value.trim(), rest));
+    };
+    let mut escaped = false;
+    let end = quoted.find(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    })?;
+    let value = &quoted[..end];
+    // No subject has that; a proxy's own words have.
+    (!value.to_ascii_lowercase().contains("hash=")).then(|| (value, &quoted[end + 1..]))
 }
 
 /// Undoes percent-encoding. A plus stays one: PEM has it.

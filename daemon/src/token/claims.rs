@@ -102,6 +102,12 @@ pub(super) fn check(
     Ok((identity, ends))
 }
 
+/// When a token begins to be valid, as far as its claims say so, in Unix seconds.
+pub(super) fn begins(claims: &Map<String, Value>) -> i64 {
+    let at = |name, round| time(claims, name, round).ok().flatten().unwrap_or(0);
+    at("nbf", f64::ceil).max(at("iat", f64::floor))
+}
+
 /// A claim that is a string where present.
 fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Reason> {
     match claims.get(name) {

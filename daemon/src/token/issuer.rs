@@ -135,12 +135,11 @@ impl Issuer {
         }
         let keys = keys::read(&self.source, content, &self.algorithms)?;
         self.voucher.extend(good_until);
-        let generation = self.voucher.generation() + u64::from(old.is_some());
+        let generation = self.voucher.generation() + 1;
         self.keys.store(Some(Arc::new(KeySet { keys: keys.into(), generation, digest })));
-        if old.is_some() {
-            // After the keys: who finds the new number finds the new keys.
-            self.voucher.renew();
-        }
+        // After the keys: who finds the new number finds the new keys. So it is with the first ones: what was denied for
+        // want of them is asked again.
+        self.voucher.renew();
         Ok(true)
     }
 
@@ -164,10 +163,14 @@ impl Issuer {
         let keys = self.keys.load();
         let Some(keys) = keys.as_ref() else { return (Err(Reason::IssuerNotReady), vouched) };
         vouched.at = keys.generation;
+        let begins = claims::begins(&jws.claims).saturating_sub(self.leeway);
         let status = self.check(jws, keys, now).map(|(identity, until)| {
             vouched.until = until;
             identity
         });
+        if matches!(status, Err(Reason::TokenNotYetValid)) {
+            vouched.until = begins;
+        }
         (status, vouched)
     }
 

@@ -100,10 +100,14 @@ pub fn cidr_expand(args: &[Value]) -> Answer {
     Ok(Value::from(addresses.collect::<BTreeSet<_>>()))
 }
 
+/// Pairs that are compared, at most: some ten milliseconds.
+const COMPARED: u64 = 1 << 20;
+
 /// `net.cidr_contains_matches(cidrs, cidrs_or_ips)`
 pub fn cidr_contains_matches(args: &[Value]) -> Answer {
     let ranges = keyed(args, 0, cidr)?;
     let inside = keyed(args, 1, cidr_or_address)?;
+    limits::work(ranges.len().saturating_mul(inside.len()), COMPARED)?;
     let mut matches = BTreeSet::new();
     for (key, range) in &ranges {
         for (other, net) in &inside {

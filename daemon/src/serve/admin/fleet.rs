@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -11,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, bad};
+use super::{AdminState, ApiError, bad, json::Json};
 use crate::revoke::{
     AnyClaim, Name,
     feed::{Feed, Level},

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
     body::Bytes,
     extract::{Path, State},
     http::StatusCode,
@@ -12,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, Caller, bad, parse};
+use super::{AdminState, ApiError, Caller, bad, json::Json, parse};
 use crate::{
     clock::WallTime,
     revoke::{Fingerprints, Order},

@@ -1,10 +1,10 @@
 //! The candidate set beside the live one: what it would change, promoting it, going back.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{AdminState, ApiError, Caller};
+use super::{AdminState, ApiError, Caller, json::Json};
 
 /// An order to change the live set.
 #[derive(Clone, Debug, PartialEq, Eq)]

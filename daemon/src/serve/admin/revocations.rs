@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use axum::{
-    Json,
     body::Bytes,
     extract::{Path as UrlPath, Query, State},
     http::{HeaderMap, StatusCode},
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     AdminState, ApiError, Caller, UNSEEN, bad,
     fleet::{self, Wait},
+    json::Json,
     order::{IdempotencyKey, Ordered, RevokeRequest, check_reason},
     parse,
 };

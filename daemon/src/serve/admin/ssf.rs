@@ -1,13 +1,12 @@
 //! The admin API's part for security events: how their transmitters stand, and orders about their streams.
 
 use axum::{
-    Json,
     extract::{Path, State},
     http::StatusCode,
 };
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, Caller};
+use super::{AdminState, ApiError, Caller, json::Json};
 use crate::ssf::StreamOrder;
 
 pub(super) async fn list(State(s): State<AdminState>) -> Json<Value> {

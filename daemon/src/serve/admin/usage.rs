@@ -3,14 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     extract::{Query, State},
     http::StatusCode,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ApiError, bad, revocations::MAX_PAGE};
+use super::{AdminState, ApiError, bad, json::Json, revocations::MAX_PAGE};
 use crate::usage::{Row, UsageError};
 
 /// Entries that were used last before an hour, at most so many.

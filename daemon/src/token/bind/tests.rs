@@ -227,6 +227,20 @@ fn a_certificate_is_known_by_its_thumbprint_in_each_gateways_form() {
         (CertificateFormat::Xfcc, format!("Hash={hex};Subject=\"x"), false),
         (CertificateFormat::Xfcc, format!("Cert=\"{escaped}\""), true),
         (CertificateFormat::Xfcc, format!("Hash={other};Cert=\"{escaped}\""), false),
+        // What a client sent, and what the proxy wrote behind it.
+        (
+            CertificateFormat::Xfcc,
+            format!("Hash={hex};X=\",By=spiffe://a;Hash={other};Subject=\"/CN=a\\\"b\""),
+            false,
+        ),
+        (CertificateFormat::Xfcc, format!("Hash={hex};URI=\",By=spiffe://a;Hash={other};URI=a\""), false),
+        (
+            CertificateFormat::Xfcc,
+            format!("Hash={hex};URI=\",By=spiffe://a;Hash={other};URI=a\";Hash={hex}"),
+            false,
+        ),
+        (CertificateFormat::Xfcc, format!("Hash={hex};X=1"), false),
+        (CertificateFormat::Xfcc, format!("Hash={hex};Hash={hex}"), false),
     ];
     for (certificate, header, good) in cases {
         let binder = binder(BindingSettings { certificate, ..BindingSettings::default() });

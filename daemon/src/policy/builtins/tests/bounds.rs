@@ -45,6 +45,8 @@ fn what_would_be_too_much_is_refused() {
         ("object.subset", json!([vec![1; 10_000], vec![1; 5000]])),
         ("json.filter", json!([{}, ["a/".repeat(10_000)]])),
         ("json.remove", json!([{}, [vec!["a"; 10_000]]])),
+        ("graph.reachable_paths", json!([layers(24), ["a0"]])),
+        ("net.cidr_contains_matches", json!([vec!["10.0.0.0/8"; 2000], vec!["11.0.0.1"; 2000]])),
         ("json.marshal_with_options", json!([vec![1; 10_000], {"prefix": long}])),
         ("json.marshal_with_options", json!([[[[[vec![1; 1000]]]]], {"indent": long}])),
     ];
@@ -206,6 +208,15 @@ fn answers_are_opas() {
     ] {
         check(name, &args, &expected);
     }
+}
+
+/// A graph of layers of two nodes, each with an edge to both of the next.
+fn layers(count: usize) -> serde_json::Value {
+    let next = |n: usize| json!([format!("a{}", n + 1), format!("b{}", n + 1)]);
+    (0..count)
+        .flat_map(|n| [(format!("a{n}"), next(n)), (format!("b{n}"), next(n))])
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn check(name: &str, args: &serde_json::Value, expected: &serde_json::Value) {

@@ -1,0 +1,50 @@
+//! Builtins that go over graphs: how many paths one has is known only when they are gone over.
+
+use std::collections::BTreeSet;
+
+use regorus::Value;
+
+use super::{Answer, Fault, limits, native::native};
+
+/// Steps along paths; each takes some microseconds to tell.
+const STEPS: u64 = 10_000;
+
+/// `graph.reachable_paths(graph, initial)`
+pub fn reachable_paths(args: &[Value]) -> Answer {
+    if let [graph, initial] = args {
+        let mut steps = 0;
+        for node in members(initial) {
+            follow(graph, node, &mut BTreeSet::new(), &mut steps)?;
+        }
+    }
+    native("graph.reachable_paths", args)
+}
+
+fn members(list: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match list {
+        Value::Array(all) => Box::new(all.iter()),
+        Value::Set(all) => Box::new(all.iter()),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Goes on from a node by all paths that come to none of theirs again.
+fn follow<'a>(
+    graph: &'a Value,
+    node: &'a Value,
+    path: &mut BTreeSet<&'a Value>,
+    steps: &mut u64,
+) -> Result<(), Fault> {
+    // A path is told with all its nodes.
+    *steps += 1 + path.len() as u64;
+    limits::done(*steps, STEPS)?;
+    if !path.insert(node) {
+        return Ok(());
+    }
+    let Value::Object(edges) = graph else { return Ok(()) };
+    for next in edges.get(node).into_iter().flat_map(members) {
+        follow(graph, next, path, steps)?;
+    }
+    path.remove(node);
+    Ok(())
+}
