@@ -9,7 +9,7 @@ local TIMEOUT = 250
 -- "1" lets requests pass while Portcullis is gone or hangs. What it denies is denied all the same.
 local OPEN = os.getenv("PORTCULLIS_OPEN") == "1"
 -- Headers of the client's that Portcullis reads: the token's, and those of `decide.headers`.
-local READ = { "authorization", "x-api-key" }
+local READ = { "authorization", "x-api-key", "dpop" }
 -- Headers of its answer that the service gets, in place of the client's. Add those that your policy sets.
 local GIVE = { "x-portcullis-subject", "x-user" }
 
