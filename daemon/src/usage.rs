@@ -13,5 +13,5 @@ mod writer;
 
 pub use book::{Book, Id, Label, Noticed, Uses, hour};
 pub use span::Span;
-pub use store::{Row, UsageError};
-pub use writer::{Keeper, Pager, Settings};
+pub use store::{Row, Store, UsageError, id_of, name_of};
+pub use writer::{Keeper, Settings};

@@ -68,7 +68,7 @@ pub fn feed(
     let follower = Arc::new(Follower(Arc::clone(decider)));
     let feed = Feed::new(settings, plane.clone(), follower);
     Some(Arc::new(match keeper {
-        Some(keeper) => feed.sharing(Arc::clone(keeper.book()), keeper.pager(), Arc::clone(clock)),
+        Some(keeper) => feed.sharing(Arc::clone(keeper.book()), keeper.store(), Arc::clone(clock)),
         None => feed,
     }))
 }

@@ -23,7 +23,7 @@ pub(super) struct Known {
     pub token: Option<Fingerprints>,
     /// What is kept of a valid token.
     pub live: Option<Arc<Live>>,
-    /// What this rests on.
+    /// What it rests on that the token is not valid; of a valid one it stands in `live`.
     pub vouched: Option<Vouched>,
     /// What is known of its use.
     pub usage: Option<Value>,
@@ -101,11 +101,11 @@ impl Decider {
             && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
         {
             let usage = self.told_usage(live.uses.as_deref());
-            let (status, vouched) = (Ok(Arc::clone(&live.identity)), live.vouched.clone());
-            return Known { status, token: Some(token_names), live: Some(live), vouched, usage, place: None };
+            let (status, live) = (Ok(Arc::clone(&live.identity)), Some(live));
+            return Known { status, token: Some(token_names), live, vouched: None, usage, place: None };
         }
         let clock = || self.parts.clock.wall().seconds();
-        let Judgement { status, vouched } = match self.parts.verifier.at_once(token, now) {
+        let Judgement { status, mut vouched } = match self.parts.verifier.at_once(token, now) {
             Ok(judged) => judged,
             // Boxed: it may ask servers, and each connection would hold room for that.
             Err(open) => Box::pin(self.parts.verifier.settle(token, open, clock)).await,
@@ -115,7 +115,7 @@ impl Decider {
             let claims = identity.claims.tree();
             let names = self.parts.plane.namer().names(&traits(identity, &roles(&claims)));
             let uses = self.uses(identity, token_names.first.fingerprint).map(Box::new);
-            let (identity, vouched) = (Arc::clone(identity), vouched.clone());
+            let (identity, vouched) = (Arc::clone(identity), vouched.take());
             let live = Arc::new(Live { identity, token: token_names, names, vouched, uses });
             self.identities.insert(name, Arc::clone(&live));
             live

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    usage::{Book, Pager},
+    usage::{Book, Store},
 };
 
 /// What a fleet is told at start.
@@ -234,9 +234,9 @@ impl Feed {
 
     /// Shares uses of tokens with the other hosts, too.
     #[must_use]
-    pub fn sharing(self, book: Arc<Book>, pager: Pager, clock: SharedClock) -> Self {
+    pub fn sharing(self, book: Arc<Book>, store: Store, clock: SharedClock) -> Self {
         book.share();
-        Self { uses: Some(Uses::new(book, pager, clock)), ..self }
+        Self { uses: Some(Uses::new(book, store, clock)), ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -35,7 +35,12 @@ pub struct Fingerprints {
 impl Fingerprints {
     /// Each of them.
     pub fn each(self) -> impl Iterator<Item = DenyFingerprint> {
-        std::iter::once(self.first).chain(self.other).map(|n| n.fingerprint)
+        self.named().map(|n| n.fingerprint)
+    }
+
+    /// The same with their keys.
+    pub fn named(self) -> impl Iterator<Item = Named> {
+        std::iter::once(self.first).chain(self.other)
     }
 
     /// Under one key alone.
@@ -83,10 +88,7 @@ impl KeyIds {
 
     /// By which name a token stands here, and under which key.
     pub fn standing(self, f: &Fingerprints) -> (DenyFingerprint, Under) {
-        let under = |id| {
-            let all = std::iter::once(&f.first).chain(&f.other);
-            all.into_iter().find(|n| n.key_id == id).map(|n| n.fingerprint)
-        };
+        let under = |id| f.named().find(|n| n.key_id == id).map(|n| n.fingerprint);
         if let Some(f) = under(self.own) {
             return (f, Under::Own);
         }

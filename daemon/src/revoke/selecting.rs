@@ -134,9 +134,9 @@ impl Plane {
                 let until = selector.until.min(*ends);
                 let name = self.settings.keys.name(token);
                 // It may have been condemned before the fingerprint key was changed.
-                let mut names = std::iter::once(&token.first).chain(&token.other);
+                let mut names = token.each();
                 if until <= wall
-                    || names.any(|n| self.ledger.is_child(parent, n.fingerprint))
+                    || names.any(|f| self.ledger.is_child(parent, f))
                     || new.contains(&(parent, name))
                     || room.take(&self.ledger, name).is_err()
                 {

@@ -369,8 +369,7 @@ fn run(steps: &[Step], tuning: Tuning) {
                 move |c| matches!(c, AnyClaim::Token(c) if names.contains(&c.fingerprint)),
             );
             let presented = named(token, host.keys);
-            let mut under = std::iter::once(presented.first).chain(presented.other);
-            let refused = under.any(|n| host.index.is_revoked(n.fingerprint, WallTime(NOW)));
+            let refused = presented.each().any(|f| host.index.is_revoked(f, WallTime(NOW)));
             assert_eq!(refused, !any.unwrap().is_empty(), "host {n}, token {token}");
         }
         // The old key goes where nothing stands under it alone, and nowhere else.

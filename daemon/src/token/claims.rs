@@ -77,7 +77,8 @@ pub(super) fn check(
         algorithm: about.algorithm,
         key_id: about.key_id.map(String::into_boxed_str),
         confirmation: Confirmation::read(claims)?,
-        claims: Claims::of(claims),
+        // Written when it is known to be good.
+        claims: Claims::none(),
     };
     audience(claims, expect.audience)?;
     if expires_at.is_some_and(|exp| expect.now >= exp.saturating_add(expect.leeway)) {
@@ -99,7 +100,7 @@ pub(super) fn check(
     if expect.require_bound && identity.confirmation.is_none() {
         return Err(Reason::BindingRequired);
     }
-    Ok((identity, ends))
+    Ok((Identity { claims: Claims::of(claims), ..identity }, ends))
 }
 
 /// When a token begins to be valid, as far as its claims say so, in Unix seconds.

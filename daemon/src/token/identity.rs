@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Confirmation, json};
@@ -58,6 +57,11 @@ impl Claims {
         Self(serde_json::to_string(claims).unwrap_or_default().into())
     }
 
+    /// None yet.
+    pub(super) fn none() -> Self {
+        Self(Box::default())
+    }
+
     /// They as a tree: an object.
     pub fn tree(&self) -> Value {
         // By the reader of tokens: another gives some names of members a meaning of their own.
@@ -89,12 +93,6 @@ impl Identity {
         add("claims", self.claims.tree());
         add("alg", self.algorithm.into());
         Value::Object(members)
-    }
-}
-
-impl Serialize for Identity {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        self.document().serialize(to)
     }
 }
 

@@ -135,25 +135,22 @@ impl Issuer {
         }
         let keys = keys::read(&self.source, content, &self.algorithms)?;
         self.voucher.extend(good_until);
-        let generation = self.voucher.generation() + 1;
-        self.keys.store(Some(Arc::new(KeySet { keys: keys.into(), generation, digest })));
-        // After the keys: who finds the new number finds the new keys. So it is with the first ones: what was denied for
-        // want of them is asked again.
-        self.voucher.renew();
+        self.put(keys.into(), digest);
         Ok(true)
+    }
+
+    /// Puts keys under a new number, also the first ones: what was denied for want of them is asked again.
+    fn put(&self, keys: Arc<[VerifyingKey]>, digest: Vec<u8>) {
+        let generation = self.voucher.generation() + 1;
+        self.keys.store(Some(Arc::new(KeySet { keys, generation, digest })));
+        // After the keys: who finds the new number finds the new keys.
+        self.voucher.renew();
     }
 
     /// The same keys under another number: what rested on them is verified again.
     pub fn refresh_generation(&self) {
         if let Some(old) = self.keys.load_full() {
-            let KeySet { keys, digest, .. } = &*old;
-            let generation = self.voucher.generation() + 1;
-            self.keys.store(Some(Arc::new(KeySet {
-                keys: Arc::clone(keys),
-                generation,
-                digest: digest.clone(),
-            })));
-            self.voucher.renew();
+            self.put(Arc::clone(&old.keys), old.digest.clone());
         }
     }
 

@@ -169,28 +169,7 @@ impl Book {
     }
 
     fn note(&self, id: Id, hour: u32, label: impl FnOnce() -> Label) {
-        let span = {
-            let mut shard = locked(self.shard(id));
-            match shard.get_mut(&id) {
-                Some(span) if span.last >= hour && span.first <= hour => return,
-                Some(span) => {
-                    *span = span.merged(Span::at(hour));
-                    *span
-                }
-                None => {
-                    // Room is made by whoever writes; what comes meanwhile is not known, and said to be so.
-                    if self.entries.fetch_add(1, Ordering::Relaxed) >= self.room.saturating_add(self.room / 8)
-                    {
-                        self.entries.fetch_sub(1, Ordering::Relaxed);
-                        drop(shard);
-                        self.miss(hour);
-                        return;
-                    }
-                    shard.insert(id, Span::at(hour));
-                    Span::at(hour)
-                }
-            }
-        };
+        let Some(span) = self.merge(id, Span::at(hour)) else { return };
         let noticed = Noticed { id, span, label: label() };
         if let Some(telling) = &mut *locked(&self.telling)
             && telling.len() < WAITING
@@ -224,28 +203,27 @@ impl Book {
 
     /// Notes what another host knows of a name.
     pub fn hear(&self, told: Noticed) {
-        let span = {
-            let mut shard = locked(self.shard(told.id));
-            match shard.get_mut(&told.id) {
-                Some(span) if span.merged(told.span) == *span => return,
-                Some(span) => {
-                    *span = span.merged(told.span);
-                    *span
-                }
-                None => {
-                    if self.entries.fetch_add(1, Ordering::Relaxed) >= self.room.saturating_add(self.room / 8)
-                    {
-                        self.entries.fetch_sub(1, Ordering::Relaxed);
-                        drop(shard);
-                        self.miss(told.span.last);
-                        return;
-                    }
-                    shard.insert(told.id, told.span);
-                    told.span
-                }
-            }
-        };
-        self.to_write(Noticed { span, ..told }, span.last);
+        if let Some(span) = self.merge(told.id, told.span) {
+            self.to_write(Noticed { span, ..told }, span.last);
+        }
+    }
+
+    /// Adds to what is known of a name, and gives what that comes to; nothing where it was known or has no room.
+    fn merge(&self, id: Id, told: Span) -> Option<Span> {
+        let mut shard = locked(self.shard(id));
+        if let Some(span) = shard.get_mut(&id) {
+            let merged = span.merged(told);
+            return (std::mem::replace(span, merged) != merged).then_some(merged);
+        }
+        // Room is made by whoever writes; what comes meanwhile is not known, and said to be so.
+        if self.entries.fetch_add(1, Ordering::Relaxed) >= self.room.saturating_add(self.room / 8) {
+            self.entries.fetch_sub(1, Ordering::Relaxed);
+            drop(shard);
+            self.miss(told.last);
+            return None;
+        }
+        shard.insert(id, told);
+        Some(told)
     }
 
     /// Says whether all that live hosts know is known here.

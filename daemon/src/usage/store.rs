@@ -68,7 +68,7 @@ pub struct Store {
 }
 
 /// What the file holds at start.
-pub struct Loaded {
+pub(super) struct Loaded {
     /// The file.
     pub store: Store,
     /// Its entries.
@@ -80,7 +80,7 @@ pub struct Loaded {
 impl Store {
     /// Opens the file and reads it. One that is damaged, or was written under another fingerprint key, is moved away, and
     /// a new one begun: then nothing before `now` counts as observed.
-    pub fn open(path: &Path, key_id: u32, now: u32) -> Result<Loaded, UsageError> {
+    pub(super) fn open(path: &Path, key_id: u32, now: u32) -> Result<Loaded, UsageError> {
         match Self::open_as_it_is(path, key_id, now)? {
             Ok(loaded) => Ok(loaded),
             Err(why) => {
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// Writes a batch, takes out what went, all or nothing.
-    pub fn write(&self, noticed: &[Noticed], gone: &[Id], observed: u32) -> Result<(), UsageError> {
+    pub(super) fn write(&self, noticed: &[Noticed], gone: &[Id], observed: u32) -> Result<(), UsageError> {
         let failed = |e: &dyn std::fmt::Display| self.failed(e);
         let txn = self.db.begin_write().map_err(|e| failed(&e))?;
         {
@@ -203,7 +203,7 @@ impl Store {
     }
 
     /// Entries that were used last before an hour, at most so many, those used longest ago first.
-    pub fn list(&self, before: u32, most: usize) -> Result<Vec<Row>, UsageError> {
+    pub(super) fn list(&self, before: u32, most: usize) -> Result<Vec<Row>, UsageError> {
         let failed = |e: &dyn std::fmt::Display| self.failed(e);
         let txn = self.db.begin_read().map_err(|e| failed(&e))?;
         let rows = txn.open_table(ROWS).map_err(|e| failed(&e))?;
@@ -246,14 +246,16 @@ impl Ord for Listed {
     }
 }
 
-fn name_of(id: Id) -> [u8; 16] {
+/// A name as bytes that sort as it does.
+pub fn name_of(id: Id) -> [u8; 16] {
     let mut name = [0; 16];
     name[..8].copy_from_slice(&id[0].to_be_bytes());
     name[8..].copy_from_slice(&id[1].to_be_bytes());
     name
 }
 
-fn id_of(name: &[u8]) -> Option<Id> {
+/// The name that bytes are.
+pub fn id_of(name: &[u8]) -> Option<Id> {
     let (a, b) = name.split_first_chunk::<8>()?;
     Some([u64::from_be_bytes(*a), u64::from_be_bytes(b.try_into().ok()?)])
 }

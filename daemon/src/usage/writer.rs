@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Book, Row, UsageError,
-    book::{Id, Noticed, hour},
+    book::{Noticed, hour},
     store::Store,
 };
 use crate::clock::SharedClock;
@@ -36,23 +36,6 @@ pub struct Keeper {
     store: Store,
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<()>,
-}
-
-/// Reads entries in order.
-#[derive(Clone, Debug)]
-pub struct Pager(Store);
-
-impl Pager {
-    /// Entries behind a name that were used last at an hour or after it, at most so many; and the name behind which there
-    /// may be more. It reads a file.
-    pub fn page(
-        &self,
-        after: Option<Id>,
-        since: u32,
-        most: usize,
-    ) -> Result<(Vec<Noticed>, Option<Id>), UsageError> {
-        self.0.page(after, since, most)
-    }
 }
 
 /// What the thread is told.
@@ -125,8 +108,8 @@ impl Keeper {
     }
 
     /// What is on the disk, for other hosts.
-    pub fn pager(&self) -> Pager {
-        Pager(self.store.clone())
+    pub fn store(&self) -> Store {
+        self.store.clone()
     }
 
     /// Writes what was noted, and ends.

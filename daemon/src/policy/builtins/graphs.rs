@@ -33,11 +33,11 @@ fn follow<'a>(
     graph: &'a Value,
     node: &'a Value,
     path: &mut BTreeSet<&'a Value>,
-    steps: &mut u64,
+    steps: &mut usize,
 ) -> Result<(), Fault> {
     // A path is told with all its nodes.
-    *steps += 1 + path.len() as u64;
-    limits::done(*steps, STEPS)?;
+    *steps += 1 + path.len();
+    limits::work(*steps, STEPS)?;
     if !path.insert(node) {
         return Ok(());
     }

@@ -80,11 +80,6 @@ pub fn work(wanted: usize, limit: u64) -> Result<(), Fault> {
     if wanted > limit { Err(Fault::Limit { wanted, limit }) } else { Ok(()) }
 }
 
-/// The same of steps that were done already.
-pub fn done(done: u64, limit: u64) -> Result<(), Fault> {
-    if done > limit { Err(Fault::Limit { wanted: done, limit }) } else { Ok(()) }
-}
-
 /// A size as the limits have it.
 fn size(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)

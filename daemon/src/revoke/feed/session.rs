@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Feed,
@@ -67,11 +67,11 @@ impl Feed {
     /// One session. What panics in it ends it, and nothing else.
     async fn one(self: Arc<Self>, said: &mut String) -> Result<(), Failed> {
         let mut own = std::mem::take(said);
-        let mut task = Task(tokio::spawn(async move {
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let ended = Box::pin(self.session(&mut own)).await;
             (ended, own)
         }));
-        match (&mut task.0).await {
+        match task.await {
             Ok((ended, own)) => {
                 *said = own;
                 ended
@@ -114,15 +114,6 @@ impl Feed {
             r = self.resync(&session) => r.map_err(working),
             r = self.share(&session) => r.map_err(working),
         }
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct Task<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

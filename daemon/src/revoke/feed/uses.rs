@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     hex,
-    usage::{Book, Id, Label, Noticed, Pager, Span, hour},
+    usage::{Book, Id, Label, Noticed, Span, Store, hour, id_of, name_of},
 };
 
 /// How often it is looked whom to ask.
@@ -40,7 +40,7 @@ const HEAD: usize = 1024;
 /// What is shared, and whose uses are known.
 pub struct Uses {
     book: Arc<Book>,
-    pager: Pager,
+    store: Store,
     clock: SharedClock,
     known: Mutex<BTreeMap<Origin, Known>>,
 }
@@ -91,13 +91,11 @@ struct Question {
 }
 
 fn name(id: Id) -> String {
-    hex::encode(&id.map(u64::to_be_bytes).concat())
+    hex::encode(&name_of(id))
 }
 
 fn id(name: &str) -> Option<Id> {
-    let bytes = hex::decode(name)?;
-    let (a, b) = bytes.split_first_chunk::<8>()?;
-    Some([u64::from_be_bytes(*a), u64::from_be_bytes(b.try_into().ok()?)])
+    id_of(&hex::decode(name)?)
 }
 
 impl Told {
@@ -117,8 +115,8 @@ impl Told {
 }
 
 impl Uses {
-    pub fn new(book: Arc<Book>, pager: Pager, clock: SharedClock) -> Self {
-        Self { book, pager, clock, known: Mutex::default() }
+    pub fn new(book: Arc<Book>, store: Store, clock: SharedClock) -> Self {
+        Self { book, store, clock, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<Origin, Known>> {
@@ -269,9 +267,9 @@ impl Feed {
             self.refuse(Refused::Malformed, "a question", "a host");
             return Ok(());
         };
-        let (pager, since) = (uses.pager.clone(), question.since);
+        let (store, since) = (uses.store.clone(), question.since);
         let page = if question.key == self.key {
-            tokio::task::spawn_blocking(move || pager.page(after, since, MOST)).await
+            tokio::task::spawn_blocking(move || store.page(after, since, MOST)).await
         } else {
             Ok(Ok((Vec::new(), None)))
         };
