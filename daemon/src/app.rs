@@ -21,6 +21,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, PoisonError, atomic::AtomicU64},
+    thread,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -43,7 +44,7 @@ use crate::{
     outside::Outside,
     policy::{self, Active, PolicySet},
     record::Recorder,
-    revoke::{Index, Limits, Plane, PlaneHandle, Store, feed::Feed},
+    revoke::{Index, Limits, Plane, PlaneHandle, RevokeError, Store, feed::Feed},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
         answer_kernel, bind, serve_admin, serve_observe, serve_remote_admin,
@@ -173,8 +174,8 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let kernel_settings = settings::kernel(&config, &keys, &former)?;
     let index = Arc::new(Index::default());
     let plane_settings = settings::plane(&config, &keys, limits(&config));
-    let mut plane = Plane::read(store, Arc::clone(&index), Arc::clone(&clock), plane_settings)?;
-    plane.take_kernel(kernel_settings.clone().map(Kernel::load).transpose()?)?;
+    let read = || Plane::read(store, Arc::clone(&index), Arc::clone(&clock), plane_settings);
+    let mut plane = read_and_load(read, kernel_settings.as_ref())?;
     let kernel_parts = match plane.kernel_mut() {
         None => None,
         Some(kernel) => Some(kernel_side(kernel, &*clock)?),
@@ -252,6 +253,29 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         .and_then(Result::ok)
         .ok_or_else(|| anyhow!("the revocation thread ended badly; what was acknowledged is on disk"))?;
     served
+}
+
+/// Reads the store while the kernel looks at the programs: a start waits for both, and each takes a core. What an earlier
+/// daemon has in force is not touched before the store is known to be whole.
+fn read_and_load(
+    read: impl FnOnce() -> Result<Plane, RevokeError>,
+    settings: Option<&kernel::Settings>,
+) -> Result<Plane> {
+    let (plane, ahead) = thread::scope(|scope| {
+        let ahead = settings.filter(|s| !Kernel::changes_guards(s));
+        let ahead = ahead.map(|s| scope.spawn(|| Kernel::prepare(s.clone())));
+        let plane = read();
+        (plane, ahead.map(|k| k.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    });
+    let mut plane = plane.inspect_err(|_| {
+        if let (Some(Ok(kernel)), Some(settings)) = (&ahead, settings) {
+            give_up(kernel.has_predecessor(), settings);
+        }
+    })?;
+    let prepared = ahead.or_else(|| settings.cloned().map(Kernel::prepare)).transpose()?;
+    let kernel = prepared.map(|mut kernel| kernel.finish().map(|()| kernel)).transpose()?;
+    plane.take_kernel(kernel)?;
+    Ok(plane)
 }
 
 /// What policies ask servers by, if they may.

@@ -116,6 +116,10 @@ fn apply(written: &mut Written, change: &Change, owned: &Owned) -> Result<(), Do
     };
     match change {
         Change::PutPolicy { id, text } => {
+            if !store::can_be_kept(id) {
+                let message = "the policy's id is too long: it is kept as a file's name, of at most 246 bytes, in which `/` and the like take three";
+                return Err(DocumentError::Unfit(message.to_owned()));
+            }
             let package = policy::package_of(id, text).map_err(refused)?;
             if let Some(theirs) = owned.package(&package) {
                 return Err(DocumentError::Owned(format!(
@@ -251,6 +255,8 @@ mod tests {
         assert!(matches!(put(&mut w, "a/b", json!(0), true), Err(DocumentError::Exists)));
         assert!(matches!(put(&mut w, "a/b/c/d", json!(0), false), Err(DocumentError::NotFound(_))));
         assert!(matches!(put(&mut w, "", json!(7), false), Err(DocumentError::Refused { .. })));
+        let long = Change::PutPolicy { id: "i".repeat(3000), text: "package q".to_owned() };
+        assert!(matches!(apply(&mut w, &long, &owned), Err(DocumentError::Unfit(_))));
         w.data = json!({"a": {"b": [1, 2]}});
         let patches = vec![
             patch(PatchKind::Add, "b/-", json!(3)),

@@ -241,23 +241,45 @@ impl Decider {
                 return Err(DataFault::Strict(e));
             }
         }
+        if let Some(below) = loaded.set.down_to_decision(path) {
+            let input = |now| complete(input.clone(), now);
+            // Boxed: few ask, and all would carry its state.
+            return Box::pin(self.above(&loaded, path, &below, &known, input, warn, note)).await;
+        }
         if !is_decision {
             let input = complete(input, self.parts.clock.wall());
             note.about = self.about(DecisionId::make(), &known, &loaded, None, Duration::ZERO);
-            return self.other_path(path, &known, input, warn).await;
+            return self.other_path(path, &known, input, warn, |_| ()).await;
         }
         self.parts.metrics.cache(false);
-        let (mut verdict, value) = self.evaluate(&known, None, |now| complete(input, now)).await;
+        let verdict = self.written(&loaded, path, &known, warn, |now| complete(input, now)).await;
         note.about.clone_from(&verdict.about);
-        let reason = verdict.ruling.reason();
-        let Some(value) = value else { return Ok(self.refused(&loaded, path, reason)) };
-        let result = shaped(&verdict.ruling, value, member(&loaded, path));
-        verdict.body = DataAnswer::new(result.as_ref(), reason, warn).body;
         let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
         let keys = if verdict.whose.confirmation().is_some() { Vec::new() } else { keys };
         let kept = self.keep(&keys, loaded.generation, verdict);
         drop(flight);
         Ok(self.charged_answer(&kept, path))
+    }
+
+    /// The policy's verdict, with the answer that it gives to a path of the decision.
+    async fn written(
+        &self,
+        loaded: &Loaded,
+        path: &[&str],
+        known: &Known,
+        warn: bool,
+        input: impl FnOnce(WallTime) -> Value,
+    ) -> Verdict {
+        let (mut verdict, value) = self.evaluate(known, None, input).await;
+        let reason = verdict.ruling.reason();
+        verdict.body = match value {
+            Some(value) => {
+                let result = shaped(&verdict.ruling, value, member(loaded, path));
+                DataAnswer::new(result.as_ref(), reason, warn).body
+            }
+            None => self.refused(loaded, path, reason).body,
+        };
+        verdict
     }
 
     /// A verdict's answer, once its rate limits were asked.
@@ -339,14 +361,41 @@ impl Decider {
         SHAPES[(found & 3) as usize]
     }
 
+    /// A path that the decision lies below: what is there, with the decision in it as it is answered by itself, limits
+    /// charged, `block` obeyed and its use noted. Clients that ask for a whole package do not go round them.
+    #[allow(clippy::too_many_arguments, reason = "one caller, which names each")]
+    async fn above(
+        &self,
+        loaded: &Loaded,
+        path: &[&str],
+        below: &[&str],
+        known: &Known,
+        input: impl Fn(WallTime) -> Value,
+        warn: bool,
+        note: &mut Note,
+    ) -> Result<DataAnswer, DataFault> {
+        let decision = [path, below].concat();
+        let verdict = self.written(loaded, &decision, known, false, &input).await;
+        note.about.clone_from(&verdict.about);
+        let decided = self.charged_answer(&verdict, &decision);
+        let inner = decided.value().and_then(|value| serde_json::from_slice(&value).ok());
+        let place = |document: &mut Value| put(document, below, inner);
+        let answer = self.other_path(path, known, input(self.parts.clock.wall()), warn, place).await?;
+        Ok(match answer.reason {
+            Reason::Allowed => DataAnswer { body: answer.body, ..decided },
+            _ => answer,
+        })
+    }
+
     /// A path that is no decision: its value says nothing that this daemon could turn into a denial, so a
-    /// revoked token gets no value at all.
+    /// revoked token gets no value at all. `amend` sees what there is before it is answered.
     async fn other_path(
         &self,
         path: &[&str],
         known: &Known,
         input: Value,
         warn: bool,
+        amend: impl FnOnce(&mut Value),
     ) -> Result<DataAnswer, DataFault> {
         if self.refuses(known) {
             return Ok(DataAnswer::undefined(Reason::TokenRevoked));
@@ -358,7 +407,10 @@ impl Decider {
             return Ok(DataAnswer::undefined(Reason::TokenRevoked));
         }
         match value {
-            Ok(Some(value)) => Ok(DataAnswer::new(Some(&value), Reason::Allowed, warn)),
+            Ok(Some(mut value)) => {
+                amend(&mut value);
+                Ok(DataAnswer::new(Some(&value), Reason::Allowed, warn))
+            }
             Ok(None) => Ok(DataAnswer::new(None, Reason::PolicyUndefined, warn)),
             Err(e) => {
                 tracing::warn!(error = %e, path = path.join("/"), "the policy failed: no value");
@@ -389,6 +441,25 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
     match member {
         None => Some(value),
         Some(name) => value.get_mut(name).map(Value::take),
+    }
+}
+
+/// Puts the decision, as it is answered, where it lies in a document; takes away what lies there where it has no value.
+fn put(document: &mut Value, below: &[&str], decision: Option<Value>) {
+    let Some((last, parents)) = below.split_last() else { return };
+    let mut at = document;
+    for name in parents {
+        let Some(next) = at.get_mut(name) else { return };
+        at = next;
+    }
+    let Some(members) = at.as_object_mut() else { return };
+    match decision {
+        Some(value) => {
+            members.insert((*last).to_owned(), value);
+        }
+        None => {
+            members.remove(*last);
+        }
     }
 }
 

@@ -335,6 +335,41 @@ async fn limits_run_on_every_hit_and_hold_for_their_key() {
     assert_eq!(world.auth(&token("3")).await.reason(), Reason::RateLimited);
 }
 
+#[tokio::test]
+async fn a_path_above_the_decision_charges_its_limits_and_holds_it_as_it_is_answered() {
+    let rules = "decision := {\"allow\": true, \"ttl\": 60, \"limit\": {\"key\": \"k\", \"rate\": 3, \"per\": 3600}} if {\n\tinput.token_status == \"valid\"\n} else := {\"allow\": false}\n\nbeside := 7";
+    let (world, t) = (World::new(rules), token("1"));
+    let all = |answer: &Value| answer["result"]["p"]["decision"]["allow"].clone();
+    assert_eq!(all(&world.data(&[], &t).await), json!(true));
+    assert_eq!(world.data(&["p", "beside"], &t).await, json!({"result": 7}));
+    for _ in 0..2 {
+        let answer = world.data(&["p"], &t).await;
+        assert_eq!(
+            (&answer["result"]["decision"]["allow"], &answer["result"]["beside"]),
+            (&json!(true), &json!(7))
+        );
+    }
+    let denial = json!({"allow": false, "reason": "rate_limited", "status": 429});
+    assert_eq!(world.data(&["p"], &t).await, json!({"result": {"beside": 7, "decision": denial}}));
+    assert_eq!(world.auth(&t).await.reason(), Reason::RateLimited);
+    assert_eq!(all(&world.data(&[], &t).await), json!(false));
+    let forged = world.data(&["p"], &format!("{t}x")).await;
+    assert_eq!(forged["result"]["decision"]["allow"], json!(false));
+    world.revoke(&t).await;
+    for path in [&[][..], &["p"]] {
+        assert_eq!(world.data(path, &t).await, json!({}));
+    }
+}
+
+#[tokio::test]
+async fn a_path_above_a_decision_without_a_value_has_none_of_it() {
+    let (world, t) =
+        (World::new("decision := true if input.token_status == \"valid\"\n\nbeside := 7"), token("1"));
+    assert_eq!(world.data(&["p"], &t).await, json!({"result": {"beside": 7, "decision": true}}));
+    assert_eq!(world.data(&["p"], "forged").await, json!({"result": {"beside": 7}}));
+    assert_eq!(world.data(&["q"], &t).await, json!({}));
+}
+
 /// What an idle connection holds room for: its next request's future is part of it.
 #[tokio::test]
 async fn a_requests_future_is_small() {

@@ -87,6 +87,11 @@ pub fn parse(bytes: &[u8], before: Chain) -> Result<Entry<'_>, NoEntry> {
     Ok(Entry { chain: Chain { seq, hash: found }, time, body })
 }
 
+/// The size of the entry that begins here, by its head; nothing of the rest is looked at.
+pub fn size(bytes: &[u8]) -> Option<usize> {
+    bytes.first_chunk::<HEAD>().and_then(read_head).map(|(_, len, _)| HEAD + len)
+}
+
 /// Whether the head of an entry with a number above `seq` stands anywhere in these bytes.
 pub fn any_after(bytes: &[u8], seq: u64) -> bool {
     bytes.windows(HEAD).any(|w| {

@@ -153,7 +153,7 @@ impl Segment {
     /// acknowledged entry cannot be read. Gives the bytes that were left out.
     pub fn scan(&mut self, mut take: impl FnMut(&Entry<'_>, u64, Chain)) -> Result<u64, Bad> {
         let acknowledged = self.acknowledged()?;
-        let mut window = Window { file: &*self.file, bytes: Vec::new(), at: PAGE, read: READ };
+        let mut window = Window { file: &*self.file, bytes: Vec::new(), len: 0, at: PAGE, read: READ };
         (self.end, self.chain) = (PAGE, self.before);
         let why = loop {
             match window.entry(self.end, self.chain)? {
@@ -201,7 +201,8 @@ impl Segment {
         for _ in 0..100 {
             let noted = self.acknowledged()?;
             // Anew each time: what was read ahead may have been half written.
-            let mut window = Window { file: &*self.file, bytes: Vec::new(), at: self.end, read: READ };
+            let mut window =
+                Window { file: &*self.file, bytes: Vec::new(), len: 0, at: self.end, read: READ };
             let why = loop {
                 match window.entry(self.end, self.chain)? {
                     Ok(entry) => {
@@ -390,7 +391,7 @@ pub fn verify(
 ) -> Result<Chain, Bad> {
     let left = usize::try_from(end.saturating_sub(at)).unwrap_or(READ);
     let read = usize::try_from(read).unwrap_or(READ).max(SMALL).min(left);
-    let mut window = Window { file, bytes: Vec::new(), at, read };
+    let mut window = Window { file, bytes: Vec::new(), len: 0, at, read };
     while at < end {
         match window.entry(at, chain)? {
             Ok(entry) => {
@@ -411,36 +412,38 @@ pub fn verify(
 /// Part of a file in memory.
 struct Window<'a> {
     file: &'a dyn DiskFile,
+    /// Room, used again for each part: of it, `len` bytes are the file's from `at` on.
     bytes: Vec<u8>,
+    len: usize,
     at: u64,
     read: usize,
 }
 
 impl Window<'_> {
     fn entry(&mut self, at: u64, before: Chain) -> io::Result<Result<Entry<'_>, NoEntry>> {
-        let mut want = entry::HEAD;
-        for _ in 0..3 {
-            self.fill(at, want)?;
-            match entry::parse(self.from(at), before) {
-                Err(NoEntry::Short(more)) if more > want => want = more,
-                _ => break,
-            }
+        self.fill(at, entry::HEAD)?;
+        // Its size first: each look at an entry hashes all of it.
+        if let Some(size) = entry::size(self.from(at)) {
+            self.fill(at, size)?;
         }
         Ok(entry::parse(self.from(at), before))
     }
 
     fn from(&self, at: u64) -> &[u8] {
-        usize::try_from(at - self.at).ok().and_then(|n| self.bytes.get(n..)).unwrap_or_default()
+        let read = &self.bytes[..self.len];
+        usize::try_from(at - self.at).ok().and_then(|n| read.get(n..)).unwrap_or_default()
     }
 
     fn fill(&mut self, at: u64, want: usize) -> io::Result<()> {
         if self.from(at).len() >= want {
             return Ok(());
         }
-        self.bytes = vec![0; want.max(self.read)];
-        self.at = at;
-        let n = self.file.read_at(&mut self.bytes, at)?;
-        self.bytes.truncate(n);
+        let size = want.max(self.read);
+        if self.bytes.len() < size {
+            self.bytes.resize(size, 0);
+        }
+        (self.at, self.len) = (at, 0);
+        self.len = self.file.read_at(&mut self.bytes[..size], at)?;
         Ok(())
     }
 }

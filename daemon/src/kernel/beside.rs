@@ -8,7 +8,7 @@
 //! A guard stays where it is pinned when the keys change places: it knows its connections, and goes on without a gap.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -35,7 +35,7 @@ struct Homes {
 /// Finds each key's place: the one where its maps are, else a free one. The places of keys that are not in force any more
 /// are cleared.
 fn homes(s: &Settings) -> Result<Homes, KernelError> {
-    let places = [s.pin_dir.clone(), s.pin_dir.join(BESIDE)];
+    let places = places(s);
     let other = s.other.map(|(_, id)| id);
     let mut free = Vec::new();
     let (mut own_home, mut other_home) = (None, None);
@@ -61,6 +61,10 @@ fn homes(s: &Settings) -> Result<Homes, KernelError> {
     let own = own_home.or_else(|| free.next());
     let other = other.and_then(|_| other_home.or_else(|| free.next()));
     Ok(Homes { own: own.unwrap_or_else(|| s.pin_dir.clone()), other })
+}
+
+fn places(s: &Settings) -> [PathBuf; 2] {
+    [s.pin_dir.clone(), s.pin_dir.join(BESIDE)]
 }
 
 /// Takes away all that is pinned in a place, and what is attached without a pin.
@@ -94,6 +98,14 @@ impl Kernel {
     /// Loads the programs and fills their settings, once for each key in force; nothing is attached yet, so that the deny
     /// map can be filled before the first packet is judged.
     pub fn load(settings: Settings) -> Result<Self, KernelError> {
+        let mut kernel = Self::prepare(settings)?;
+        kernel.finish()?;
+        Ok(kernel)
+    }
+
+    /// What [`Self::load`] does, but that [`Self::finish`] is to follow. Takes as long as the kernel's verifier does. What is
+    /// in force of an earlier daemon is left as it is, unless [`Self::changes_guards`].
+    pub fn prepare(settings: Settings) -> Result<Self, KernelError> {
         if Self::is_absent() {
             return Err(KernelError::NotBuilt);
         }
@@ -105,6 +117,27 @@ impl Kernel {
         own.adopted |= beside.as_ref().is_some_and(|b| b.adopted);
         own.beside = beside;
         Ok(own)
+    }
+
+    /// Whether loading takes a guard away that is there, or puts one beside it: whether other keys are in force now.
+    pub fn changes_guards(settings: &Settings) -> bool {
+        let Ok(found) = places(settings).iter().map(|p| pins::key_of(p)).collect::<Result<Vec<_>, _>>()
+        else {
+            return true;
+        };
+        let found: BTreeSet<u32> = found.into_iter().flatten().collect();
+        let in_force = settings.other.map(|(_, id)| id).into_iter().chain([settings.key_id]);
+        !found.is_empty() && found != in_force.collect()
+    }
+
+    /// Has the programs call each other.
+    pub fn finish(&mut self) -> Result<(), KernelError> {
+        self.both(Self::join_programs)
+    }
+
+    /// Whether an earlier daemon's maps are there, of this layout or of another.
+    pub const fn has_predecessor(&self) -> bool {
+        self.adopted || self.other_layout
     }
 
     /// Does something with each guard, the second one first; all of it, whatever fails.

@@ -88,7 +88,7 @@ pub struct Kernel {
     /// Pinned maps of an earlier daemon were adopted.
     pub adopted: bool,
     /// Maps of another layout are pinned beside: their connections are not known here.
-    other_layout: bool,
+    pub(super) other_layout: bool,
     pub(super) verified: BTreeMap<&'static str, u32>,
     pub(super) view: GuardedView,
     pub(super) places: PlacesView,
@@ -122,7 +122,7 @@ impl Kernel {
         OBJECT.is_empty()
     }
 
-    /// Loads the programs for one key.
+    /// Loads the programs for one key. What is in force is left as it is: see [`Self::join_programs`].
     pub(super) fn load_one(settings: Settings) -> Result<Self, KernelError> {
         pins::prepare(&settings.pin_dir)?;
         let found = pins::look(&settings)?;
@@ -155,18 +155,19 @@ impl Kernel {
         kernel.load_program(guard)?;
         if kernel.is_strict() {
             kernel.load_program("guard_egress")?;
-            kernel.join_programs()?;
+            if !kernel.settings.h2c_ports.is_empty() {
+                kernel.load_program("guard_frames")?;
+            }
         }
         Ok(kernel)
     }
 
     /// Has guard pass packets of ports where HTTP/2 is enabled on to the program that reads it, and that one pass back what
     /// it does not.
-    fn join_programs(&mut self) -> Result<(), KernelError> {
-        if self.settings.h2c_ports.is_empty() {
+    pub(super) fn join_programs(&mut self) -> Result<(), KernelError> {
+        if !self.is_strict() || self.settings.h2c_ports.is_empty() {
             return Ok(());
         }
-        self.load_program("guard_frames")?;
         self.join("PROGRAMS", 1, "guard")?;
         self.join("PROGRAMS", 0, "guard_frames")
     }

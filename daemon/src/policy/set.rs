@@ -249,6 +249,13 @@ impl PolicySet {
         self.decision.split('.').skip(1).eq(path.iter().copied())
     }
 
+    /// The way from a path of `data` down to the decision; none where it does not lie below.
+    pub fn down_to_decision(&self, path: &[&str]) -> Option<Vec<&str>> {
+        let decision: Vec<_> = self.decision.split('.').skip(1).collect();
+        let (above, below) = decision.split_at_checked(path.len())?;
+        (above == path && !below.is_empty()).then(|| below.to_vec())
+    }
+
     /// The decision's value on the machine and on the interpreter, where there is a machine. None where the interpreter
     /// fails: it takes for an error what OPA and the machine take for undefined (`some x in 1`).
     #[cfg(test)]

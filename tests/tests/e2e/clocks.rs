@@ -18,6 +18,22 @@ fn library() -> Option<String> {
     found
 }
 
+/// What a daemon is started with to see the time that is so many seconds (`+7200`) off, as the file says at each look.
+/// `None` where the library is not there.
+pub fn wrong_clock(file: &Path) -> Option<Vec<(String, String)>> {
+    let library = library()?;
+    let file = file.display().to_string();
+    let all = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", &file),
+        ("FAKETIME_NO_CACHE", "1"),
+        // Boot time goes on as it does.
+        ("DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    Some(all.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec())
+}
+
 /// Whether the server reads a request with this token.
 fn passes(w: &World, token: &str) -> Result<bool> {
     Ok(w.connect()?.ask(&bearer("/", token))?.status == 200)
@@ -28,22 +44,13 @@ fn a_wall_clock_that_jumps_ahead_and_back_ends_no_revocation_for_good_and_brings
     if !is_root() {
         return Ok(());
     }
-    let Some(library) = library() else { return Ok(()) };
     let mut w = World::make()?;
     let clock = w.dir.path("clock");
+    let Some(environment) = wrong_clock(&clock) else { return Ok(()) };
     let set = |seconds: i64| fs::write(&clock, format!("{seconds:+}\n"));
     set(0)?;
     assert!(w.daemon.stop()?.success());
-    w.daemon.environment = [
-        ("LD_PRELOAD", library.as_str()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap_or_default()),
-        ("FAKETIME_NO_CACHE", "1"),
-        // Boot time goes on as it does.
-        ("DONT_FAKE_MONOTONIC", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec();
+    w.daemon.environment = environment;
     w.daemon.restart()?;
     let stepped = |w: &World, seen: usize| {
         w.daemon.await_log(seen, "the wall clock was stepped: expiries are written anew", "")

@@ -13,6 +13,8 @@ use portcullis_tests::{
 };
 use serde_json::{Value, json};
 
+use super::clocks::wrong_clock;
+
 /// Where a host hears OAuth clients.
 const DOOR: &str = "127.0.0.1:8282";
 
@@ -383,5 +385,74 @@ fn a_host_that_was_restored_from_an_older_copy_hears_again_what_it_had_acknowled
     restored.daemon.restart()?;
     restored.await_refused(&after, true);
     restored.await_refused(&before, true);
+    Ok(())
+}
+
+/// No order is decided by comparing clocks: what is lifted is what its lifter saw, whatever time either host believes in.
+#[test]
+fn hosts_whose_clocks_are_wrong_agree_on_what_is_revoked() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let Some(mut fleet) = Fleet::of(3, &current())? else { return Ok(()) };
+    for (host, seconds) in fleet.hosts.iter_mut().zip(["+0", "+1500", "-1500"]) {
+        let clock = host.dir.path("clock");
+        std::fs::write(&clock, format!("{seconds}\n"))?;
+        let Some(environment) = wrong_clock(&clock) else { return Ok(()) };
+        assert!(host.daemon.stop()?.success());
+        host.daemon.environment = environment;
+        host.daemon.restart()?;
+    }
+    fleet.settle()?;
+    let [right, ahead, behind] = &fleet.hosts[..] else { unreachable!("three hosts") };
+    let all_refuse =
+        |token: &str, refused: bool| fleet.hosts.iter().for_each(|h| h.await_refused(token, refused));
+    let on = |host: &portcullis_tests::fleet::Host| -> Result<Vec<String>> {
+        let listed = host.daemon.json(&["revocations"], "")?;
+        Ok(listed.as_array().into_iter().flatten().map(|c| c["id"].to_string()).collect())
+    };
+    // Each orders, and each of the others lifts: also the one by whose clock the order is still to come.
+    for (from, by) in [(ahead, behind), (behind, ahead), (right, ahead), (ahead, right)] {
+        let token = fleet.mint.hs256()?;
+        revoke(from, &token, &["--wait", "all"])?;
+        all_refuse(&token, true);
+        let seen = on(by)?;
+        by.daemon.ask(&["unrevoke", seen.last().context("one")?, "--wait", "all"], "")?.ok()?;
+        all_refuse(&token, false);
+        // An order after that is another one.
+        revoke(by, &token, &["--wait", "all"])?;
+        all_refuse(&token, true);
+    }
+    // While one is cut off, it revokes once more what another lifts. Neither knows of the other: the revocation wins, though
+    // by the clocks it is the older one, or the newer.
+    for (cut, by) in [(behind, ahead), (ahead, behind)] {
+        let token = fleet.mint.hs256()?;
+        revoke(right, &token, &["--wait", "all"])?;
+        cut.cut(true)?;
+        cut.await_fleet(|f| f["server"].is_null())?;
+        let seen = on(by)?;
+        by.daemon.ask(&["unrevoke", seen.last().context("one")?], "")?.ok()?;
+        by.await_refused(&token, false);
+        revoke(cut, &token, &[])?;
+        cut.cut(false)?;
+        all_refuse(&token, true);
+        // And the first one is lifted everywhere: without the second it does not hold.
+        let left = on(cut)?;
+        cut.daemon.ask(&["unrevoke", left.last().context("one")?, "--wait", "all"], "")?.ok()?;
+        all_refuse(&token, false);
+    }
+    let counts = fleet.hosts.iter().map(|h| Ok(on(h)?.len())).collect::<Result<Vec<_>>>()?;
+    assert_eq!(counts, [4; 3]);
+    // Nothing of it changes with a restart, or when the clocks are set right.
+    for host in &mut fleet.hosts {
+        host.daemon.kill9()?;
+        std::fs::write(host.dir.path("clock"), "+0\n")?;
+        host.daemon.restart()?;
+    }
+    fleet.settle()?;
+    for host in &fleet.hosts {
+        host.await_fleet(|f| f["gaps"] == 0)?;
+        assert_eq!(on(host)?.len(), 4);
+    }
     Ok(())
 }

@@ -117,6 +117,14 @@ pub fn shown(file: &str) -> String {
     name.strip_suffix(ENDING).map_or_else(|| file.to_owned(), unescaped)
 }
 
+/// Longest name of a file (Linux's NAME_MAX), in bytes.
+const LONGEST: usize = 255;
+
+/// Whether a policy of this id can be kept.
+pub fn can_be_kept(id: &str) -> bool {
+    escaped(id).len() + ENDING.len() <= LONGEST
+}
+
 /// An id as a file's name.
 fn escaped(id: &str) -> String {
     use std::fmt::Write as _;
@@ -156,7 +164,11 @@ mod tests {
     fn what_was_written_is_read_again_and_old_versions_go() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("opa")).unwrap();
-        let ids = ["a/b.rego", "../../etc/passwd", ".hidden", "ünï", "x_test"];
+        let longest = "l".repeat(246);
+        assert!(
+            can_be_kept(&longest) && !can_be_kept(&format!("{longest}l")) && !can_be_kept(&"/".repeat(83))
+        );
+        let ids = ["a/b.rego", "../../etc/passwd", ".hidden", "ünï", "x_test", &longest];
         let policies = ids.iter().map(|id| ((*id).to_owned(), format!("package p{}", id.len()))).collect();
         let written = Written { policies, data: json!({"a": 1}) };
         for _ in 0..3 {

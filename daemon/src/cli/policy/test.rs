@@ -86,6 +86,7 @@ const fn word(outcome: &Ended) -> &'static str {
         Ended::Passed => "PASS",
         Ended::Failed => "FAIL",
         Ended::Errored(_) => "ERROR",
+        Ended::Skipped => "SKIPPED",
     }
 }
 
@@ -108,9 +109,9 @@ fn human(report: &TestReport, verbose: bool) -> String {
     }
     let all = report.cases.len();
     let _ = write!(text, "PASS: {}/{all}", count("PASS"));
-    for bad in ["FAIL", "ERROR"] {
-        if count(bad) > 0 {
-            let _ = write!(text, "\n{bad}: {}/{all}", count(bad));
+    for other in ["FAIL", "ERROR", "SKIPPED"] {
+        if count(other) > 0 {
+            let _ = write!(text, "\n{other}: {}/{all}", count(other));
         }
     }
     text
@@ -142,6 +143,7 @@ fn as_json(report: &TestReport, coverage: Option<(&[Coverage], f64)>) -> Value {
                 Ended::Passed => {}
                 Ended::Failed => case["fail"] = true.into(),
                 Ended::Errored(why) => case["error"] = json!({"message": why}),
+                Ended::Skipped => case["skip"] = true.into(),
             }
             case
         })
@@ -160,10 +162,10 @@ fn junit(report: &TestReport) -> String {
         let cases: Vec<&TestCase> = report.cases.iter().filter(|c| c.package == package).collect();
         let count = |word_: &str| cases.iter().filter(|c| word(&c.outcome) == word_).count();
         let time: f64 = cases.iter().map(|c| c.duration.as_secs_f64()).sum();
-        let (failures, errors) = (count("FAIL"), count("ERROR"));
+        let (failures, errors, skipped) = (count("FAIL"), count("ERROR"), count("SKIPPED"));
         let _ = writeln!(
             text,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" time=\"{time:.6}\">",
+            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\" time=\"{time:.6}\">",
             escaped(package),
             cases.len()
         );
@@ -175,6 +177,7 @@ fn junit(report: &TestReport) -> String {
             );
             let _ = match &case.outcome {
                 Ended::Passed => writeln!(text, "{head}/>"),
+                Ended::Skipped => writeln!(text, "{head}><skipped/></testcase>"),
                 Ended::Failed => writeln!(text, "{head}><failure message=\"not true\"/></testcase>"),
                 Ended::Errored(why) => {
                     writeln!(text, "{head}><error message=\"{}\"/></testcase>", escaped(why))
@@ -219,7 +222,12 @@ mod tests {
         };
         let broken = Ended::Errored("p.rego:3:1: a \"rule\" & <more>".into());
         TestReport {
-            cases: vec![case("test_a", Ended::Passed), case("test_b", Ended::Failed), case("test_c", broken)],
+            cases: vec![
+                case("test_a", Ended::Passed),
+                case("test_b", Ended::Failed),
+                case("test_c", broken),
+                case("todo_test_d", Ended::Skipped),
+            ],
         }
     }
 

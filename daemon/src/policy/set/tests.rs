@@ -287,6 +287,7 @@ fn a_failing_test_refuses_the_set_and_is_named() {
         test_good if p.decision with input as {\"x\": 1}\n\
         test_bad if p.decision with input as {\"x\": -1}\n\
         test_broken if torn\n\
+        todo_test_later if false\n\
         torn := 1 if true\n\
         torn := 2 if true\n\
         helper := false\n";
@@ -304,6 +305,7 @@ fn a_failing_test_refuses_the_set_and_is_named() {
     assert_eq!(outcomes[0], ("test_good", "data.p_test", &Outcome::Passed));
     assert_eq!(outcomes[1].2, &Outcome::Failed);
     assert!(matches!(outcomes[2].2, Outcome::Errored(_)), "{outcomes:?}");
+    assert_eq!((outcomes[3], outcomes.len()), (("todo_test_later", "data.p_test", &Outcome::Skipped), 4));
     let untested = LoadOptions { run_tests: false, ..LoadOptions::default() };
     assert!(load(&dirs, "p/decision", &untested).is_ok());
 }

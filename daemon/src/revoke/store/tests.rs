@@ -14,6 +14,7 @@ use crate::journal::{
     sim::{Loss, SimDisk},
 };
 
+mod damage;
 mod readers;
 
 const KEY: u32 = 7;
@@ -306,76 +307,6 @@ fn an_error_of_the_disk_is_no_acknowledgement_and_a_failed_sync_is_not_tried_aga
     drop(store);
     assert_eq!(ids(&open(&disk, SMALL).unwrap()), held);
     assert!(refused > 0, "a full disk is met where zeros are written");
-}
-
-#[test]
-fn damage_is_noticed_or_harmless() {
-    let disk = SimDisk::default();
-    let mut expected = Expected::default();
-    let tuning = Tuning { sizes: Sizes { segment: 1 << 20, zeros: 4096 }, ..SMALL };
-    {
-        let mut store = open(&disk, tuning).unwrap();
-        for _ in 0..12 {
-            let c = claim(store.next_id());
-            store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(0)).unwrap();
-            expected.held.insert(c.id.0, true);
-        }
-    }
-    let name = "log-0000000000000001";
-    let len = usize::try_from(Disk::open(&disk, name).unwrap().size().unwrap()).unwrap();
-    let (mut refused, mut harmless) = (0, 0);
-    let mut look = |what: String, damaged: &SimDisk| match open(damaged, tuning) {
-        Err(StoreError::Damaged { .. }) => refused += 1,
-        Err(e) => panic!("{what}: {e}"),
-        Ok(store) => {
-            check(&expected, &store, &what);
-            harmless += 1;
-        }
-    };
-    for at in 0..len {
-        for bit in [1u8, 0x80] {
-            let damaged = disk.copy();
-            damaged.change(name, |bytes| bytes[at] ^= bit);
-            look(format!("bit {bit} of byte {at}"), &damaged);
-        }
-    }
-    for cut in (0..len).rev() {
-        let damaged = disk.copy();
-        damaged.change(name, |bytes| bytes.truncate(cut));
-        look(format!("cut at {cut}"), &damaged);
-    }
-    for (from, to) in [(0, len), (4096, 4200), (5000, 5001)] {
-        let damaged = disk.copy();
-        damaged.change(name, |bytes| bytes[from..to].fill(0xff));
-        look(format!("overwritten from {from} to {to}"), &damaged);
-    }
-    assert!(refused > 1000 && harmless > 1000, "{refused} refused, {harmless} harmless");
-    // The newest file, without a snapshot before it.
-    let whole = SimDisk::default();
-    {
-        let mut store = open(&whole, Tuning { snapshot_after: u64::MAX, ..SMALL }).unwrap();
-        while store.journal.sealed().is_empty() {
-            let c = claim(store.next_id());
-            store.commit(&Changes { add: vec![&c], ..Changes::default() }, WallTime(0)).unwrap();
-        }
-    }
-    let newest = Disk::list(&whole).unwrap().pop().unwrap();
-    Disk::remove(&whole, &newest).unwrap();
-    assert!(matches!(open(&whole, SMALL), Err(StoreError::Damaged { .. })), "without {newest}");
-    // Files that are gone.
-    let whole = SimDisk::default();
-    work(&whole, &mut Expected::default(), 60).unwrap();
-    for name in Disk::list(&whole).unwrap() {
-        let without = whole.copy();
-        Disk::remove(&without, &name).unwrap();
-        let all = ids(&open(&whole.copy(), SMALL).unwrap());
-        match open(&without, SMALL) {
-            Err(StoreError::Damaged { .. }) => {}
-            Err(e) => panic!("without {name}: {e}"),
-            // A file that is there for the audit alone.
-            Ok(store) => assert_eq!(ids(&store), all, "without {name}"),
-        }
-    }
 }
 
 #[test]

@@ -92,6 +92,9 @@ pub enum DocumentError {
     /// A policy directory holds what it would change.
     #[error("{0}")]
     Owned(String),
+    /// It asks for what cannot be.
+    #[error("{0}")]
+    Unfit(String),
     /// It could not be kept.
     #[error("{0}")]
     Failed(String),
@@ -211,7 +214,9 @@ fn fault(e: DocumentError) -> Fault {
     match e {
         DocumentError::NotFound(_) => Fault::coded(404, "resource_not_found", message, Vec::new()),
         DocumentError::Exists => Fault::coded(409, "resource_conflict", message, Vec::new()),
-        DocumentError::Owned(_) => Fault::coded(400, "invalid_parameter", message, Vec::new()),
+        DocumentError::Owned(_) | DocumentError::Unfit(_) => {
+            Fault::coded(400, "invalid_parameter", message, Vec::new())
+        }
         DocumentError::Failed(_) => Fault::coded(500, "internal_error", message, Vec::new()),
         DocumentError::Refused { place, .. } => {
             let mut error = json!({"code": "rego_compile_error", "message": message});
