@@ -156,6 +156,7 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "object.union_n" / 1 = collections::object_union_n,
     "object.subset" / 2 = collections::subset,
     "graph.reachable_paths" / 2 = graphs::reachable_paths,
+    "portcullis_walked" / 1 = graphs::walked,
     "json.filter" / 2 = collections::filter,
     "json.remove" / 2 = collections::remove,
     "to_number" / 1 = documents::to_number,

@@ -37,6 +37,13 @@ pub(super) fn check_arity(file: &str, tree: &Value) -> Result<(), LoadError> {
             return Err(at(file, node, message));
         }
         let called = node.get("fcn").filter(|_| kind == "Call").and_then(dotted);
+        if called.as_deref() == Some("walk") && count == 1 {
+            let message =
+                "`walk` gives many values, and has no place for them here: bind each in a statement of \
+                           its own, as `walk(x, [path, value])`"
+                    .to_owned();
+            return Err(at(file, node, message));
+        }
         if let Some(builtin) = called.as_deref().and_then(builtins::find)
             && count != usize::from(builtin.arity)
         {

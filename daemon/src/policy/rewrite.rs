@@ -2,14 +2,16 @@
 //!
 //! * `f(x, y)` of a builtin of ours becomes `f(x) = y`: regorus takes the form with an output argument for its own
 //!   builtins alone.
-//! * `not` is read as OPA reads it: see [`negation`].
+//! * `not` and `walk` are read as OPA reads them: see [`negation`] and [`relations`].
 //! * In tests, what a `with` puts in place of `input` or of a data document is shown to [`super::replay`].
 
+use regorus::unstable::{Expr, LiteralStmt};
 use serde_json::Value;
 
 use super::{builtins, hazards, machine};
 
 mod negation;
+mod relations;
 
 pub(super) use negation::{FRESH, RuleNames, children};
 
@@ -31,7 +33,7 @@ pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str
 
 /// A module's text as both engines are to read it; `names` are of all modules of its set.
 pub(super) fn mended(path: &str, text: &str, names: &RuleNames) -> String {
-    negation::mended(path, &outputs(path, text), names)
+    relations::mended(path, &negation::mended(path, &outputs(path, text), names))
 }
 
 /// A module's text with calls in output form written as equations; the text itself where there are none.
@@ -95,6 +97,27 @@ fn tree(path: &str, text: &str) -> Option<Value> {
     // Where calls stand is the same in both versions.
     let module = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
     serde_json::to_value(module.ok()?).ok()
+}
+
+/// Puts statements before one of a query; `first` has their text, with the modifiers that they are to have. `e` is what the
+/// statement looks at, and whether it is alone in its query.
+fn put_before(
+    text: &str,
+    edits: &mut Edits,
+    statement: &LiteralStmt,
+    (e, alone): (&Expr, bool),
+    first: impl FnOnce(&str) -> String,
+) {
+    let start = statement.span.start as usize;
+    let after = closed(text, e.span().end as usize);
+    let end = closed(text, statement.span.end as usize);
+    let before = first(if statement.with_mods.is_empty() { "" } else { text.get(after..end).unwrap_or("") });
+    // A body of one statement may have no braces.
+    let bare = alone && text.get(..start).unwrap_or_default().trim_end().ends_with("if");
+    edits.insert(start, if bare { format!("{{ {before}") } else { before });
+    if bare {
+        edits.insert(end, " }".to_owned());
+    }
 }
 
 /// Where an expression ends whose span ends at `end`: that of a string leaves its quotation mark out.
@@ -203,6 +226,34 @@ mod tests {
         }
         assert!(tree("p.rego", &out).is_some(), "{out}");
         assert_eq!(outputs("p.rego", "package p\nx := {"), "package p\nx := {");
+    }
+
+    #[test]
+    fn walk_gives_one_pair_after_the_other_and_is_measured() {
+        let text = "package p\nimport rego.v1\n\
+            a if { walk(input.x, [_, v]); v == 1 }\n\
+            b := [v | [_, v] := walk({\"a\": f(input)})]\n\
+            c if [_, 8] = walk(\"s\") with input as {}\n\
+            d if walk(walk(input), x)\n\
+            e := walk\n\
+            f(walk) := walk\n\
+            g if { not count(walk(input)) == 1; some x in walk([1,\n 2]) }\n\
+            h := walk(input)\n";
+        let out = mended("p.rego", text, &RuleNames::new());
+        assert_eq!(out.lines().count(), text.lines().count());
+        for line in [
+            "a if { walk(portcullis_walked(input.x), [_, v]); v == 1 }",
+            "b := [v | walk(portcullis_walked({\"a\": f(input)}), portcullis_pair_1_1); [_, v] := portcullis_pair_1_1]",
+            "c if walk(portcullis_walked(\"s\"), [_, 8]) with input as {}",
+            "d if { walk(portcullis_walked(input), portcullis_pair_1_2); walk(portcullis_walked(portcullis_pair_1_2), x) }",
+            "e := walk\n",
+            "portcullis_pair_1_3); portcullis_not_1_1 := count(portcullis_pair_1_3); not portcullis_not_1_1 == 1;",
+            "walk(portcullis_walked([1,\n 2]), portcullis_pair_1_4); some x in portcullis_pair_1_4",
+            "h := walk(input)\n",
+        ] {
+            assert!(out.contains(line), "{line}\n{out}");
+        }
+        assert!(tree("p.rego", &out).is_some(), "{out}");
     }
 
     #[test]

@@ -20,6 +20,30 @@ pub fn reachable_paths(args: &[Value]) -> Answer {
     native("graph.reachable_paths", args)
 }
 
+/// Parts of the paths that `walk` makes, all together; each is a copy.
+const PARTS: u64 = 200_000;
+
+/// What stands before `walk`, which has no bound: its value, where going over it is not too much.
+pub fn walked(args: &[Value]) -> Answer {
+    let value = args.first().cloned().unwrap_or(Value::Undefined);
+    let mut parts = 0;
+    measure(&value, 0, &mut parts)?;
+    Ok(value)
+}
+
+fn measure(value: &Value, depth: usize, parts: &mut usize) -> Result<(), Fault> {
+    // A pair with its path.
+    *parts += 2 + depth;
+    limits::work(*parts, PARTS)?;
+    let mut each = |value: &Value| measure(value, depth + 1, parts);
+    match value {
+        Value::Array(all) => all.iter().try_for_each(each),
+        Value::Set(all) => all.iter().try_for_each(each),
+        Value::Object(all) => all.iter().try_for_each(|(_, value)| each(value)),
+        _ => Ok(()),
+    }
+}
+
 fn members(list: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     match list {
         Value::Array(all) => Box::new(all.iter()),

@@ -14,7 +14,7 @@ use super::{
         machine,
         reads::{import_of, names_of_rule},
     },
-    Edits, closed,
+    Edits, put_before,
 };
 
 /// What the bound names begin with.
@@ -137,17 +137,9 @@ impl Walk<'_> {
         if bound.is_empty() {
             return self.within(e);
         }
-        let start = statement.span.start as usize;
-        let after = closed(self.text, e.span().end as usize);
-        let end = closed(self.text, statement.span.end as usize);
-        let with = if statement.with_mods.is_empty() { "" } else { self.text.get(after..end).unwrap_or("") };
-        let before: String = bound.iter().map(|(name, e)| [name, " := ", e, with, "; "].concat()).collect();
-        // A body of one statement may have no braces.
-        let bare = alone && self.text.get(..start).unwrap_or_default().trim_end().ends_with("if");
-        self.edits.insert(start, if bare { format!("{{ {before}") } else { before });
-        if bare {
-            self.edits.insert(end, " }".to_owned());
-        }
+        let first =
+            |with: &str| bound.iter().map(|(name, e)| [name, " := ", e, with, "; "].concat()).collect();
+        put_before(self.text, self.edits, statement, (e, alone), first);
     }
 
     /// An operand of what is negated.

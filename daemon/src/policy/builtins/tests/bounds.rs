@@ -46,6 +46,7 @@ fn what_would_be_too_much_is_refused() {
         ("json.filter", json!([{}, ["a/".repeat(10_000)]])),
         ("json.remove", json!([{}, [vec!["a"; 10_000]]])),
         ("graph.reachable_paths", json!([layers(24), ["a0"]])),
+        ("portcullis_walked", json!([vec![vec![1; 100]; 1000]])),
         ("net.cidr_contains_matches", json!([vec!["10.0.0.0/8"; 2000], vec!["11.0.0.1"; 2000]])),
         ("json.marshal_with_options", json!([vec![1; 10_000], {"prefix": long}])),
         ("json.marshal_with_options", json!([[[[[vec![1; 1000]]]]], {"indent": long}])),
@@ -103,6 +104,48 @@ fn a_role_with_a_large_exponent_decides_at_once() {
     assert!(!ask("1e3").unwrap().allow);
     assert!(ask("1e999999999").unwrap().allow, "undefined, as in OPA");
     assert!(matches!(ask("1e99999"), Err(PolicyError::Failed(_))), "OPA has a number there and we have none");
+}
+
+#[test]
+fn walk_goes_over_what_it_can_and_refuses_what_would_take_long() {
+    let set = load_rules(
+        "default decision := false\ndecision if {\n\twalk(input.x, [path, 7])\n\tcount(path) == input.n\n}",
+    );
+    let ask = |input: serde_json::Value| set.eval_decision(&Input::from(input));
+    assert!(ask(json!({"x": {"a": [1, {"b": 7}]}, "n": 3})).unwrap().allow);
+    assert!(!ask(json!({"x": {"a": [1, {"b": 7}]}, "n": 2})).unwrap().allow);
+    assert!(!ask(json!({"n": 0})).unwrap().allow);
+    let deep = (0..60).fold(json!(vec![1; 4000]), |inner, _| json!([inner]));
+    assert!(matches!(ask(json!({"x": deep, "n": 1})), Err(PolicyError::Failed(_))), "240,000 parts of paths");
+}
+
+/// As OPA 1.20 answers.
+#[test]
+fn walk_gives_one_pair_after_the_other() {
+    let input = json!({"x": [[8]]});
+    let all = json!([[[], [[8]]], [[0], [8]], [[0, 0], 8]]);
+    for (rule, answer) in [
+        ("[p | walk(input.x, [p, 8])]", json!([[0, 0]])),
+        ("[p | [p, 8] = walk(input.x)]", json!([[0, 0]])),
+        ("[v | [_, v] := walk(input.x)]", json!([[[8]], [8], 8])),
+        ("[v | v := walk(input.x)]", all),
+        ("[v | walk(input.x) = [_, v]]", json!([[[8]], [8], 8])),
+        ("[y | y := walk(input.x)[0]]", json!([[], [0], [0, 0]])),
+        ("[v | some [_, v] in walk(input.x)]", json!([0])),
+        ("[1 | walk(input.x) == [[0, 0], 8]]", json!([1])),
+        ("count([v | [_, v] = walk(walk(input.x))])", json!(15)),
+        ("{v | some x in [1]; walk([x], [_, v])}", json!([1, [1]])),
+        ("[1 | [_, 9] = walk(input.x)]", json!([])),
+        ("[1 | [_, 8] := walk(input.x)]", json!([1])),
+        ("[1 | p := [0, 0]; walk(input.x) =\n[p, 8]]", json!([1])),
+        ("[p | p := [7]; x := [p | [p, 8] := walk(input.x)]; x == [[0, 0]]]", json!([[7]])),
+        ("[v | [_, v] := walk(input.y)]", json!([])),
+        ("[v | [_, v] := walk(input) with input as [3]]", json!([[3], 3])),
+    ] {
+        let set = load_rules(&format!("default decision := false\nfound := {rule}"));
+        let found = set.eval_path(&["p", "found"], &Input::from(input.clone())).unwrap();
+        assert_eq!(found, Some(answer), "{rule}");
+    }
 }
 
 /// What OPA 1.20 answers; null is an error.
