@@ -1,7 +1,7 @@
 //! Wires everything: the one place that may know every room.
 //!
 //! Start, in this order: configuration (before), key, policies, store, sockets bound, kernel maps filled,
-//! programs attached, ready. Stop: front doors first, then admin and observability, then the revocation
+//! everything else made, programs attached, ready: see [`pending`]. Stop: front doors first, then admin and observability, then the revocation
 //! thread. The kernel goes on enforcing after the end.
 
 mod bundles;
@@ -9,8 +9,10 @@ mod candidate;
 mod documents;
 mod fleet;
 mod floods;
+mod pending;
 mod promoted;
 mod records;
+mod rehearsal;
 mod settings;
 mod standards;
 mod status;
@@ -21,7 +23,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, PoisonError, atomic::AtomicU64},
-    thread,
+    thread::JoinHandle,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -32,19 +34,19 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{candidate::Candidate, promoted::Copies};
+use self::{candidate::Candidate, pending::Pending, promoted::Copies};
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
     config::{Config, Endpoint, KernelMode, ServeTls, UnknownMode},
     decide::{Decider, DeciderParts, watch_pressure},
     kernel::{
-        self, CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, Place, PlacesView,
-        Questions, Senders,
+        CounterReader, EventSource, Guarded, GuardedView, Kernel, LinkWatch, Place, PlacesView, Questions,
+        Senders,
     },
     outside::Outside,
     policy::{self, Active, PolicySet},
     record::Recorder,
-    revoke::{Index, Limits, Plane, PlaneHandle, RevokeError, Store, feed::Feed},
+    revoke::{Index, Limits, Plane, PlaneHandle, Store, feed::Feed},
     serve::{
         AdminSocket, AdminState, Doors, Listener, ObserveState, ServeError, Tls, UnixSocket, UsageLister,
         answer_kernel, bind, serve_admin, serve_observe, serve_remote_admin,
@@ -175,23 +177,9 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
     let index = Arc::new(Index::default());
     let plane_settings = settings::plane(&config, &keys, limits(&config));
     let read = || Plane::read(store, Arc::clone(&index), Arc::clone(&clock), plane_settings);
-    let mut plane = read_and_load(read, kernel_settings.as_ref())?;
-    let kernel_parts = match plane.kernel_mut() {
-        None => None,
-        Some(kernel) => Some(kernel_side(kernel, &*clock)?),
-    };
-    // The generation is settled before a program is attached: the kernel must not judge by an older one.
-    let generation = plane.activate_first(set.stamp())?;
-    let (mut kernel, mut told) = (None, None);
-    if let (Some((side, source)), Some(settings)) = (kernel_parts, &kernel_settings) {
-        if let Some(k) = plane.kernel_mut() {
-            k.look_for_older()?;
-            k.attach().inspect_err(|_| give_up(k.adopted, settings))?;
-            k.look_for_older()?;
-        }
-        (kernel, told) = (Some(side), Some(source));
-    }
-    let (plane, thread) = plane.start().context("the revocation thread cannot be started")?;
+    let (plane, mut pending) = Pending::load(read, kernel_settings, set.stamp())?;
+    let (kernel, told) = pending.kernel_mut().map(|kernel| kernel_side(kernel, &*clock)).transpose()?.unzip();
+    let generation = pending.generation();
     metrics.policy(generation, set.engine().name(), set.engine().cause(), !set.tested().required);
     let active = Arc::new(Active::new(set, generation));
     let parts = DeciderParts {
@@ -236,7 +224,7 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         config: ArcSwap::from_pointee(config),
     });
     let uses = usage.as_ref().map(|keeper| Arc::new(keeper.lister()) as UsageLister);
-    let served = serve(Arc::clone(&shared), sockets, told, clock, uses, stop).await;
+    let served = serve(Arc::clone(&shared), sockets, told, clock, (uses, pending), stop).await;
     // Connections that would not end may still hold handles: the thread is told, not waited for.
     shared.plane.stop().await;
     drop(shared);
@@ -247,35 +235,12 @@ pub async fn run(path: PathBuf, config: Config, stop: CancellationToken) -> Resu
         }
     };
     let _ = tokio::task::spawn_blocking(last).await;
+    let thread = served?;
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .ok()
         .and_then(Result::ok)
-        .ok_or_else(|| anyhow!("the revocation thread ended badly; what was acknowledged is on disk"))?;
-    served
-}
-
-/// Reads the store while the kernel looks at the programs: a start waits for both, and each takes a core. What an earlier
-/// daemon has in force is not touched before the store is known to be whole.
-fn read_and_load(
-    read: impl FnOnce() -> Result<Plane, RevokeError>,
-    settings: Option<&kernel::Settings>,
-) -> Result<Plane> {
-    let (plane, ahead) = thread::scope(|scope| {
-        let ahead = settings.filter(|s| !Kernel::changes_guards(s));
-        let ahead = ahead.map(|s| scope.spawn(|| Kernel::prepare(s.clone())));
-        let plane = read();
-        (plane, ahead.map(|k| k.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
-    });
-    let mut plane = plane.inspect_err(|_| {
-        if let (Some(Ok(kernel)), Some(settings)) = (&ahead, settings) {
-            give_up(kernel.has_predecessor(), settings);
-        }
-    })?;
-    let prepared = ahead.or_else(|| settings.cloned().map(Kernel::prepare)).transpose()?;
-    let kernel = prepared.map(|mut kernel| kernel.finish().map(|()| kernel)).transpose()?;
-    plane.take_kernel(kernel)?;
-    Ok(plane)
+        .ok_or_else(|| anyhow!("the revocation thread ended badly; what was acknowledged is on disk"))
 }
 
 /// What policies ask servers by, if they may.
@@ -339,11 +304,18 @@ async fn door(endpoint: &Endpoint, config: &Config, key: &'static str) -> Result
     }
 }
 
-/// Leaves nothing attached by a start that failed, unless an earlier daemon's enforcement was adopted.
-fn give_up(adopted: bool, settings: &kernel::Settings) {
-    if !adopted && let Err(e) = kernel::detach_all(&settings.pin_dir, &settings.interfaces) {
-        tracing::warn!(error = %e, "what this start had attached could not be taken away: run `portcullis detach`");
+/// The path of the rule that decides what who comes over TLS may order; empty where nobody does.
+fn remote_admin_rule(config: &Config, may_hold: impl Fn(&[&str]) -> bool) -> Result<Vec<String>> {
+    let decision = &config.admin.decision;
+    let rule: Vec<String> = decision.split('/').map(str::to_owned).collect();
+    let parts: Vec<&str> = rule.iter().map(String::as_str).collect();
+    if config.admin.tls.is_empty() {
+        return Ok(Vec::new());
     }
+    if !may_hold(&parts) {
+        return Err(anyhow!("`admin.decision` names `{decision}`, which no rule of the policy set gives"));
+    }
+    Ok(rule)
 }
 
 /// Serves the admin API over TLS, where that is configured.
@@ -354,27 +326,26 @@ fn serve_remote(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let decision = shared.config.load().admin.decision.clone();
-    let rule: Vec<String> = decision.split('/').map(str::to_owned).collect();
-    let parts: Vec<&str> = rule.iter().map(String::as_str).collect();
-    if !listeners.is_empty() && !shared.decider.may_hold(&parts) {
-        return Err(anyhow!("`admin.decision` names `{decision}`, which no rule of the policy set gives"));
+    if listeners.is_empty() {
+        return Ok(());
     }
+    let rule = remote_admin_rule(&shared.config.load(), |rule| shared.decider.may_hold(rule))?;
     for (_, listener, tls) in listeners {
         tasks.spawn(serve_remote_admin(listener, tls, admin.clone(), rule.clone(), stop.clone()));
     }
     Ok(())
 }
 
-/// Serves every socket, says that it is ready, and waits for the end.
+/// Serves every socket, has the kernel enforce, says that it is ready, and waits for the end. What can fail comes before
+/// anything is in force in the kernel. Gives the revocation plane's thread, which is to be told to stop and joined.
 async fn serve(
     shared: Arc<Shared>,
     sockets: Sockets,
     kernel: Option<Told>,
     clock: SharedClock,
-    uses: Option<UsageLister>,
+    (uses, pending): (Option<UsageLister>, Pending),
     stop: CancellationToken,
-) -> Result<()> {
+) -> Result<JoinHandle<()>> {
     let tasks = TaskTracker::new();
     let (event_sender, _) = broadcast::channel(EVENT_BACKLOG);
     let (reload, reloads) = mpsc::channel(4);
@@ -443,6 +414,7 @@ async fn serve(
     }
     let watcher = tasks::reload(&shared, reloads, &tasks, stop.clone())?;
     bundles::follow(&shared, &tasks, &stop)?;
+    let thread = pending.begin()?;
     shared.decider.set_ready(true);
     shared.metrics.ready(true);
     if let Some(told) = kernel {
@@ -467,7 +439,7 @@ async fn serve(
     if tokio::time::timeout(LAST_WORDS, tasks.wait()).await.is_err() {
         tracing::warn!("connections that would not end were cut");
     }
-    Ok(())
+    Ok(thread)
 }
 
 fn announce(shared: &Shared) {
@@ -507,6 +479,7 @@ fn announce(shared: &Shared) {
 
 use self::bundles::Bundles;
 pub(crate) use bundles::for_check as with_bundles;
+pub(crate) use rehearsal::rehearse;
 pub(crate) use settings::policy as policy_options;
 
 /// Loads the set of the configured directories, those of bundles, and what OPA's API wrote.

@@ -39,7 +39,7 @@ pub use counters::{CounterReader, Counts};
 pub use deny::DenyMap;
 pub use error::KernelError;
 pub use events::EventSource;
-pub use guarding::{Attachment, Guarded, GuardedView, detach_all};
+pub use guarding::{Attachment, Guarded, GuardedView, detach_all, is_unpinned, unpin_all};
 pub use inquiries::{Question, Questions};
 pub use links::LinkWatch;
 pub use load::Kernel;

@@ -33,7 +33,7 @@ pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use keys::{Count, Fingerprints, KeyIds, Named};
 pub use ledger::{Condemnation, Limits};
-pub use plane::{Plane, PlaneSettings};
+pub use plane::{Plane, PlaneSettings, Waiting};
 pub use refusals::Refusals;
 pub use remote::{Only, RemoteClaim, RemoteLift, RemoteTarget, Taken, Update};
 pub use selecting::Matched;

@@ -21,6 +21,7 @@ mod e2e {
     mod edges;
     mod envoy;
     mod errors;
+    mod failed_starts;
     mod fleet;
     mod fleet_keys;
     mod fleet_servers;

@@ -11,7 +11,7 @@ use crate::{
     clock::SharedClock,
     config::{ClientRevokes, Config, Endpoint, SsfAction, SsfDelivery, SsfTransmitter, StandardsClient},
     decide::Decider,
-    hex,
+    fetch, hex,
     revoke::{Once, Refusals, RevokeError, SelectorOrder},
     serve::{ClientSettings, Clients, Lately, Listener, Revokes, ServeError, Standards},
     ssf::{Access, Action, Delivery, Orders, PushSecret, Receiver, Transmitter, TransmitterSettings},
@@ -119,6 +119,23 @@ pub fn transmitters(shared: &Arc<Shared>) -> Result<Receiver> {
             .with_context(|| format!("the transmitter of security events `{}`", table.name))
     });
     all.collect::<Result<_>>().map(Receiver)
+}
+
+/// Looks at what the configuration names for them.
+pub fn check(config: &Config) -> Vec<String> {
+    let look = |t: &SsfTransmitter| {
+        let wrong = transmitter(t, config).map(drop).and_then(|()| {
+            fetch::Client::new(&fetch::Settings {
+                ca_file: t.ca_file.clone(),
+                plain_http: t.plain_http,
+                ..fetch::Settings::default()
+            })
+            .map(drop)
+            .map_err(Into::into)
+        });
+        wrong.err().map(|e| format!("the transmitter of security events `{}`: {e:#}", t.name))
+    };
+    config.ssf.transmitter.iter().filter_map(look).collect()
 }
 
 fn transmitter(t: &SsfTransmitter, config: &Config) -> Result<TransmitterSettings> {

@@ -7,6 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Shared, settings};
 use crate::{
+    config::Config,
     fetch::{self, Client},
     trace::{self, ExportSettings, Tracer},
 };
@@ -18,6 +19,14 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) -> Result<Option<Tracer>> {
     let config = shared.config.load();
+    let Some(settings) = export(&config)? else { return Ok(None) };
+    let (tracer, spans) = Tracer::new(config.trace.sample);
+    tasks.spawn(trace::run(spans, settings, Arc::clone(&shared.metrics), stop.clone()));
+    Ok(Some(tracer))
+}
+
+/// Where spans go, if anywhere.
+pub(super) fn export(config: &Config) -> Result<Option<ExportSettings>> {
     let t = &config.trace;
     let Some(endpoint) = &t.endpoint else { return Ok(None) };
     let bearer = settings::bearer(t.bearer_file.as_deref(), "trace.bearer_file")?;
@@ -26,14 +35,11 @@ pub(super) fn start(
         plain_http: t.plain_http,
         ..fetch::Settings::default()
     };
-    let settings = ExportSettings {
+    Ok(Some(ExportSettings {
         url: endpoint.parse().context("`trace.endpoint`")?,
         client: Client::new(&client).context("`trace`")?,
         bearer,
         service: t.service.clone(),
-        host: settings::host_name(&config),
-    };
-    let (tracer, spans) = Tracer::new(t.sample);
-    tasks.spawn(trace::run(spans, settings, Arc::clone(&shared.metrics), stop.clone()));
-    Ok(Some(tracer))
+        host: settings::host_name(config),
+    }))
 }

@@ -36,8 +36,9 @@ impl Args {
                     let dirs: Vec<PathBuf> = c.policy.dirs.iter().chain(bundles).cloned().collect();
                     policy::load(&dirs, &c.policy.decision, &app::policy_options(c))
                 };
-                let loaded = app::with_bundles(c, load).and_then(|l| l.map(drop).map_err(|e| e.to_string()));
-                loaded.err().into_iter().collect()
+                let loaded = app::with_bundles(c, load).and_then(|l| l.map_err(|e| e.to_string()));
+                let rehearsed = app::rehearse(c, loaded.as_ref().ok());
+                loaded.err().into_iter().chain(rehearsed).collect()
             }
             Err(ConfigError(faults)) => faults.iter().map(ToString::to_string).collect(),
         };

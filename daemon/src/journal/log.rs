@@ -163,6 +163,11 @@ impl Journal {
         Ok((Self { disk, sizes, sealed, active, failed: false, bytes: Vec::new() }, used))
     }
 
+    /// Whether a log is among a directory's files.
+    pub fn is_among(names: &[String]) -> bool {
+        names.iter().any(|name| segment::is_segment(name).is_some())
+    }
+
     /// Appends an entry; it is durable when this returns. After an error nothing of it counts.
     pub fn append(&mut self, time: i64, body: &[u8]) -> Result<(Chain, Position), JournalError> {
         if self.failed {

@@ -82,7 +82,12 @@ fn clear(place: &Path, s: &Settings) -> Result<(), KernelError> {
     all.retain(|p| !p.ends_with(BESIDE));
     // Links first: a program must not outlive its map of condemned tokens.
     all.sort_by_key(|p| !pins::is_link(p));
-    all.iter().try_for_each(|p| pins::remove(p))
+    all.iter().try_for_each(|p| pins::remove(p))?;
+    if place.ends_with(BESIDE) {
+        // Where something else is in it, it stays.
+        let _ = std::fs::remove_dir(place);
+    }
+    Ok(())
 }
 
 /// The same settings for the second guard.
@@ -133,11 +138,6 @@ impl Kernel {
     /// Has the programs call each other.
     pub fn finish(&mut self) -> Result<(), KernelError> {
         self.both(Self::join_programs)
-    }
-
-    /// Whether an earlier daemon's maps are there, of this layout or of another.
-    pub const fn has_predecessor(&self) -> bool {
-        self.adopted || self.other_layout
     }
 
     /// Does something with each guard, the second one first; all of it, whatever fails.

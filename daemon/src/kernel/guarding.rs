@@ -313,6 +313,16 @@ fn links_of(namespace: Option<&PathBuf>) -> io::Result<Vec<Link>> {
     netns::within(namespace, links)?
 }
 
+/// Whether nothing is pinned in a directory, or it is not there.
+pub fn is_unpinned(pin_dir: &Path) -> bool {
+    pins::list(pin_dir).is_ok_and(|all| all.is_empty())
+}
+
+/// Takes away what is pinned in a directory, and the directory. Filters that are attached without a pin stay.
+pub fn unpin_all(pin_dir: &Path) -> Result<(), KernelError> {
+    pins::remove_all(pin_dir)
+}
+
 /// Takes everything away: links, filters, maps and their directory. Enforcement ends.
 pub fn detach_all(pin_dir: &Path, interfaces: &[Interfaces]) -> Result<(), KernelError> {
     for pattern in interfaces {

@@ -88,7 +88,7 @@ pub struct Kernel {
     /// Pinned maps of an earlier daemon were adopted.
     pub adopted: bool,
     /// Maps of another layout are pinned beside: their connections are not known here.
-    pub(super) other_layout: bool,
+    other_layout: bool,
     pub(super) verified: BTreeMap<&'static str, u32>,
     pub(super) view: GuardedView,
     pub(super) places: PlacesView,

@@ -70,6 +70,14 @@ pub enum RevokeError {
         /// Room for them.
         limit: usize,
     },
+    /// An earlier daemon revoked what a store that is new knows nothing of.
+    #[error(
+        "the kernel refuses {tokens} tokens that were revoked, and the revocation store is new: is its disk mounted? Put the store back, or run `portcullis detach` to begin without them"
+    )]
+    StoreGone {
+        /// Tokens revoked.
+        tokens: usize,
+    },
     /// Claims hold that no key in force has a name of.
     #[error(
         "{claims} revocations of single tokens that hold until {} stand under fingerprint key {key:08x} alone, which is not configured any more: name its file as `token.other_fingerprint_key` until then, or lift them",

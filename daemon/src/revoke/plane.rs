@@ -5,6 +5,7 @@
 //! Long because the steps of a batch are read in one piece.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError, RwLock},
     thread,
     time::Duration,
@@ -72,6 +73,21 @@ pub struct Plane {
     pub(super) count: bool,
 }
 
+/// A plane that takes no orders yet.
+pub struct Waiting {
+    /// The plane.
+    pub plane: Plane,
+    orders: mpsc::Receiver<Command>,
+}
+
+impl Waiting {
+    /// Has it take orders, on a thread of its own until every handle is gone. The thread is to be joined.
+    pub fn start(self) -> std::io::Result<thread::JoinHandle<()>> {
+        let Self { mut plane, orders } = self;
+        thread::Builder::new().name("revocations".into()).spawn(move || plane.serve(orders))
+    }
+}
+
 impl Plane {
     /// Loads the store and brings index and kernel map in line with it. Nothing is attached yet.
     pub fn new(
@@ -136,11 +152,11 @@ impl Plane {
 
     /// Brings the kernel's map in line with what was read.
     pub fn take_kernel(&mut self, kernel: Option<Kernel>) -> Result<(), RevokeError> {
-        let (tokens, limit) = (self.ledger.revoked(), self.settings.limits.revoked);
-        if kernel.is_some() && tokens > limit {
-            return Err(RevokeError::DoesNotFit { tokens, limit });
+        if kernel.is_some() {
+            self.check_room()?;
         }
         self.kernel = kernel;
+        self.check_store()?;
         if self.index.selectors.count() > 0 {
             // An earlier daemon may have died between taking one and forgetting what the kernel had allowed.
             self.forget_verdicts().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
@@ -148,6 +164,19 @@ impl Plane {
         self.reconcile().map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
         self.publish();
         Ok(())
+    }
+
+    /// Refuses a store that is new where the kernel has revocations: it would lift them all.
+    fn check_store(&mut self) -> Result<(), RevokeError> {
+        let Some(kernel) = self.kernel.as_mut().filter(|_| self.store.is_new()) else { return Ok(()) };
+        let (now, mut revoked) = (self.clock.boot().0, BTreeSet::new());
+        let read = kernel.each_refused(|f, value| {
+            if value.revoked_until > now {
+                revoked.insert(f);
+            }
+        });
+        read.map_err(|e| RevokeError::Kernel(Arc::new(e)))?;
+        if revoked.is_empty() { Ok(()) } else { Err(RevokeError::StoreGone { tokens: revoked.len() }) }
     }
 
     /// Makes a policy set the active one before anything runs; gives its generation.
@@ -164,8 +193,25 @@ impl Plane {
         self.kernel.as_mut()
     }
 
+    /// The generation that a policy set is going to have, by its hash.
+    pub fn generation_of(&self, hash: &str) -> u64 {
+        self.next_generation(hash)
+    }
+
+    /// Whether the kernel's map has room for what was read.
+    pub fn check_room(&self) -> Result<(), RevokeError> {
+        let (tokens, limit) = (self.ledger.revoked(), self.settings.limits.revoked);
+        if tokens > limit { Err(RevokeError::DoesNotFit { tokens, limit }) } else { Ok(()) }
+    }
+
     /// Runs on a thread of its own until every handle is gone. The thread is to be joined.
-    pub fn start(mut self) -> std::io::Result<(PlaneHandle, thread::JoinHandle<()>)> {
+    pub fn start(self) -> std::io::Result<(PlaneHandle, thread::JoinHandle<()>)> {
+        let (handle, waiting) = self.ready();
+        Ok((handle, waiting.start()?))
+    }
+
+    /// A way to give it orders, which wait until it is started.
+    pub fn ready(self) -> (PlaneHandle, Waiting) {
         let (commands, orders) = mpsc::channel(QUEUE);
         let handle = PlaneHandle {
             commands,
@@ -176,8 +222,7 @@ impl Plane {
             head: self.head.subscribe(),
             origin: self.store.origin(),
         };
-        let thread = thread::Builder::new().name("revocations".into()).spawn(move || self.serve(orders))?;
-        Ok((handle, thread))
+        (handle, Waiting { plane: self, orders })
     }
 
     fn serve(&mut self, orders: mpsc::Receiver<Command>) {

@@ -207,6 +207,10 @@ impl Store {
             replay.catalog.keys.extend(&head.trailer.keys);
             replay.catalog.pieces.push(piece.clone());
         } else {
+            let names = disk.list().map_err(|e| damaged(e.to_string()))?;
+            if seen::is_among(&names) && !Journal::is_among(&names) {
+                return Err(damaged("it was in use, and its log is not there".to_owned()));
+            }
             aws_lc_rs::rand::fill(&mut log).map_err(|_| StoreError::Open {
                 path: path.to_owned(),
                 message: "the system gives no randomness".to_owned(),
@@ -309,6 +313,11 @@ impl Store {
         self.shared.read().fleet.graves.contains_key(&name)
     }
 
+    /// Whether nothing was ever written to it.
+    pub fn is_new(&self) -> bool {
+        self.journal.chain().seq == 0
+    }
+
     /// Fingerprint keys that have been in force, now or before.
     pub fn keys(&self) -> BTreeSet<u32> {
         self.shared.read().keys.clone()
@@ -346,7 +355,9 @@ impl Store {
     /// Writes a batch and returns when it is on the disk, with the entry's number. After an error nothing of it counts.
     pub fn commit(&mut self, changes: &Changes<'_>, now: WallTime) -> Result<u64, StoreError> {
         if changes.lazy && self.waiting.0.len() < WAITING {
-            self.waiting.over(changes.over.iter().map(|id| id.0));
+            if !changes.over.is_empty() {
+                self.waiting.over(changes.over.iter().map(|id| id.0));
+            }
             for note in &changes.notes {
                 self.waiting.note(note);
             }

@@ -203,7 +203,7 @@ impl IntoResponse for ApiError {
 impl From<RevokeError> for ApiError {
     fn from(e: RevokeError) -> Self {
         let (status, code) = match &e {
-            RevokeError::Full { .. } | RevokeError::DoesNotFit { .. } => {
+            RevokeError::Full { .. } | RevokeError::DoesNotFit { .. } | RevokeError::StoreGone { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "full")
             }
             RevokeError::TooMany { .. } => (StatusCode::CONFLICT, "too_many"),

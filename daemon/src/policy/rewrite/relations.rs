@@ -78,7 +78,9 @@ impl Walk<'_> {
                 }
                 RuleHead::Set { key, .. } => key.as_ref(),
             };
-            value.into_iter().for_each(|value| self.within(value, look));
+            if let Some(value) = value {
+                self.within(value, look);
+            }
             for body in bodies {
                 body.assign.iter().for_each(|a| self.within(&a.value, look));
                 look(self, &body.query);
@@ -127,7 +129,9 @@ impl Walk<'_> {
         if bound.is_empty() {
             return self.within(e, Self::query);
         }
-        let first = |with: &str| bound.iter().map(|(name, x)| format!("walk({x}, {name}){with}; ")).collect();
+        let call =
+            |(name, x): &(String, String), with: &str| ["walk(", x, ", ", name, ")", with, "; "].concat();
+        let first = |with: &str| bound.iter().map(|one| call(one, with)).collect();
         put_before(self.text, &mut self.edits, statement, (e, alone), first);
     }
 
@@ -158,7 +162,9 @@ impl Walk<'_> {
     /// Binds calls in an expression that give a pair; of such that stand in each other the innermost.
     fn calls(&mut self, e: &Ref<Expr>) {
         let before = self.bound.len();
-        children(e).into_iter().for_each(|e| self.calls(e));
+        for e in children(e) {
+            self.calls(e);
+        }
         let Some((fcn, [x])) = walked(e).filter(|_| self.bound.len() == before) else { return };
         let (start, end) = (e.span().start as usize, closed(self.text, x.span().end as usize));
         // Objects' spans begin somewhere inside of them: the argument is what is between the parentheses.
@@ -195,6 +201,8 @@ impl Walk<'_> {
             self.edits.between(self.text, end, pair.span().start as usize, ',', "),");
         }
         self.within(e, Self::measure);
-        children(e).into_iter().for_each(|e| self.measured(e));
+        for e in children(e) {
+            self.measured(e);
+        }
     }
 }

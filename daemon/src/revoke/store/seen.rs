@@ -22,6 +22,11 @@ pub fn read(disk: &dyn Disk) -> Seen {
     read().ok().flatten().unwrap_or_default()
 }
 
+/// Whether it is among a directory's files: that of a store that was in use.
+pub fn is_among(names: &[String]) -> bool {
+    names.iter().any(|name| name == NAME)
+}
+
 /// Writes it anew.
 pub fn write(disk: &dyn Disk, seen: &Seen) -> io::Result<()> {
     let fresh = format!("{NAME}.new");
