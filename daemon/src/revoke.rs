@@ -39,6 +39,6 @@ pub use remote::{Only, RemoteClaim, RemoteLift, RemoteTarget, Taken, Update};
 pub use selecting::Matched;
 pub use selector::{BadSelector, Namer, Names, Selector, Selectors, Traits};
 pub use store::{
-    AuditEntry, AuditError, AuditLog, BackupError, Change, Held, LogEntry, Receipt, Restored, Store,
+    AuditEntry, AuditError, AuditLog, BackupError, Change, Ended, Held, LogEntry, Receipt, Restored, Store,
     StoreError, StoreReader, Tuning, backup, restore,
 };

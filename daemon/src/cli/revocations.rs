@@ -180,6 +180,20 @@ impl OneArgs {
 
 /// A receipt for people.
 fn receipt(r: &Value) -> String {
+    if let Some(lifted) = r["lifted"].as_bool() {
+        let by = |name: &str| r["by"][name].as_str().filter(|text| !text.is_empty());
+        let who = by("actor").map_or_else(String::new, |actor| format!(" by {actor}"));
+        let why = by("reason").map_or_else(String::new, |reason| format!(": {reason}"));
+        return format!(
+            "revocation {} on host {}\n  {}  {}{who}{why}\n  audit     entry {} (hash {})",
+            r["id"],
+            r["host"].as_str().unwrap_or_default(),
+            if lifted { "lifted  " } else { "over    " },
+            time(r["at"].as_i64().unwrap_or(0)),
+            r["entry"],
+            r["hash"].as_str().unwrap_or_default(),
+        );
+    }
     let after = |name: &str| match r[name].as_u64() {
         Some(us) => format!("{}.{:03} ms later", us / 1000, us % 1000),
         None => "not known: the daemon was stopped in between, and put it in force at its start".to_owned(),

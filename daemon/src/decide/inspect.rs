@@ -7,7 +7,7 @@ use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
 use super::Decider;
 use crate::{
     clock::WallTime,
-    revoke::{Claim, Fingerprints, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
+    revoke::{Claim, Fingerprints, Matched, Once, Order, RevokeError, SelectorClaim, SelectorOrder},
     token::{Identity, Token, Verifier},
 };
 
@@ -59,6 +59,16 @@ impl Decider {
     /// Whether this very token is revoked.
     pub fn is_revoked_itself(&self, fingerprint: DenyFingerprint) -> bool {
         self.parts.index.is_revoked(fingerprint, self.parts.clock.wall())
+    }
+
+    /// How many of these tokens, which a selector matches and which are of use to somebody yet, the decision path refuses
+    /// alone.
+    pub fn outside_kernel(&self, matched: &[Matched]) -> usize {
+        let now = self.parts.clock.wall();
+        let is_outside = |(token, ends): &&Matched| {
+            *ends > now && !token.each().any(|f| self.parts.index.is_revoked(f, now))
+        };
+        matched.iter().filter(is_outside).count()
     }
 
     /// Revokes one token. On disk, in force and in the kernel when this returns.

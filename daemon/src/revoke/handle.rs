@@ -12,8 +12,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Count, LogEntry, Namer, Names, Order, Receipt, SelectorClaim, SelectorOrder,
-    StoreError,
+    AnyClaim, Claim, ClaimId, Count, Ended, LogEntry, Namer, Names, Order, Receipt, SelectorClaim,
+    SelectorOrder, StoreError,
     foreign::{Fleet, Grave, Name, Origin},
     ledger::Condemnation,
     remote::{Taken, Update},
@@ -350,6 +350,11 @@ impl PlaneHandle {
     /// How a claim's order was carried out; `None` where there is no such claim in force.
     pub async fn receipt(&self, id: ClaimId) -> Result<Option<Receipt>, RevokeError> {
         self.read(move |reader| reader.receipt(id)).await
+    }
+
+    /// What took a claim away that is not in force any more, as far as the log tells.
+    pub async fn ended(&self, id: ClaimId) -> Result<Option<Ended>, RevokeError> {
+        self.read(move |reader| reader.ended(id)).await
     }
 
     /// Up to `limit` entries of the log after one; `None` where some of them are not kept any more.

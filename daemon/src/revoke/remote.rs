@@ -232,7 +232,10 @@ impl Plane {
         // Those that a host no longer has do not come back with an older message of it.
         let graves = lifts.iter().map(|l| l.grave).chain(gone().filter(|g| !lifted.contains(&g.name)));
         // Known ones come again where the stream is read anew.
-        let graves = graves.filter(|g| g.name.origin != own && !self.store.is_buried(g.name)).collect();
+        // One of this host's own that was not given yet is lifted in advance, which nobody can do who saw it: the id is not
+        // given any more, and so no host that took the lifting takes a claim for lifted that is not.
+        let kept = |g: &Grave| g.name.origin != own || !self.store.was_given(g.name.id);
+        let graves = graves.filter(|g| kept(g) && !self.store.is_buried(g.name)).collect();
         (buried, graves)
     }
 

@@ -8,6 +8,7 @@ mod backup;
 mod catalog;
 mod changes;
 mod compact;
+mod ended;
 mod error;
 mod migrate;
 mod record;
@@ -29,6 +30,7 @@ pub use self::{
     backup::{BackupError, Held, Restored, backup, restore},
     catalog::{Answered, Change, LogEntry, Receipt, StoreReader},
     changes::{Answer, Changes},
+    ended::Ended,
     error::StoreError,
     tuning::Tuning,
 };
@@ -334,8 +336,17 @@ impl Store {
         self.policy.clone()
     }
 
-    /// A fresh id, never given before.
+    /// Whether an id was given.
+    pub const fn was_given(&self, id: u64) -> bool {
+        id < self.next
+    }
+
+    /// A fresh id, never given before, and not lifted by another host in advance.
     pub fn next_id(&mut self) -> ClaimId {
+        let origin = self.origin();
+        while !self.shared.read().fleet.graves.is_empty() && self.is_buried(Name { origin, id: self.next }) {
+            self.next += 1;
+        }
         let id = ClaimId(self.next);
         self.next += 1;
         id

@@ -449,6 +449,37 @@ fn what_a_wrong_clock_says_is_long_over_stays_lifted() {
 }
 
 #[test]
+fn a_lifting_of_what_was_not_ordered_yet_lifts_nothing() {
+    let (mut a, mut b) = (Host::new(1), Host::new(2));
+    a.revoke(1);
+    b.learn(&mut a);
+    let origin = a.origin();
+    let lift: Vec<_> = (2..=4)
+        .map(|id| {
+            let grave = Grave { name: Name { origin, id }, until: WallTime(UNTIL) };
+            RemoteLift { grave, by: serde_json::json!({}) }
+        })
+        .collect();
+    for host in [&mut a, &mut b] {
+        let taken = host.plane().take_remote(Update { lift: lift.clone(), ..Update::default() }).unwrap();
+        assert_eq!(taken, Taken::default());
+    }
+    // Ids that were lifted in advance are not given, also after a restart: what is ordered is in force wherever it is told.
+    assert_eq!(a.revoke(2), 5);
+    b.learn(&mut a);
+    assert_eq!(b.in_force().len(), 2);
+    a.start();
+    assert_eq!(a.revoke(3), 6);
+    // What was given is lifted by who saw it, as ever.
+    let id = a.revoke(4);
+    b.learn(&mut a);
+    let here = b.in_force()[&Name { origin, id }];
+    b.lift(here);
+    a.learn(&mut b);
+    assert_eq!((a.in_force().len(), b.in_force().len()), (3, 3));
+}
+
+#[test]
 fn a_host_tells_as_its_own_what_another_lifted_of_it() {
     let (mut a, mut b, mut late) = (Host::new(1), Host::new(2), Host::new(3));
     a.revoke(1);

@@ -176,6 +176,16 @@ fn a_full_map_refuses_clearly_and_loses_nothing() -> Result<()> {
         w.assert_refused(token);
     }
     w.assert_passes(&seventh);
+    // All of them: one that was seen finds no room, and that is said. The decision path refuses it.
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &seventh)?.status, 200);
+    let told = w.daemon.json(&["lockdown", "--all", "--ttl", "10m"], "")?;
+    assert_eq!(
+        (&told["live"], &told["condemned"], &told["not_in_kernel"]),
+        (&1.into(), &0.into(), &1.into())
+    );
+    assert!(told["warning"].as_str().unwrap().contains("no room in the kernel's map"), "{told}");
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &seventh)?.status, 401);
+    w.daemon.ask(&["unlock", "--all"], "")?.ok()?;
     // A second revocation of a token that is revoked takes no more room.
     let again = w.daemon.revoke(&tokens[0])?;
     w.daemon.json(&["unrevoke", &again], "")?;

@@ -112,6 +112,7 @@ fn many_are_revoked_exported_and_taken_back() -> Result<()> {
     assert_eq!(export.lines().count(), 8999);
     assert!(w.daemon.stop()?.success());
     fs::remove_dir_all(w.dir.path("revocations"))?;
+    w.daemon.command(&["detach"])?.ok()?;
     w.daemon.restart()?;
     assert_eq!(count(&w)?, 0);
     for token in &tokens {
@@ -148,7 +149,15 @@ fn a_receipt_tells_when_and_the_audit_log_bears_it_out() -> Result<()> {
     assert_eq!(claim["id"].to_string(), id);
     // More than the log's last word: the next entry takes it along.
     w.daemon.ask(&["unrevoke", &id, "--reason", "found again"], "")?.ok()?;
-    assert_eq!(w.daemon.ask(&["revocations", "receipt", &id], "")?.code, 4);
+    let lifted = w.daemon.json(&["revocations", "receipt", &id], "")?;
+    assert_eq!(
+        (&lifted["lifted"], &lifted["by"]["reason"]),
+        (&true.into(), &"found again".into()),
+        "{lifted}"
+    );
+    let shown = w.daemon.ask(&["revocations", "receipt", &id], "")?.ok()?;
+    assert!(shown.contains("lifted") && shown.contains("by uid:0: found again"), "{shown}");
+    assert_eq!(w.daemon.ask(&["revocations", "receipt", "99"], "")?.code, 4);
     let second = w.daemon.revoke(&token)?;
     let before = w.daemon.json(&["revocations", "receipt", &second], "")?;
     w.daemon.kill9()?;
@@ -157,6 +166,8 @@ fn a_receipt_tells_when_and_the_audit_log_bears_it_out() -> Result<()> {
     assert_eq!((&after["hash"], &after["entry"]), (&before["hash"], &before["entry"]));
     let expect = format!("{}:{}", receipt["entry"], receipt["hash"].as_str().context("a hash")?);
     let verified = w.daemon.command(&["audit", "verify", "--expect", &expect])?.ok()?;
+    let of_lifting = format!("{}:{}", lifted["entry"], lifted["hash"].as_str().context("a hash")?);
+    w.daemon.command(&["audit", "verify", "--expect", &of_lifting])?.ok()?;
     assert!(verified.contains("the audit log verifies: entries 1 to"), "{verified}");
     let wrong = w.daemon.command(&["audit", "verify", "--expect", "1:abcd"])?;
     assert_eq!(wrong.code, 1, "{wrong:?}");
@@ -166,6 +177,7 @@ fn a_receipt_tells_when_and_the_audit_log_bears_it_out() -> Result<()> {
     let lines: Vec<Value> = shown.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let of = |action: &str| lines.iter().find(|l| l["action"] == action).cloned().unwrap_or_default();
     assert_eq!((&of("revoke")["actor"], &of("lift")["reason"]), (&"uid:0".into(), &"found again".into()));
+    assert!(!lines.iter().any(|l| l["action"] == "expired"), "nothing was over: {shown}");
     assert_eq!((&of("refused")["of"], &of("refused")["actor"]), (&"lift".into(), &"uid:0".into()), "{shown}");
     assert!(!shown.contains(token.split('.').nth(2).unwrap()), "no token is in it");
     // A line that was changed.

@@ -310,6 +310,27 @@ fn an_error_of_the_disk_is_no_acknowledgement_and_a_failed_sync_is_not_tried_aga
 }
 
 #[test]
+fn what_took_a_claim_away_is_told_as_long_as_the_log_does() {
+    let disk = SimDisk::default();
+    let mut store = open(&disk, SMALL).unwrap();
+    let claims: Vec<_> = (0..3).map(|_| claim(store.next_id())).collect();
+    store.commit(&Changes { add: claims.iter().collect(), ..Changes::default() }, WallTime(4)).unwrap();
+    let by = br#"{"actor":"a","reason":"found"}"#.to_vec();
+    let lift = Changes { lift: vec![(vec![claims[1].id], by)], ..Changes::default() };
+    let seq = store.commit(&lift, WallTime(5)).unwrap();
+    store.commit(&Changes { over: vec![claims[2].id], ..Changes::default() }, WallTime(6)).unwrap();
+    let reader = store.reader();
+    let lifted = reader.ended(claims[1].id).unwrap().unwrap();
+    assert_eq!((lifted.lifted, lifted.at, lifted.entry), (true, 5, seq));
+    assert_eq!((&lifted.by["reason"], lifted.hash.len()), (&"found".into(), 64));
+    let over = reader.ended(claims[2].id).unwrap().unwrap();
+    assert_eq!((over.lifted, over.at, over.entry, over.by.is_null()), (false, 6, seq + 1, true));
+    for id in [claims[0].id, ClaimId(99)] {
+        assert_eq!(reader.ended(id).unwrap(), None);
+    }
+}
+
+#[test]
 fn a_snapshot_holds_what_the_log_did() {
     let disk = SimDisk::default();
     let mut store = open(&disk, SMALL).unwrap();

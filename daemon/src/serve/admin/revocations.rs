@@ -99,12 +99,21 @@ pub(super) async fn by_selector(
     let claim = s.plane.select_once(order, once).await?;
     let matched = s.decider.matched(&claim);
     let live = matched.len();
-    let condemned = s.plane.follow(claim.id, matched).await?;
-    tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, reason = claim.reason, live, condemned, "revoked by selector");
+    let condemned = s.plane.follow(claim.id, matched.clone()).await?;
+    let outside = s.decider.outside_kernel(&matched);
+    tracing::info!(id = claim.id.0, selector = %claim.selector, actor = claim.actor, reason = claim.reason, live, condemned, outside, "revoked by selector");
     let mut told = serde_json::to_value(&claim).unwrap_or_default();
     told["live"] = live.into();
     told["condemned"] = condemned.into();
     warn(s, &mut told);
+    if outside > 0 {
+        told["not_in_kernel"] = outside.into();
+        let room = format!(
+            "{outside} of the tokens seen lately match and found no room in the kernel's map (`kernel.max_entries`): the decision path alone refuses them"
+        );
+        let others = told["warning"].as_str().map(|warning| format!("; {warning}"));
+        told["warning"] = (room + &others.unwrap_or_default()).into();
+    }
     Ok(told)
 }
 
@@ -131,7 +140,12 @@ pub(super) async fn receipt(
     State(s): State<AdminState>,
     UrlPath(id): UrlPath<u64>,
 ) -> Result<Json<Value>, ApiError> {
-    let receipt = s.plane.receipt(ClaimId(id)).await?.ok_or_else(|| unknown(id))?;
+    let Some(receipt) = s.plane.receipt(ClaimId(id)).await? else {
+        let ended = s.plane.ended(ClaimId(id)).await?.ok_or_else(|| unknown(id))?;
+        let mut told = serde_json::to_value(&ended).unwrap_or_default();
+        told["host"] = (&*s.host).into();
+        return Ok(Json(told));
+    };
     let mut told = serde_json::to_value(&receipt).unwrap_or_default();
     told["host"] = (&*s.host).into();
     let claim = s.plane.get(ClaimId(id)).await?;
