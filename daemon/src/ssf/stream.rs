@@ -227,7 +227,8 @@ impl Transmitter {
         Ok(all.into_iter().filter_map(as_object).find(ours))
     }
 
-    async fn create(&self, endpoint: &Url) -> Result<Map<String, Value>, String> {
+    /// How events are to come.
+    fn delivery(&self) -> Result<Value, String> {
         let mut delivery = json!({"method": self.settings.delivery.method()});
         if let Delivery::Push { url, secret } = &self.settings.delivery {
             let url =
@@ -235,6 +236,11 @@ impl Transmitter {
             delivery["endpoint_url"] = url.as_str().into();
             delivery["authorization_header"] = format!("Bearer {}", &*secret.0).into();
         }
+        Ok(delivery)
+    }
+
+    async fn create(&self, endpoint: &Url) -> Result<Map<String, Value>, String> {
+        let delivery = self.delivery()?;
         let wanted = json!({
             "delivery": delivery, "events_requested": self.wanted(),
             "description": format!("Portcullis: {}", self.name()),
@@ -246,7 +252,8 @@ impl Transmitter {
         Ok(stream)
     }
 
-    /// Asks for the events that are wanted, where the stream does not already.
+    /// Asks for the events that are wanted, where the stream does not already. Where they are pushed it is told the secret
+    /// anew, which may be another one than when the stream was made and which no transmitter tells.
     async fn updated_stream(
         &self,
         endpoint: &Url,
@@ -254,13 +261,25 @@ impl Transmitter {
     ) -> Result<Map<String, Value>, String> {
         let requested = stream.get("events_requested").and_then(Value::as_array);
         let has = |name: &&str| requested.is_some_and(|all| all.iter().any(|e| e == name));
-        if self.settings.stream.is_some() || self.wanted().iter().all(has) {
+        let (complete, pushed) =
+            (self.wanted().iter().all(has), matches!(self.settings.delivery, Delivery::Push { .. }));
+        if self.settings.stream.is_some() || complete && !pushed {
             return Ok(stream);
         }
-        let change = json!({"stream_id": stream.get("stream_id"), "events_requested": self.wanted()});
+        let mut change = json!({"stream_id": stream.get("stream_id"), "events_requested": self.wanted()});
+        if pushed {
+            change["delivery"] = self.delivery()?;
+        }
         let request = self.signed(Request::new(Method::PATCH, endpoint.clone())).await?;
         let answer = self.send(request.body("application/json", sent(&change))).await?;
-        object(&answer.success().map_err(|e| e.to_string())?)
+        match answer.success() {
+            Ok(answer) => object(&answer),
+            Err(e) if complete => {
+                tracing::warn!(transmitter = self.name(), error = %e, "the transmitter was not told the push secret anew: events are refused if it was changed; `portcullis ssf delete` and a restart make a new stream");
+                Ok(stream)
+            }
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     fn check(&self, stream: &Map<String, Value>) -> Result<(), String> {

@@ -133,7 +133,9 @@ impl Transmitter {
             }
             ("PATCH", "/streams") => {
                 let mut stream = known.stream.clone().unwrap_or_default();
-                stream["events_requested"] = body["events_requested"].clone();
+                for (name, value) in body.as_object().into_iter().flatten() {
+                    stream[name.as_str()] = value.clone();
+                }
                 known.stream = Some(stream.clone());
                 ok(stream)
             }
@@ -397,5 +399,14 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     assert_eq!(http(&w.net.server, DOOR.parse()?, "GET /ssf/events/idp HTTP/1.1", b"")?.status, 405);
     let log = w.daemon.log().join("\n");
     assert!(!log.contains(SECRET) && !log.contains(TOKEN) && !log.contains(CLIENT));
+    // Another secret: the stream that is there is told it.
+    w.dir.write("push.secret", "another-push-secret-0123456789abcdef\n")?;
+    w.daemon.kill9()?;
+    w.daemon.restart()?;
+    until(|| {
+        let delivery = transmitter.known().stream.clone().unwrap_or_default()["delivery"].clone();
+        Ok(delivery["authorization_header"] == "Bearer another-push-secret-0123456789abcdef")
+    })?;
+    assert_eq!(transmitter.known().made, 1);
     Ok(())
 }

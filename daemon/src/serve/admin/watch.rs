@@ -2,7 +2,7 @@
 //! event is the entry's number in the log, those before it have a count behind that (`6.1`, `6.2`, … `6`): a reader that
 //! was away goes on behind the very event that it had last.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -20,6 +20,8 @@ use crate::revoke::{Change, LogEntry};
 
 /// Entries read at once.
 const PAGE: usize = 256;
+/// Bytes sent at once, and as many wait for a reader that is slow.
+const SENT: usize = 64 << 10;
 /// A comment goes out where nothing else does, so that both sides see a connection that is dead.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -74,7 +76,7 @@ pub(super) async fn watch(
     let mut head = s.plane.head();
     let now = *head.borrow_and_update();
     let (mut after, mut known) = last.map_or((now, 0), |id| id.place(now));
-    let (sender, events) = mpsc::channel::<Result<String, std::io::Error>>(4);
+    let (sender, events) = mpsc::channel::<Result<String, std::io::Error>>(1);
     tokio::spawn(async move {
         loop {
             let text = match s.plane.entries(after, PAGE).await {
@@ -92,8 +94,18 @@ pub(super) async fn watch(
                     continue;
                 }
                 Ok(Some(entries)) => {
-                    after = entries.last().map_or(after, |e| e.entry);
-                    entries.iter().map(|entry| told(entry, std::mem::take(&mut known))).collect()
+                    let mut text = String::new();
+                    for entry in entries {
+                        after = entry.entry;
+                        for event in told(&entry, std::mem::take(&mut known)) {
+                            text.push_str(&event);
+                            if text.len() >= SENT && sender.send(Ok(std::mem::take(&mut text))).await.is_err()
+                            {
+                                return;
+                            }
+                        }
+                    }
+                    text
                 }
                 // What came after it is in a snapshot only: the reader is to take all anew.
                 Ok(None) => {
@@ -103,7 +115,7 @@ pub(super) async fn watch(
                 }
                 Err(e) => return drop(sender.send(Err(std::io::Error::other(e.to_string()))).await),
             };
-            if sender.send(Ok(text)).await.is_err() {
+            if !text.is_empty() && sender.send(Ok(text)).await.is_err() {
                 return;
             }
         }
@@ -113,7 +125,7 @@ pub(super) async fn watch(
 }
 
 /// An entry's events behind those that are known.
-fn told(entry: &LogEntry, known: usize) -> String {
+fn told(entry: &LogEntry, known: usize) -> impl Iterator<Item = String> {
     let one = |change: &Change| {
         Some(match change {
             Change::Revoked(claim) => ("revoked", serde_json::to_value(claim).unwrap_or_default()),
@@ -124,13 +136,10 @@ fn told(entry: &LogEntry, known: usize) -> String {
         })
     };
     let last = entry.changes.iter().filter(|c| !matches!(c, Change::Buried(_))).count();
-    let mut text = String::new();
-    for (n, (kind, data)) in entry.changes.iter().filter_map(one).enumerate().skip(known) {
+    entry.changes.iter().filter_map(one).enumerate().skip(known).map(move |(n, (kind, data))| {
         let part = if n + 1 == last { String::new() } else { format!(".{}", n + 1) };
-        // To a string, which takes all.
-        let _ = write!(text, "id: {}{part}\nevent: {kind}\ndata: {data}\n\n", entry.entry);
-    }
-    text
+        format!("id: {}{part}\nevent: {kind}\ndata: {data}\n\n", entry.entry)
+    })
 }
 
 #[cfg(test)]
@@ -143,13 +152,14 @@ mod tests {
         let changes: Vec<Change> = (1..=3).map(|id| Change::Expired(vec![ClaimId(id)])).collect();
         let changes = [changes, vec![Change::Buried(Vec::new())]].concat();
         let entry = LogEntry { entry: 6, time: 0, changes };
-        let ids = |text: &str| -> Vec<String> {
+        let ids = |known| -> Vec<String> {
+            let text: String = told(&entry, known).collect();
             text.lines().filter_map(|l| l.strip_prefix("id: ")).map(str::to_owned).collect()
         };
-        assert_eq!(ids(&told(&entry, 0)), ["6.1", "6.2", "6"]);
+        assert_eq!(ids(0), ["6.1", "6.2", "6"]);
         let place = |id: &str, head| EventId::read(id).map(|id| id.place(head));
         let (after, known) = place("6.1", 9).unwrap();
-        assert_eq!((after, ids(&told(&entry, known))), (5, vec!["6.2".to_owned(), "6".to_owned()]));
+        assert_eq!((after, ids(known)), (5, vec!["6.2".to_owned(), "6".to_owned()]));
         assert_eq!(place("6", 9), Some((6, 0)), "the whole entry, as every id was once");
         assert_eq!(place("6.1", 5), Some((6, 0)), "of another log: the reader is told to take all anew");
         for none in ["", "x", "6.", "6.0", ".1", "-1", "6.1.2"] {
