@@ -14,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use portcullis::kernel::{Enforcement, GuardedPort, Interfaces, Kernel, Settings, detach_all};
+use portcullis_common::fingerprint::Key;
 
 use super::Effort;
 use crate::{
@@ -84,6 +85,32 @@ pub(super) fn measure(figures: &mut Figures, effort: Effort) -> Result<()> {
     figures.add(&format!("upload of {size} GiB over veth, no guard"), free_rate, "GB/s", "");
     figures.add(&format!("upload of {size} GiB over veth, strict mode"), rate, "GB/s", "");
     figures.at_most("upload over veth: lost to strict mode", (1.0 - rate / free_rate) * 100.0, "%", 5.0, "");
+    two_guards(figures, &ground, &s, (turns, rounds))
+}
+
+/// What a second fingerprint key costs: a guard of its own behind the first.
+fn two_guards(
+    figures: &mut Figures,
+    ground: &Ground,
+    one: &Settings,
+    (turns, rounds): (u32, usize),
+) -> Result<()> {
+    let two = Settings { other: Some((Key { k0: 3, k1: 4 }, one.key_id + 1)), ..one.clone() };
+    let (mut first, mut both) = (Vec::new(), Vec::new());
+    for round in 0..2 * rounds {
+        let (settings, into) =
+            if [true, false, false, true][round % 4] { (one, &mut first) } else { (&two, &mut both) };
+        let attached = Attached::new(settings)?;
+        into.push(ping_pong(ground, turns)?);
+        drop(attached);
+    }
+    let added = median(both) - median(first);
+    figures.add(
+        "round trip over veth: added by a second guard",
+        added,
+        "µs",
+        "while two fingerprint keys are in force",
+    );
     Ok(())
 }
 
