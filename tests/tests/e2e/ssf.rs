@@ -399,7 +399,21 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
     assert_eq!(http(&w.net.server, DOOR.parse()?, "GET /ssf/events/idp HTTP/1.1", b"")?.status, 405);
     let log = w.daemon.log().join("\n");
     assert!(!log.contains(SECRET) && !log.contains(TOKEN) && !log.contains(CLIENT));
-    // Another secret: the stream that is there is told it.
+    Ok(())
+}
+
+#[test]
+fn a_stream_that_is_there_is_told_another_secret() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let transmitter = Transmitter::new()?;
+    let lines = format!(
+        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
+         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
+    );
+    let (mut w, _web) = world(&transmitter, &lines)?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
     w.dir.write("push.secret", "another-push-secret-0123456789abcdef\n")?;
     w.daemon.kill9()?;
     w.daemon.restart()?;
