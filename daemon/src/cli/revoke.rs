@@ -14,6 +14,7 @@ use super::{
     upload::Upload,
     wait::{self, WaitArgs},
 };
+use crate::plain::escaped;
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
 ///
@@ -232,7 +233,7 @@ pub fn shown(selector: &Value) -> String {
         .flatten()
         .map(|(name, value)| match value {
             Value::Bool(_) => name.clone(),
-            Value::String(text) => format!("{name}={text}"),
+            Value::String(text) => format!("{name}={}", escaped(text)),
             other => format!("{name}={other}"),
         })
         .collect();
@@ -263,6 +264,7 @@ mod tests {
         let selector = args.json().unwrap();
         assert_eq!(selector, json!({"iss": "https://a", "sub": "alice", "issued_before": 7}));
         assert_eq!(shown(&selector), "iss=https://a issued_before=7 sub=alice");
+        assert_eq!(shown(&json!({"sub": "a\u{1b}[2J"})), "sub=a\\u{1b}[2J", "what an old log may have");
         assert_eq!(SelectorArgs::default().json(), None);
     }
 }

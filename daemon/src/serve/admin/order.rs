@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::{AdminState, ApiError, Caller, bad, read_token};
 use crate::{
     clock::WallTime,
+    plain::is_plain,
     revoke::{Fingerprints, Named, Once, Order, Selector, SelectorOrder},
 };
 
@@ -94,7 +95,7 @@ impl RevokeRequest {
                 Some(token)
             }
             (None, None, Some(selector)) => {
-                selector.check().map_err(|e| bad(e.to_string()))?;
+                selector.check_given().map_err(|e| bad(e.to_string()))?;
                 None
             }
             _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
@@ -129,11 +130,9 @@ impl RevokeRequest {
         };
         let (reason, ticket) = (check_reason(self.reason)?, check_text("ticket", self.ticket)?);
         let actor = match (self.source, self.actor) {
-            // As it stood in the other store, where it was checked.
-            (Source::Import, Some(a))
-                if !a.is_empty() && a.len() <= MAX_REASON && !a.chars().any(char::is_control) =>
-            {
-                a
+            // As it stood in the other store, and who says so.
+            (Source::Import, Some(a)) if !a.is_empty() && a.len() <= MAX_REASON && is_plain(&a) => {
+                by.importing(&a, MAX_REASON)
             }
             (_, actor) => by.named(actor.as_deref())?,
         };
@@ -189,7 +188,7 @@ pub fn check_reason(reason: String) -> Result<String, ApiError> {
 }
 
 fn check_text(name: &str, text: String) -> Result<String, ApiError> {
-    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+    if text.len() > MAX_REASON || !is_plain(&text) {
         return Err(bad(format!("`{name}` must be printable and of at most {MAX_REASON} bytes")));
     }
     Ok(text)
