@@ -403,6 +403,12 @@ impl Selectors {
         shard.get(&name).map_or(0, |marks| marks.as_slice().len())
     }
 
+    /// The same by their ids.
+    pub(super) fn ids_under(&self, name: Name) -> Vec<ClaimId> {
+        let shard = self.shard(name).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&name).map_or(&[][..], Marks::as_slice).iter().map(|m| m.claim).collect()
+    }
+
     pub(super) fn add(&self, name: Name, mark: Mark) {
         let mut shard = self.shard(name).write().unwrap_or_else(PoisonError::into_inner);
         match shard.entry(name) {

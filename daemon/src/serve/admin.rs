@@ -5,6 +5,7 @@
 mod batch;
 mod errors;
 mod fleet;
+mod import;
 mod json;
 mod keys;
 mod lease;

@@ -130,6 +130,12 @@ fn certificates_and_tokens_get_where_the_policy_lets_them_and_nobody_else_anywhe
     let listed = w.daemon.json(&["revocations"], "")?;
     let sub = claim(&admin, "sub")?;
     assert_eq!(listed[1]["actor"], format!("pager (sub:{sub} iss:{ISSUER}@127.0.0.1)"));
+    // Who takes an order over signs it too, and cannot sign for another.
+    let forged =
+        serde_json::json!({"token": w.mint.hs256()?, "source": "import", "actor": "uid:0"}).to_string();
+    assert_eq!(status(&ask(&w, &list, &bearer(&admin), &["-X", "POST", "-d", &forged])?), "201");
+    let listed = w.daemon.json(&["revocations"], "")?;
+    assert_eq!(listed[2]["actor"], format!("uid:0 (imported by sub:{sub} iss:{ISSUER}@127.0.0.1)"));
     w.daemon.revoke(&admin)?;
     assert_eq!(status(&ask(&w, &list, &bearer(&admin), &[])?), "401");
     Ok(())
