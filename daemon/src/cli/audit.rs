@@ -156,7 +156,7 @@ fn show(from: &From, after: u64, json: bool) -> Outcome {
 
 /// A line for people.
 fn line(e: &Value) -> String {
-    let text = |name: &str| e[name].as_str().unwrap_or("-").to_owned();
+    let text = |name: &str| escaped(e[name].as_str().unwrap_or("-"));
     let mut what: Vec<String> = Vec::new();
     for (name, value) in e.as_object().into_iter().flatten() {
         if !["entry", "time", "hash", "action", "actor"].contains(&name.as_str()) {

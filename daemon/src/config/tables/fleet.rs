@@ -72,3 +72,15 @@ section! {
         acknowledge_timeout: Span = Span::seconds(5),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_another_word_for_applied() {
+        let read = |word: &str| serde_json::from_value::<Acknowledge>(word.into()).ok();
+        assert_eq!((read("all"), read("applied")), (Some(Acknowledge::Applied), Some(Acknowledge::Applied)));
+        assert_eq!(read("everybody"), None);
+    }
+}

@@ -140,3 +140,22 @@ pub(super) async fn show(State(s): State<AdminState>) -> Json<Value> {
         told
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_another_word_for_applied() {
+        let read = |word: &str| serde_json::from_value::<WaitLevel>(word.into()).map(Level::from).ok();
+        for (word, level) in [
+            ("local", Some(Level::Local)),
+            ("stored", Some(Level::Stored)),
+            ("applied", Some(Level::Applied)),
+            ("all", Some(Level::Applied)),
+            ("none", None),
+        ] {
+            assert_eq!(read(word), level, "{word}");
+        }
+    }
+}
