@@ -28,7 +28,7 @@ mod tests;
 mod upkeep;
 
 pub use claim::{AnyClaim, Claim, ClaimId, Order, SelectorClaim, SelectorOrder};
-pub use foreign::{Fleet, Grave, Name, Origin, Position, is_lockdown};
+pub use foreign::{Fleet, Grave, IMPORTED_LOCKDOWN, Name, Origin, Position, is_lockdown};
 pub use handle::{Once, PlaneHandle, PlaneStatus, RevokeError};
 pub use index::Index;
 pub use keys::{Count, Fingerprints, KeyIds, Named};

@@ -164,7 +164,12 @@ impl Signer {
 pub fn claim(token: &str, name: &str) -> Result<String> {
     let payload = token.split('.').nth(1).context("no JWS")?;
     let claims: Value = serde_json::from_slice(&BASE64.decode(payload)?)?;
-    claims[name].as_str().map(str::to_owned).with_context(|| format!("no `{name}`"))
+    let text = match &claims[name] {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    text.with_context(|| format!("no `{name}`"))
 }
 
 /// Claims that no other call gives.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod e2e {
+    mod admin_orders;
     mod adversary;
     mod api_keys;
     mod asking;

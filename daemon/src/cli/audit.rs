@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{FAILED, Failure, OK, Outcome, print, print_json, table::time};
 use crate::{
     config, hex,
+    plain::escaped,
     revoke::{AuditLog, KeyIds},
     token::FingerprintKeys,
 };
@@ -155,11 +156,11 @@ fn show(from: &From, after: u64, json: bool) -> Outcome {
 
 /// A line for people.
 fn line(e: &Value) -> String {
-    let text = |name: &str| e[name].as_str().unwrap_or("-").to_owned();
+    let text = |name: &str| escaped(e[name].as_str().unwrap_or("-"));
     let mut what: Vec<String> = Vec::new();
     for (name, value) in e.as_object().into_iter().flatten() {
         if !["entry", "time", "hash", "action", "actor"].contains(&name.as_str()) {
-            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let shown = escaped(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             if !shown.is_empty() {
                 what.push(format!("{name}={shown}"));
             }

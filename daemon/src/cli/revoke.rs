@@ -14,6 +14,7 @@ use super::{
     upload::Upload,
     wait::{self, WaitArgs},
 };
+use crate::plain::escaped;
 
 /// Revoke a token: when this returns, the revocation is on disk and in force in the kernel
 ///
@@ -47,6 +48,9 @@ pub struct Args {
     /// How long it holds, such as 30m, 12h, 7d (default: `revocation.default_ttl`)
     #[arg(long, value_name = "TIME")]
     ttl: Option<String>,
+    /// It holds until the token's own end (`exp`, and `token.leeway`)
+    #[arg(long, conflicts_with_all = ["ttl", "fingerprint", "selector"])]
+    until_expiry: bool,
     /// Why, for people
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -156,6 +160,9 @@ impl Args {
         if let Some(ttl) = &self.ttl {
             body["ttl"] = ttl.as_str().into();
         }
+        if self.until_expiry {
+            body["until_expiry"] = true.into();
+        }
         if let Some(actor) = &self.actor {
             body["actor"] = actor.as_str().into();
         }
@@ -206,8 +213,10 @@ impl Args {
 pub fn preview(told: &Value) -> String {
     let tokens = if told["selector"].is_object() {
         format!("would be condemned at once: {} of the tokens seen lately", told["live"])
+    } else if told["live"].is_null() {
+        "would be condemned: this token, which was not seen lately".to_owned()
     } else {
-        "would be condemned: this token".to_owned()
+        "would be condemned: this token, which was seen lately".to_owned()
     };
     let connections = match told["connections"].as_u64() {
         Some(n) => format!("would be ended: {n} connections on which requests with them are under way"),
@@ -232,7 +241,7 @@ pub fn shown(selector: &Value) -> String {
         .flatten()
         .map(|(name, value)| match value {
             Value::Bool(_) => name.clone(),
-            Value::String(text) => format!("{name}={text}"),
+            Value::String(text) => format!("{name}={}", escaped(text)),
             other => format!("{name}={other}"),
         })
         .collect();
@@ -263,6 +272,7 @@ mod tests {
         let selector = args.json().unwrap();
         assert_eq!(selector, json!({"iss": "https://a", "sub": "alice", "issued_before": 7}));
         assert_eq!(shown(&selector), "iss=https://a issued_before=7 sub=alice");
+        assert_eq!(shown(&json!({"sub": "a\u{1b}[2J"})), "sub=a\\u{1b}[2J", "what an old log may have");
         assert_eq!(SelectorArgs::default().json(), None);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     print,
     wait::{self, WaitArgs},
 };
+use crate::revoke::{IMPORTED_LOCKDOWN, is_lockdown};
 
 /// Bytes sent at once.
 const PART: usize = 64 << 10;
@@ -54,7 +55,7 @@ impl Upload<'_> {
         };
         let (defaults, exported) = (self.defaults.clone(), self.exported);
         let read = Arc::new(AtomicU64::new(0));
-        let mut lines = Lines { input, defaults, exported, number: 0, read: Arc::clone(&read) };
+        let mut lines = Lines { input, defaults, exported, read: Arc::clone(&read) };
         let start = Instant::now();
         let mut progress = Progress { start, shown: None, bytes, read, refused: 0, accepted: 0 };
         let path = if self.json { "/v1/revocations/batch" } else { "/v1/revocations/batch?results=errors" };
@@ -87,7 +88,11 @@ impl Upload<'_> {
         })?;
         let (accepted, refused) = (&end["accepted"], end["refused"].as_u64().unwrap_or(0));
         if !self.json {
-            print(&format!("revoked: {accepted}, refused: {refused}"))?;
+            let there = match end["there"].as_u64() {
+                Some(there) => format!(", there already: {there}"),
+                None => String::new(),
+            };
+            print(&format!("revoked: {accepted}, refused: {refused}{there}"))?;
         }
         if let Some(why) = end["message"].as_str() {
             return Err(Failure::new(FAILED, format!("not all lines were read: {why}")));
@@ -102,7 +107,6 @@ struct Lines {
     input: Box<dyn BufRead + Send>,
     defaults: Map<String, Value>,
     exported: bool,
-    number: u64,
     /// Bytes of the input so far.
     read: Arc<AtomicU64>,
 }
@@ -111,47 +115,52 @@ impl Lines {
     /// Some lines, ready to be sent; empty at the end.
     fn part(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut out = Vec::with_capacity(PART + 4096);
-        let mut line = zeroize::Zeroizing::new(String::new());
+        let mut line = zeroize::Zeroizing::new(Vec::new());
         while out.len() < PART {
             line.clear();
-            if self.input.read_line(&mut line)? == 0 {
+            if self.input.read_until(b'\n', &mut line)? == 0 {
                 break;
             }
-            self.number += 1;
             self.read.fetch_add(line.len() as u64, Ordering::Relaxed);
-            let text = line.trim();
-            // Blank lines count, so that the daemon's numbers are the file's.
-            if !text.is_empty()
-                && let Some(order) = self.order(text)?
-            {
-                serde_json::to_writer(&mut out, &order)?;
+            // Blank lines count, so that the daemon's numbers are the file's. What is no order goes as it stands: the daemon
+            // refuses it in its place among the others, and does not repeat it.
+            match std::str::from_utf8(&line).map(str::trim) {
+                Ok("") => {}
+                Ok(text) => match self.order(text) {
+                    Line::Order(order) => serde_json::to_writer(&mut out, &order)?,
+                    Line::Unread => out.extend_from_slice(text.as_bytes()),
+                    Line::Brought => {}
+                },
+                Err(_) => out.extend_from_slice(line.trim_ascii()),
             }
             out.push(b'\n');
         }
         Ok(out)
     }
 
-    /// A line as an order; `None` for one that another brings along.
-    fn order(&self, text: &str) -> anyhow::Result<Option<Value>> {
+    fn order(&self, text: &str) -> Line {
         let mut order = self.defaults.clone();
         if !text.starts_with('{') {
             order.insert("token".to_owned(), text.into());
-            return Ok(Some(Value::Object(order)));
+            return Line::Order(order);
         }
-        // What the line holds may be a token, and is not repeated.
-        let given: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|_| anyhow::anyhow!("line {} is no JSON object", self.number))?;
+        let Ok(given) = serde_json::from_str::<Map<String, Value>>(text) else { return Line::Unread };
         if !self.exported {
-            if given.contains_key("until") {
-                order.remove("ttl");
+            let ends = ["until", "ttl", "until_expiry"];
+            if ends.iter().any(|name| given.contains_key(*name)) {
+                for name in ends {
+                    order.remove(name);
+                }
             }
             order.extend(given);
-            return Ok(Some(Value::Object(order)));
+            return Line::Order(order);
         }
         if given.contains_key("parent") {
-            return Ok(None);
+            return Line::Brought;
         }
-        order.insert("source".to_owned(), "import".into());
+        let is_lockdown = given.get("source").and_then(Value::as_str).is_some_and(is_lockdown);
+        let source = if is_lockdown { IMPORTED_LOCKDOWN } else { "import" };
+        order.insert("source".to_owned(), source.into());
         for name in ["fingerprint", "other", "selector", "until", "reason", "actor", "ticket"] {
             if let Some(value) = given.get(name) {
                 order.insert(name.to_owned(), value.clone());
@@ -160,8 +169,19 @@ impl Lines {
         if let Some(id) = given.get("key_id").and_then(Value::as_u64) {
             order.insert("key_id".to_owned(), json!(format!("{id:08x}")));
         }
-        Ok(Some(Value::Object(order)))
+        Line::Order(order)
     }
+}
+
+/// A line of the input.
+#[derive(Debug, PartialEq)]
+enum Line {
+    /// An order.
+    Order(Map<String, Value>),
+    /// What another line brings along.
+    Brought,
+    /// No JSON.
+    Unread,
 }
 
 /// One line on the terminal that is written over.
@@ -237,16 +257,17 @@ mod tests {
             input: Box::new(BufReader::new(text.as_bytes())),
             defaults,
             exported: false,
-            number: 0,
             read: Arc::default(),
         };
         let part = String::from_utf8(lines.part().unwrap()).unwrap();
         let all: Vec<&str> = part.lines().collect();
         assert_eq!(all, [r#"{"token":"tok","ttl":"1h"}"#, "", r#"{"fingerprint":"f","until":7}"#]);
         assert!(lines.part().unwrap().is_empty());
-        let bad = Lines { input: Box::new(std::io::empty()), number: 3, ..lines };
-        let secret = bad.order("{secret").unwrap_err().to_string();
-        assert_eq!(secret, "line 3 is no JSON object", "what a line holds is not repeated");
+        // What cannot be read keeps its place, for the daemon to refuse.
+        let bytes = b"tok\n\xff\xfe x\r\n{bad\ntok".as_slice();
+        let mut lines = Lines { input: Box::new(BufReader::new(bytes)), defaults: Map::new(), ..lines };
+        let part = lines.part().unwrap();
+        assert_eq!(part, b"{\"token\":\"tok\"}\n\xff\xfe x\n{bad\n{\"token\":\"tok\"}\n");
     }
 
     #[test]
@@ -266,7 +287,7 @@ mod tests {
         assert_eq!(p.line(after), "revoked 500 (50/s), refused 1", "a pipe has no size");
         let text = "tok\n\n{\"fingerprint\":\"f\"}";
         let input = Box::new(BufReader::new(text.as_bytes()));
-        let mut lines = Lines { input, defaults: Map::new(), exported: false, number: 0, read };
+        let mut lines = Lines { input, defaults: Map::new(), exported: false, read };
         let before = lines.read.load(Ordering::Relaxed);
         lines.part().unwrap();
         assert_eq!(lines.read.load(Ordering::Relaxed) - before, text.len() as u64);
@@ -278,15 +299,19 @@ mod tests {
             input: Box::new(std::io::empty()),
             defaults: Map::new(),
             exported: true,
-            number: 0,
             read: Arc::default(),
         };
         let line = r#"{"id":3,"fingerprint":"f","key_id":255,"created":1,"until":9,"reason":"r","actor":"a","ticket":"INC-7","source":"admin"}"#;
-        let order = lines.order(line).unwrap().unwrap();
+        let Line::Order(order) = lines.order(line) else { panic!("{line}") };
         assert_eq!(
-            order,
+            Value::Object(order),
             json!({"fingerprint": "f", "key_id": "000000ff", "until": 9, "reason": "r", "actor": "a", "ticket": "INC-7", "source": "import"})
         );
-        assert_eq!(lines.order(r#"{"id":4,"parent":3}"#).unwrap(), None);
+        assert_eq!(lines.order(r#"{"id":4,"parent":3}"#), Line::Brought);
+        for lockdown in ["lockdown", "import/lockdown", "fleet/00000000000000000000000000000000/7/lockdown"] {
+            let line = json!({"id": 5, "selector": {"everything": true}, "source": lockdown}).to_string();
+            let Line::Order(order) = lines.order(&line) else { panic!("{line}") };
+            assert_eq!(order["source"], "import/lockdown", "it stays one");
+        }
     }
 }

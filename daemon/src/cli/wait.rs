@@ -39,7 +39,8 @@ impl WaitArgs {
             let level = match level {
                 WaitLevel::Local => "local",
                 WaitLevel::Stored => "stored",
-                WaitLevel::Applied | WaitLevel::All => "applied",
+                WaitLevel::Applied => "applied",
+                WaitLevel::All => "all",
             };
             parts.push(format!("wait={level}"));
         }
@@ -105,7 +106,7 @@ mod tests {
             wait_hosts: vec!["a b".to_owned(), "c".to_owned()],
             wait_timeout: Some("3s".to_owned()),
         };
-        assert_eq!(args.path("/a?b=c"), "/a?b=c&wait=applied&hosts=a%20b%2Cc&timeout=3s");
+        assert_eq!(args.path("/a?b=c"), "/a?b=c&wait=all&hosts=a%20b%2Cc&timeout=3s");
     }
 
     #[test]

@@ -51,6 +51,16 @@ impl Decider {
         Verifier::stated_expiry(token).map_or(else_until, ends)
     }
 
+    /// When a token ends by itself, its leeway with it: by what was verified, and of one that nobody can verify now by what it
+    /// says. Signatures are no part of what a JWT is refused by, so that whatever text of it is accepted says the same.
+    pub async fn own_end(&self, token: &Token) -> Option<WallTime> {
+        let exp = match &self.foresee(token).await.status {
+            Ok(identity) => identity.expires_at,
+            Err(_) => Verifier::stated_expiry(token),
+        };
+        Some(WallTime::from_seconds(exp?).plus(self.settings.leeway).min(WallTime::LAST))
+    }
+
     /// Whether a token whose key is unknown will not be known later either.
     pub async fn is_of_no_key(&self, token: &Token) -> bool {
         self.parts.verifier.is_of_no_key(token, self.parts.clock.wall().seconds()).await

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::{Decider, known::Known};
 use crate::{
     clock::WallTime,
-    revoke::{ClaimId, Matched, SelectorClaim},
+    revoke::{ClaimId, Fingerprints, Matched, SelectorClaim},
 };
 
 impl Decider {
@@ -16,6 +16,12 @@ impl Decider {
         live.filter(|live| self.parts.plane.is_match(claim, &live.names))
             .map(|live| (live.token, self.ends(live.identity.expires_at)))
             .collect()
+    }
+
+    /// Whether a token was seen lately, by any of its names.
+    pub fn is_seen(&self, token: Fingerprints) -> bool {
+        let mut live = self.identities.iter().map(|(_, live)| live);
+        live.any(|live| live.token.named().any(|name| token.named().any(|asked| asked == name)))
     }
 
     /// When a token is of no use to anybody any more.

@@ -17,9 +17,14 @@ const LOCKDOWN: &str = "/lockdown";
 /// The source of a lockdown that was ordered here.
 const OWN_LOCKDOWN: &str = "lockdown";
 
-/// Whether a claim is a lockdown, ordered here or on another host.
+/// The source of a lockdown that was taken over from another store.
+pub const IMPORTED_LOCKDOWN: &str = "import/lockdown";
+
+/// Whether a claim is a lockdown, ordered here, on another host, or before in another store.
 pub fn is_lockdown(source: &str) -> bool {
-    source == OWN_LOCKDOWN || source.starts_with(SOURCE) && source.ends_with(LOCKDOWN)
+    source == OWN_LOCKDOWN
+        || source == IMPORTED_LOCKDOWN
+        || source.starts_with(SOURCE) && source.ends_with(LOCKDOWN)
 }
 
 /// A host, by the id that its log was given when it was made.
@@ -209,6 +214,7 @@ mod tests {
         assert_eq!(Name::of_source(&name.source()), Some(name));
         assert_eq!(Name::of_source(&name.source_of_lockdown()), Some(name));
         assert!(is_lockdown(&name.source_of_lockdown()) && is_lockdown("lockdown"));
+        assert!(is_lockdown(IMPORTED_LOCKDOWN) && Name::of_source(IMPORTED_LOCKDOWN).is_none());
         assert!(!is_lockdown(&name.source()) && !is_lockdown("x/lockdown"));
         for other in ["admin", "lockdown", "fleet/", "fleet/lockdown", "fleet/ab/7", "fleet/x/7"] {
             assert_eq!(Name::of_source(other), None, "{other}");

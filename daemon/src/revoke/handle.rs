@@ -12,8 +12,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    AnyClaim, Claim, ClaimId, Count, Ended, LogEntry, Namer, Names, Order, Receipt, SelectorClaim,
-    SelectorOrder, StoreError,
+    AnyClaim, Claim, ClaimId, Count, Ended, Fingerprints, LogEntry, Namer, Names, Order, Receipt, Selector,
+    SelectorClaim, SelectorOrder, StoreError,
     foreign::{Fleet, Grave, Name, Origin},
     ledger::Condemnation,
     remote::{Taken, Update},
@@ -185,6 +185,7 @@ pub(super) enum Command {
     Select(Box<SelectorOrder>, Option<Once>, Reply<SelectorClaim>),
     Follow(ClaimId, Vec<Matched>, When, Reply<usize>),
     Note(Vec<u8>, Option<Reply<()>>),
+    Standing(Vec<Fingerprints>, Vec<Selector>, oneshot::Sender<Vec<Vec<ClaimId>>>),
     Remote(Box<Update>, Reply<Taken>),
     Condemn(DenyFingerprint, Condemnation, oneshot::Sender<bool>),
     End(DenyFingerprint),
@@ -370,6 +371,25 @@ impl PlaneHandle {
     /// A claim in force.
     pub async fn get(&self, id: ClaimId) -> Result<Option<AnyClaim>, RevokeError> {
         self.read(move |reader| reader.get(id)).await
+    }
+
+    /// What stands for each of some tokens, and then under the name of each of some selectors: claims that were ordered, in
+    /// time or not, by ascending ids.
+    pub async fn standing(
+        &self,
+        tokens: Vec<Fingerprints>,
+        selectors: Vec<Selector>,
+    ) -> Result<Vec<Vec<AnyClaim>>, RevokeError> {
+        let all = self.ask(|reply| Command::Standing(tokens, selectors, reply)).await?;
+        self.read(move |reader| {
+            let read = |ids: Vec<ClaimId>| -> Result<Vec<AnyClaim>, StoreError> {
+                let claims = ids.into_iter().filter_map(|id| reader.get(id).transpose());
+                let is_ordered = |c: &AnyClaim| !matches!(c, AnyClaim::Token(c) if c.parent.is_some());
+                claims.filter(|c| c.as_ref().map_or(true, is_ordered)).collect()
+            };
+            all.into_iter().map(read).collect()
+        })
+        .await
     }
 
     async fn read<T: Send + 'static>(

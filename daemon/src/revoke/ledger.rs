@@ -129,6 +129,15 @@ impl Ledger {
         }
     }
 
+    /// The same by their ids.
+    pub fn ids_on(&self, f: DenyFingerprint) -> Vec<ClaimId> {
+        match self.index.standing(f) {
+            None => Vec::new(),
+            Some(s) if s.claim != Standing::SEVERAL => vec![s.claim],
+            Some(_) => self.several.get(&f).into_iter().flat_map(BTreeMap::keys).copied().collect(),
+        }
+    }
+
     /// Tokens that are revoked.
     pub fn revoked(&self) -> usize {
         self.revoked

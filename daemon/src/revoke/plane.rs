@@ -312,6 +312,9 @@ impl Plane {
                 Command::End(f) => self.end_connections(&[f]),
                 Command::Activate(hash, reply) => policy = Some((hash, reply)),
                 Command::Note(note, reply) => noted.push((note, reply)),
+                Command::Standing(tokens, selectors, reply) => {
+                    let _ = reply.send(self.standing(&tokens, &selectors));
+                }
                 Command::Kernel(work) => {
                     if let Some(kernel) = &mut self.kernel {
                         work(kernel);

@@ -9,7 +9,8 @@ use std::{
 use portcullis_common::fingerprint::DenyFingerprint;
 
 use super::{
-    AnyClaim, ClaimId, Fingerprints, Names, Once, Order, Plane, RevokeError, SelectorClaim, SelectorOrder,
+    AnyClaim, ClaimId, Fingerprints, Names, Once, Order, Plane, RevokeError, Selector, SelectorClaim,
+    SelectorOrder,
     handle::{Reply, When},
     ledger::Moment,
     plane::{Follows, Lifted},
@@ -40,6 +41,13 @@ impl Plane {
             Ok(found)
         };
         Some(find())
+    }
+
+    /// Claims on each of these tokens, and then under the name of each of these selectors.
+    pub(super) fn standing(&self, tokens: &[Fingerprints], selectors: &[Selector]) -> Vec<Vec<ClaimId>> {
+        let on = tokens.iter().map(|t| self.ledger.ids_on(self.settings.keys.name(t)));
+        let under = selectors.iter().map(|s| self.index.selectors.ids_under(self.settings.namer.of(s)));
+        on.chain(under).collect()
     }
 
     /// Whether one more may stand under its name, behind those of the batch.

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{ClaimId, index::Uniform};
-use crate::clock::WallTime;
+use crate::{
+    clock::WallTime,
+    plain::{escaped, is_plain},
+};
 
 /// Separates names of selectors from other digests under the fingerprint key.
 const DOMAIN: u64 = 0x7365_6c65_6374_6f72;
@@ -84,6 +87,11 @@ pub enum BadSelector {
     /// An empty or overlong text.
     #[error("the texts of a selector have 1 to 1024 bytes")]
     Text,
+    /// A text that is none for one line.
+    #[error(
+        "the texts of a selector are printable: a control character, a line separator or a bidirectional override is none of them"
+    )]
+    Odd,
     /// `everything` beside something.
     #[error("`everything` goes with `issued_before` alone")]
     Everything,
@@ -232,11 +240,21 @@ impl Selector {
         .filter_map(|(kind, value)| Some((kind, value.as_deref()?)))
     }
 
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.properties().map(|(_, text)| text).chain(self.iss.as_deref())
+    }
+
+    /// Whether it may be ordered: it says what it means, in texts that can be shown. Logs and other hosts may have ones of
+    /// earlier versions with other texts, which hold: those are asked [`Self::check`] alone.
+    pub fn check_given(&self) -> Result<(), BadSelector> {
+        self.check()?;
+        if self.texts().all(is_plain) { Ok(()) } else { Err(BadSelector::Odd) }
+    }
+
     /// Whether it says what it means.
     pub fn check(&self) -> Result<(), BadSelector> {
         let count = self.properties().count();
-        let texts = self.properties().map(|(_, text)| text).chain(self.iss.as_deref());
-        if texts.into_iter().any(|t| t.is_empty() || t.len() > 1024) {
+        if self.texts().any(|t| t.is_empty() || t.len() > 1024) {
             return Err(BadSelector::Text);
         }
         if count > 1 {
@@ -273,7 +291,7 @@ impl std::fmt::Display for Selector {
             ("role", &self.role),
             ("region", &self.region),
         ] {
-            parts.extend(value.as_ref().map(|value| format!("{name}={value}")));
+            parts.extend(value.as_ref().map(|value| format!("{name}={}", escaped(value))));
         }
         if self.everything {
             parts.push("everything".to_owned());
@@ -383,6 +401,12 @@ impl Selectors {
     pub(super) fn under(&self, name: Name) -> usize {
         let shard = self.shard(name).read().unwrap_or_else(PoisonError::into_inner);
         shard.get(&name).map_or(0, |marks| marks.as_slice().len())
+    }
+
+    /// The same by their ids.
+    pub(super) fn ids_under(&self, name: Name) -> Vec<ClaimId> {
+        let shard = self.shard(name).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&name).map_or(&[][..], Marks::as_slice).iter().map(|m| m.claim).collect()
     }
 
     pub(super) fn add(&self, name: Name, mark: Mark) {
@@ -523,6 +547,23 @@ mod tests {
             assert_eq!(selector(json).check(), Err(e), "{json}");
         }
         assert!(serde_json::from_str::<Selector>(r#"{"subject":"a"}"#).is_err(), "a misspelt member");
+    }
+
+    #[test]
+    fn texts_that_a_terminal_would_obey_are_not_ordered_and_shown_as_codes() {
+        for odd in [r"a\u001b[2J", r"\u007f", r"\u0000", r"a\u0085", r"a\u2028b", r"\u202eb"] {
+            for json in [
+                format!(r#"{{"iss":"i","sub":"{odd}"}}"#),
+                format!(r#"{{"iss":"{odd}"}}"#),
+                format!(r#"{{"role":"{odd}"}}"#),
+            ] {
+                let s = selector(&json);
+                assert_eq!((s.check_given(), s.check()), (Err(BadSelector::Odd), Ok(())), "{json}");
+                assert!(is_plain(&s.to_string()) && s.to_string().contains("\\u{"), "{s}");
+            }
+        }
+        assert_eq!(selector(r#"{"iss":"i","sub":"Zoë 東京"}"#).check_given(), Ok(()));
+        assert_eq!(selector("{}").check_given(), Err(BadSelector::Empty));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod batch;
 mod errors;
 mod fleet;
+mod import;
 mod json;
 mod keys;
 mod lease;
@@ -48,6 +49,7 @@ use super::{ServeError, unix::UnixSocket};
 use crate::{
     clock::SharedClock,
     decide::{self, Decider, Request},
+    plain::{beginning, is_odd, is_plain},
     revoke::{Named, PlaneHandle, RevokeError, StoreError, feed::Feed},
     telemetry::Metrics,
     token::{ApiKeys, Evidence, Token},
@@ -137,6 +139,8 @@ struct Caller(String, Option<String>);
 
 /// Longest name of a caller, in bytes: what a token says of its subject may be any text.
 const MAX_CALLER: usize = 300;
+/// Between the actor of another store and who took its order over.
+const IMPORTED: &str = " (imported by ";
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
@@ -154,9 +158,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 impl Caller {
     /// Somebody at an address. The name is cut to what a line can hold and a terminal can show.
     fn remote(name: &str, address: std::net::IpAddr) -> Self {
-        let plain: String = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        let end = (0..=plain.len().min(MAX_CALLER)).rev().find(|i| plain.is_char_boundary(*i)).unwrap_or(0);
-        let name = plain[..end].to_owned();
+        let plain: String = name.chars().map(|c| if is_odd(c) { '\u{fffd}' } else { c }).collect();
+        let name = beginning(&plain, MAX_CALLER).to_owned();
         Self(format!("{name}@{address}"), Some(name))
     }
 
@@ -169,11 +172,19 @@ impl Caller {
     fn named(&self, given: Option<&str>) -> Result<String, ApiError> {
         match given {
             None => Ok(self.0.clone()),
-            Some(a) if !a.is_empty() && a.len() <= 100 && !a.chars().any(char::is_control) => {
-                Ok(format!("{a} ({})", self.0))
-            }
+            Some(a) if !a.is_empty() && a.len() <= 100 && is_plain(a) => Ok(format!("{a} ({})", self.0)),
             Some(_) => Err(bad("`actor` must be printable and of at most 100 bytes")),
         }
+    }
+
+    /// With the actor of another store, whose order it takes over: both are told apart, and who takes over last stands
+    /// alone beside who ordered. Of the other store's as much is kept as `most` bytes have room for.
+    fn importing(&self, actor: &str, most: usize) -> String {
+        // Parentheses end the part that a later import puts another in place of.
+        let whole = actor.strip_suffix(')').and_then(|a| a.rsplit_once(IMPORTED));
+        let first = whole.filter(|(_, by)| !by.contains(['(', ')'])).map_or(actor, |(first, _)| first);
+        let by = format!("{IMPORTED}{})", self.0.replace('(', "[").replace(')', "]"));
+        format!("{}{by}", beginning(first, most.saturating_sub(by.len())))
     }
 }
 
@@ -454,6 +465,23 @@ mod tests {
         };
         assert!(served.len() > 20, "{served:?}");
         assert_eq!(sorted(served), sorted(written));
+    }
+
+    #[test]
+    fn who_imports_is_told_beside_who_ordered_however_often_and_is_never_cut() {
+        let root = Caller("uid:0".into(), None);
+        assert_eq!(root.importing("ceo", 1000), "ceo (imported by uid:0)");
+        let odd = Caller::remote("sub:a) (imported by uid:0", [10, 0, 0, 1].into());
+        let forged = odd.importing("ceo (imported by uid:0)", 1000);
+        assert_eq!(forged, "ceo (imported by sub:a] [imported by uid:0@10.0.0.1)");
+        assert_eq!(root.importing(&forged, 1000), "ceo (imported by uid:0)", "it does not grow");
+        let named = "pager (sub:a iss:b@10.0.0.1)";
+        assert_eq!(root.importing(named, 1000), format!("{named} (imported by uid:0)"));
+        let long = root.importing(&"ö".repeat(600), 1000);
+        assert!((998..=1000).contains(&long.len()) && long.ends_with("ö (imported by uid:0)"), "{long}");
+        assert_eq!(root.importing(&long, 1000), long);
+        let wide = Caller::remote(&"x".repeat(900), [10, 0, 0, 1].into());
+        assert!(wide.importing(&long, 1000).ends_with(&format!("{}@10.0.0.1)", "x".repeat(300))));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::subject::{Subject, User};
-use crate::revoke::Selector;
+use crate::revoke::{BadSelector, Selector};
 
 /// What follows from an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,14 @@ pub(super) fn takes_away(name: &str, event: &Map<String, Value>) -> bool {
     }
 }
 
-/// The selectors that an action comes to; none where the subject cannot be said by one.
-pub(super) fn selectors(action: Action, subject: &Subject, issuers: &[String], before: i64) -> Vec<Selector> {
+/// The selectors that an action comes to; none where the subject cannot be said by one. An error where it names somebody
+/// whom no order may name.
+pub(super) fn selectors(
+    action: Action,
+    subject: &Subject,
+    issuers: &[String],
+    before: i64,
+) -> Result<Vec<Selector>, BadSelector> {
     let sessions = |out: &mut Vec<Selector>| {
         for id in &subject.sessions {
             out.extend(issuers.iter().map(|iss| Selector {
@@ -110,8 +116,8 @@ pub(super) fn selectors(action: Action, subject: &Subject, issuers: &[String], b
             }
         }
     }
-    all.retain(|s| s.check().is_ok());
-    all
+    all.iter().try_for_each(Selector::check_given)?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
+use crate::plain::is_odd;
+
 /// Why an event is not taken, in the words of RFC 8935 §2.4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -115,6 +117,6 @@ pub(super) fn reason(name: &str, event: &Map<String, Value>) -> String {
         _ => None,
     };
     let said: String =
-        said.map(|t| t.chars().filter(|c| !c.is_control()).take(200).collect()).unwrap_or_default();
+        said.map(|t| t.chars().filter(|c| !is_odd(*c)).take(200).collect()).unwrap_or_default();
     if said.is_empty() { name.to_owned() } else { format!("{name}: {said}") }
 }

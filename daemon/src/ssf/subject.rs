@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+/// Most identifiers of one subject (format `aliases`).
+pub(super) const MAX_ALIASES: usize = 1000;
+
 /// A user, of one issuer or of each that the transmitter may speak of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct User {
@@ -32,6 +35,15 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Whether a subject identifier has no more names of one subject than are read.
+    pub fn is_readable(id: &Map<String, Value>) -> bool {
+        let few = |id: &Map<String, Value>| {
+            id.get("identifiers").and_then(Value::as_array).is_none_or(|all| all.len() <= MAX_ALIASES)
+        };
+        // Members of a complex subject may each have some.
+        few(id) && id.values().filter_map(Value::as_object).all(few)
+    }
+
     /// Reads a subject identifier, simple or complex.
     pub fn read(&self, id: &Map<String, Value>) -> Subject {
         let format = id.get("format").and_then(Value::as_str);
@@ -70,7 +82,7 @@ impl Reader<'_> {
             }
             Some("aliases") => {
                 let all = id.get("identifiers").and_then(Value::as_array).into_iter().flatten();
-                for alias in all.filter_map(Value::as_object).take(16) {
+                for alias in all.filter_map(Value::as_object) {
                     // They do not nest (RFC 9493 §3.2.8).
                     if alias.get("format").and_then(Value::as_str) != Some("aliases") {
                         self.simple(alias, out);

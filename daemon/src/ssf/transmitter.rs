@@ -7,7 +7,10 @@ use aws_lc_rs::digest;
 use moka::sync::Cache;
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, OnceCell};
+use tokio::{
+    sync::{Notify, OnceCell},
+    task::JoinSet,
+};
 
 use super::{
     Action, Delivery, Orders, Refused, Status, StreamOrder, Told, TransmitterSettings,
@@ -15,7 +18,7 @@ use super::{
     mapping,
     set::{self, Set},
     state::Shared,
-    subject::Reader,
+    subject::{MAX_ALIASES, Reader},
 };
 use crate::{
     clock::SharedClock,
@@ -31,6 +34,8 @@ const SEEN: u64 = 100_000;
 const TRIES: u8 = 3;
 const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
 const UPDATED: &str = "https://schemas.openid.net/secevent/ssf/event-type/stream-updated";
+/// Orders of one event that are under way at once.
+const TOGETHER: usize = 64;
 /// Longest event.
 const MAX_EVENT: usize = 64 * 1024;
 
@@ -226,12 +231,16 @@ impl Transmitter {
     }
 
     async fn apply(&self, set: &Set) -> Result<Told, Refused> {
+        // All of them are read before anything is ordered: a SET is taken or refused as one.
+        let planned = set.events.iter().map(|(name, event)| self.consequences(set, name, event));
+        let planned = planned.collect::<Result<Vec<_>, _>>()?;
         let mut all = Told::Ignored;
-        for (name, event) in &set.events {
-            let told = match name.as_str() {
-                VERIFICATION => self.verification(event)?,
-                UPDATED => self.updated(event),
-                _ => self.consequences(set, name, event).await?,
+        for ((name, event), planned) in set.events.iter().zip(planned) {
+            let told = match (name.as_str(), planned) {
+                (VERIFICATION, _) => self.verification(event)?,
+                (UPDATED, _) => self.updated(event),
+                (_, Err(told)) => told,
+                (_, Ok(orders)) => self.ordered(orders).await?,
             };
             if all == Told::Ignored || told == Told::Revoked {
                 all = told;
@@ -274,12 +283,18 @@ impl Transmitter {
         Told::Updated
     }
 
-    async fn consequences(&self, set: &Set, name: &str, event: &Map<String, Value>) -> Result<Told, Refused> {
+    /// The orders that an event comes to; or what else it is.
+    fn consequences(
+        &self,
+        set: &Set,
+        name: &str,
+        event: &Map<String, Value>,
+    ) -> Result<Result<Vec<(SelectorOrder, Once)>, Told>, Refused> {
         let action = self.table.get(name).copied().unwrap_or(Action::Ignore);
         if action == Action::Ignore || !mapping::takes_away(name, event) {
-            return Ok(Told::Ignored);
+            return Ok(Err(Told::Ignored));
         }
-        let selectors = self.selectors(set, action, event);
+        let selectors = self.selectors(set, action, event)?;
         if selectors.is_empty() {
             tracing::warn!(
                 transmitter = self.name(),
@@ -287,10 +302,10 @@ impl Transmitter {
                 jti = set.jti,
                 "nobody is revoked: the event's subject is none that selectors can name, or of an issuer that this transmitter may not speak of"
             );
-            return Ok(Told::Unmapped);
+            return Ok(Err(Told::Unmapped));
         }
-        for (n, selector) in (0_u64..).zip(selectors) {
-            let until = self.clock.wall().plus(self.settings.ttl);
+        let until = self.clock.wall().plus(self.settings.ttl);
+        let order = |(n, selector): (u64, Selector)| {
             // The event's id, its transmitter's, says that it is the same one, over restarts too: for as long as what came
             // of it stands, and a day at least.
             let parts: [&[u8]; 5] = [
@@ -309,26 +324,60 @@ impl Transmitter {
                 ticket: String::new(),
                 source: "ssf".to_owned(),
             };
-            self.orders.revoke(order, once).await.map_err(Refused::Later)?;
-        }
-        Ok(Told::Revoked)
+            (order, once)
+        };
+        Ok(Ok((0_u64..).zip(selectors).map(order).collect()))
     }
 
-    fn selectors(&self, set: &Set, action: Action, event: &Map<String, Value>) -> Vec<Selector> {
+    /// Gives orders, some at a time: those share syncs.
+    async fn ordered(&self, orders: Vec<(SelectorOrder, Once)>) -> Result<Told, Refused> {
+        let (mut under_way, mut failed) = (JoinSet::new(), None);
+        let mut orders = orders.into_iter();
+        loop {
+            while under_way.len() < TOGETHER
+                && failed.is_none()
+                && let Some((order, once)) = orders.next()
+            {
+                let to = Arc::clone(&self.orders);
+                under_way.spawn(async move { to.revoke(order, once).await });
+            }
+            match under_way.join_next().await {
+                None => break,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(why))) => failed = Some(why),
+                Some(Err(_)) => failed = Some("an order ended before its time".to_owned()),
+            }
+        }
+        failed.map_or(Ok(Told::Revoked), |why| Err(Refused::Later(why)))
+    }
+
+    fn selectors(
+        &self,
+        set: &Set,
+        action: Action,
+        event: &Map<String, Value>,
+    ) -> Result<Vec<Selector>, Refused> {
         let s = &self.settings;
         let reader = Reader {
             transmitter: &s.issuer,
             issuers: &s.token_issuers,
             email_is_subject: s.email_is_subject,
         };
-        let Some(subject) = set.subject_of(event).map(|id| reader.read(id)) else { return Vec::new() };
+        let Some(id) = set.subject_of(event) else { return Ok(Vec::new()) };
+        if !Reader::is_readable(id) {
+            let why =
+                format!("the subject has more than {MAX_ALIASES} identifiers: send them in several events");
+            return Err(Refused::bad("invalid_request", why));
+        }
+        let subject = reader.read(id);
         // The framework has such events discarded.
         let critical = self.state.lock().critical.clone();
         if subject.unread.iter().any(|member| critical.contains(member)) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let before = set.before(event, self.clock.wall().seconds());
         mapping::selectors(action, &subject, &s.token_issuers, before)
+            .map_err(|e| Refused::bad("invalid_request", format!("the subject cannot be named: {e}")))
     }
 }
 

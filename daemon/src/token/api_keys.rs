@@ -379,7 +379,7 @@ fn free_index(used: &HashSet<u32>) -> Result<u32, ApiKeyError> {
 
 impl NewApiKey {
     fn check(&self, now: i64) -> Result<(), ApiKeyError> {
-        let text = |s: &str| !s.is_empty() && s.len() <= 200 && !s.chars().any(char::is_control);
+        let text = |s: &str| !s.is_empty() && s.len() <= 200 && crate::plain::is_plain(s);
         if !text(&self.subject) {
             return Err(ApiKeyError::Bad("subject must be printable and of 1 to 200 bytes"));
         }

@@ -143,6 +143,54 @@ fn a_watcher_that_is_cut_off_within_an_entry_loses_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_watcher_of_another_log_is_told_to_list_anew_and_goes_on_from_there() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let w = World::make()?;
+    w.daemon.revoke(&w.mint.hs256()?)?;
+    let entry = events(&w, "", "?after=0", 1)?[0].0.clone();
+    // What it had last is behind all that this log has: it was another one, or this one before it was restored.
+    for (headers, query) in
+        [("Last-Event-ID: 4711\r\n", ""), ("", "?after=4711"), ("Last-Event-ID: 4711.2\r\n", "")]
+    {
+        let mut socket = UnixStream::connect(w.dir.path("admin.sock"))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        write!(socket, "GET /v1/revocations/watch{query} HTTP/1.1\r\nHost: p\r\n{headers}\r\n")?;
+        let mut text = String::new();
+        let mut read = |until: &str| -> Result<String> {
+            while !text.contains(until) {
+                let mut part = [0; 4096];
+                let n = socket.read(&mut part)?;
+                ensure!(n > 0, "{text}");
+                text.push_str(&String::from_utf8_lossy(&part[..n]));
+            }
+            Ok(text.clone())
+        };
+        let told = read("event: reset")?;
+        let head = w.daemon.json(&["revocations", "--limit", "9"], "")?.as_array().map(Vec::len);
+        let id = told.lines().find_map(|l| l.strip_prefix("id: ")).context("an id")?;
+        assert!(id.parse::<u64>()? >= entry.parse()? && !told.contains("event: revoked"), "{told}");
+        // What comes after it is told as ever.
+        let new = w.daemon.revoke(&w.mint.hs256()?)?;
+        let told = read("event: revoked")?;
+        assert!(
+            told.contains(&format!("\"id\":{new}")) && told.matches("event: reset").count() == 1,
+            "{told} {head:?}"
+        );
+    }
+    let mut watcher = w.daemon.prepare(&["revocations", "watch", "--after", "4711"])?;
+    let mut watcher = watcher.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(watcher.stdout.take().context("its output")?);
+    std::io::BufRead::read_line(&mut out, &mut line)?;
+    watcher.kill()?;
+    watcher.wait()?;
+    assert!(line.starts_with("reset ") && line.contains("list all anew"), "{line}");
+    Ok(())
+}
+
+#[test]
 fn a_revocation_is_found_by_the_name_that_its_token_has_after_a_swap_of_keys() -> Result<()> {
     if !is_root() {
         return Ok(());

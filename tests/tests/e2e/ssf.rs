@@ -424,3 +424,49 @@ fn a_stream_that_is_there_is_told_another_secret() -> Result<()> {
     assert_eq!(transmitter.known().made, 1);
     Ok(())
 }
+
+#[test]
+fn an_event_with_many_names_revokes_them_all_and_one_that_names_nobody_well_is_refused() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let transmitter = Transmitter::new()?;
+    let lines = format!(
+        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
+         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
+    );
+    let (w, _web) = world(&transmitter, &lines)?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    let token = w.mint.hs256()?;
+    assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 200);
+    let user = |sub: &str| json!({"format": "iss_sub", "iss": ISSUER, "sub": sub});
+    let event = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
+    let sent = |jti: &str, names: Vec<Value>| -> Result<Answer> {
+        let subject = json!({"format": "aliases", "identifiers": names});
+        push(&w, SECRET, "application/secevent+jwt", &transmitter.set(jti, event, subject, json!({}))?)
+    };
+    // The last of 500 is the token's.
+    let mut names: Vec<Value> = (0..499).map(|n| user(&format!("u{n}"))).collect();
+    names.push(user(&claim(&token, "sub")?));
+    for _ in 0..2 {
+        assert_eq!(sent("many", names.clone())?.status, 202);
+    }
+    w.assert_refused(&token);
+    let listed = w.daemon.json(&["revocations", "--kind", "selector"], "")?;
+    assert_eq!(listed.as_array().map(Vec::len), Some(500), "each of them once");
+    for (jti, names) in [
+        ("odd", vec![user("fine"), user("a\u{1b}[2J")]),
+        ("more", (0..1001).map(|n| json!({"format": "email", "email": format!("u{n}")})).collect()),
+    ] {
+        let refused = sent(jti, names)?;
+        assert!(refused.status == 400 && refused.body.contains("invalid_request"), "{jti}: {refused:?}");
+    }
+    let listed = w.daemon.json(&["revocations", "--kind", "selector"], "")?;
+    assert_eq!(listed.as_array().map(Vec::len), Some(500), "nothing of them is done");
+    let metrics = w.daemon.metrics()?;
+    assert!(
+        metrics.contains("portcullis_ssf_events_total{result=\"refused\",transmitter=\"idp\"} 2"),
+        "{metrics}"
+    );
+    Ok(())
+}

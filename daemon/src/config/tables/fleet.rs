@@ -15,6 +15,7 @@ pub enum Acknowledge {
     /// In the stream.
     Stored,
     /// In force on the other hosts.
+    #[serde(alias = "all")]
     Applied,
 }
 
@@ -64,9 +65,22 @@ section! {
         /// The host is not ready when it is longer ago that it knew itself complete; without it, it stays ready.
         max_staleness: Option<Span> = None,
         /// How far an order of the admin API (where it does not say) or of RFC 7009 must have come before it is answered: `"local"` (on this
-        /// host's disk and in force here), `"stored"` (in the stream) or `"applied"` (in force on all live hosts).
+        /// host's disk and in force here), `"stored"` (in the stream) or `"applied"`, which may be written
+        /// `"all"` (in force on all live hosts).
         acknowledge: Acknowledge = Acknowledge::Local,
         /// Longest time that is waited for it. Then the answer says who is missing; the order is in force here all the same.
         acknowledge_timeout: Span = Span::seconds(5),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_another_word_for_applied() {
+        let read = |word: &str| serde_json::from_value::<Acknowledge>(word.into()).ok();
+        assert_eq!((read("all"), read("applied")), (Some(Acknowledge::Applied), Some(Acknowledge::Applied)));
+        assert_eq!(read("everybody"), None);
     }
 }

@@ -15,13 +15,14 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     AdminState, ApiError, Caller, bad,
-    fleet::{Wait, Waiting},
+    fleet::{Wait, WaitLevel, Waiting},
+    import::Imports,
     order::{IdempotencyKey, Ordered, RevokeRequest, over},
     parse,
 };
 use crate::{
     clock::WallTime,
-    revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder, feed::Level},
+    revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder},
 };
 
 /// Lines that are revoked together.
@@ -42,7 +43,7 @@ pub(super) struct Options {
     /// `all` or `errors`.
     #[serde(default)]
     results: Results,
-    wait: Option<Level>,
+    wait: Option<WaitLevel>,
     hosts: Option<String>,
     timeout: Option<String>,
 }
@@ -68,7 +69,8 @@ pub(super) async fn revoke(
     let (told, lines) = mpsc::channel(8);
     // Two parts wait at most: one is read while another is on its way to the disk.
     let (read, parts) = mpsc::channel(2);
-    let run = Run { s, by, told, all, waiting, accepted: 0, refused: 0 };
+    let imports = Imports::new(&s.plane);
+    let run = Run { s, by, told, all, waiting, imports, accepted: 0, refused: 0 };
     let (state, caller) = (run.s.clone(), run.by.clone());
     tokio::spawn(async move { Reader { s: state, by: caller, key, parts: read }.run(body).await });
     tokio::spawn(run.run(parts));
@@ -164,7 +166,7 @@ impl Reader {
                 line += 1;
                 if !text.is_empty() {
                     raw.extend_from_slice(text);
-                    self.take(line, text, &mut part);
+                    self.take(line, text, &mut part).await;
                 }
                 if part.is_full() {
                     let next = Part::begin(part.number + 1, self.s.clock.wall());
@@ -197,15 +199,20 @@ impl Reader {
         self.parts.send(part).await
     }
 
-    fn take(&self, line: u64, text: &[u8], part: &mut Part) {
-        let read = || {
-            let r: RevokeRequest = parse(&Bytes::copy_from_slice(text))?;
-            if r.dry_run {
-                return Err(bad("`dry_run` is for one order, not for many"));
-            }
-            r.read_late(&self.s, &self.by, part.asked)
-        };
-        match read() {
+    async fn read(&self, text: &[u8], asked: WallTime) -> Result<(Ordered, bool), ApiError> {
+        if std::str::from_utf8(text).is_err() {
+            return Err(bad("the line is no text in UTF-8"));
+        }
+        let mut r: RevokeRequest = parse(&Bytes::copy_from_slice(text))?;
+        if r.dry_run {
+            return Err(bad("`dry_run` is for one order, not for many"));
+        }
+        r.settle(&self.s).await?;
+        r.read_late(&self.s, &self.by, asked)
+    }
+
+    async fn take(&self, line: u64, text: &[u8], part: &mut Part) {
+        match self.read(text, part.asked).await {
             Ok((Ordered::Token(order), true)) => part.over.push((line, order.until)),
             Ok((Ordered::Selector(_), true)) => part.over_selectors.push(line),
             Ok((Ordered::Token(order), false)) => part.orders.push((line, order)),
@@ -222,6 +229,7 @@ struct Run {
     told: mpsc::Sender<Result<String, std::io::Error>>,
     all: bool,
     waiting: Option<Waiting>,
+    imports: Imports,
     accepted: u64,
     refused: u64,
 }
@@ -236,6 +244,9 @@ impl Run {
             let _ = self.told.send(Ok(text)).await;
         }
         let mut end = json!({"done": broken.is_none(), "accepted": self.accepted, "refused": self.refused});
+        if let Some(there) = self.imports.there() {
+            end["there"] = there.into();
+        }
         if let Some(why) = &broken {
             end["message"] = why.as_str().into();
         }
@@ -251,8 +262,14 @@ impl Run {
         let _ = self.told.send(Ok(format!("{end}\n"))).await;
     }
 
-    async fn carry_out(&mut self, part: Part) -> String {
+    async fn carry_out(&mut self, mut part: Part) -> String {
         let mut text = String::new();
+        if let Err(e) = self.leave_out(&mut text, &mut part).await {
+            let e = ApiError::from(e);
+            let tokens = part.orders.drain(..).map(|(line, _)| line);
+            let lines: Vec<u64> = tokens.chain(part.selectors.drain(..).map(|(line, _)| line)).collect();
+            part.refused.extend(lines.into_iter().map(|line| (line, ApiError(e.0, e.1, e.2.clone()))));
+        }
         for (line, e) in part.refused {
             self.refuse(&mut text, line, &e);
         }
@@ -299,6 +316,20 @@ impl Run {
             push(&mut text, &progress);
         }
         text
+    }
+
+    /// Takes out what an import brings that is in force here already. Under an idempotency key all stays in its place: by that
+    /// it is known.
+    async fn leave_out(&mut self, text: &mut String, part: &mut Part) -> Result<(), RevokeError> {
+        if part.once.is_some() || !part.selector_once.is_empty() {
+            return Ok(());
+        }
+        for (line, id) in self.imports.take_out(&self.s.plane, &mut part.orders, &mut part.selectors).await? {
+            if self.all {
+                push(text, &json!({"line": line, "id": id, "there": true}));
+            }
+        }
+        Ok(())
     }
 
     /// Tells what came of each line the first time. Each of what is in force still is in the kernel.

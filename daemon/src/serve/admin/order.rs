@@ -2,17 +2,24 @@
 
 use portcullis_common::fingerprint::DenyFingerprint;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{AdminState, ApiError, Caller, bad, read_token};
 use crate::{
     clock::WallTime,
-    revoke::{Fingerprints, Named, Once, Order, Selector, SelectorOrder},
+    plain::{beginning, escaped, is_plain},
+    revoke::{Fingerprints, IMPORTED_LOCKDOWN, Named, Once, Order, Selector, SelectorOrder},
 };
 
 /// Longest reason and ticket given, in bytes.
 const MAX_REASON: usize = 1000;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
+
+/// The source of an order that was taken over from another store, and is no lockdown.
+pub const IMPORT: &str = "import";
+/// Longest text of a refused order in the audit log, in bytes.
+const MAX_NOTED: usize = 200;
 
 /// Why a fingerprint is none.
 const NOBODY: &str = "the fingerprint is all zeros, which no token has";
@@ -27,6 +34,9 @@ pub struct RevokeRequest {
     ttl: Option<String>,
     /// Until when (ms since 1970), in place of `ttl`.
     until: Option<i64>,
+    /// Until the token's own end, in place of either.
+    #[serde(default)]
+    until_expiry: bool,
     #[serde(default)]
     reason: String,
     actor: Option<String>,
@@ -55,6 +65,9 @@ enum Source {
     Lockdown,
     /// From another store.
     Import,
+    /// The same of a lockdown there.
+    #[serde(rename = "import/lockdown")]
+    ImportedLockdown,
 }
 
 /// What is ordered.
@@ -66,6 +79,56 @@ pub enum Ordered {
 }
 
 impl RevokeRequest {
+    /// What it is about, for the audit log where it is refused: never its token, and no more of a text than a line has room
+    /// for.
+    pub fn about(&self, s: &AdminState) -> Value {
+        let text = |t: &str| Value::from(escaped(beginning(t, MAX_NOTED)));
+        let mut about = Map::new();
+        let token = self.token.as_deref().and_then(|t| read_token(t).ok());
+        let named = token.map(|t| s.decider.key_ids().name(&s.decider.fingerprints(&t)));
+        // What is no fingerprint may be a token in the wrong place.
+        if let Some(f) = named.or_else(|| self.fingerprint.as_ref()?.parse().ok()) {
+            about.insert("fingerprint".to_owned(), f.to_string().into());
+        }
+        if let Some(selector) = &self.selector
+            && let Ok(Value::Object(mut members)) = serde_json::to_value(selector)
+        {
+            for value in members.values_mut() {
+                if let Value::String(t) = value {
+                    *value = text(t);
+                }
+            }
+            about.insert("selector".to_owned(), members.into());
+        }
+        for (name, value) in [("reason", &self.reason), ("ticket", &self.ticket)] {
+            if !value.is_empty() {
+                about.insert(name.to_owned(), text(value));
+            }
+        }
+        about.into()
+    }
+
+    /// Finds the end of an order that holds until its token's own. To be asked before it is read.
+    pub async fn settle(&mut self, s: &AdminState) -> Result<(), ApiError> {
+        if !self.until_expiry {
+            return Ok(());
+        }
+        if self.ttl.is_some() || self.until.is_some() {
+            return Err(bad("give one of `ttl`, `until` and `until_expiry`"));
+        }
+        let Some(token) = &self.token else {
+            return Err(bad(
+                "`until_expiry` goes with a `token`: a fingerprint does not say when its token ends (give `ttl` or `until`), and what follows from a selector ends with each token anyway",
+            ));
+        };
+        let end = s.decider.own_end(&read_token(token)?).await;
+        let end = end.ok_or_else(|| {
+            bad("the token has no end of its own that can be read (`exp`): give `ttl` or `until` instead of `until_expiry`")
+        })?;
+        self.until = Some(end.0);
+        Ok(())
+    }
+
     /// Checks it and makes it an order.
     pub fn read(self, s: &AdminState, by: &Caller) -> Result<Ordered, ApiError> {
         match self.read_late(s, by, s.clock.wall())? {
@@ -94,7 +157,7 @@ impl RevokeRequest {
                 Some(token)
             }
             (None, None, Some(selector)) => {
-                selector.check().map_err(|e| bad(e.to_string()))?;
+                selector.check_given().map_err(|e| bad(e.to_string()))?;
                 None
             }
             _ => return Err(bad("give one of `token`, `fingerprint` and `selector`")),
@@ -129,18 +192,19 @@ impl RevokeRequest {
         };
         let (reason, ticket) = (check_reason(self.reason)?, check_text("ticket", self.ticket)?);
         let actor = match (self.source, self.actor) {
-            // As it stood in the other store, where it was checked.
-            (Source::Import, Some(a))
-                if !a.is_empty() && a.len() <= MAX_REASON && !a.chars().any(char::is_control) =>
+            // As it stood in the other store, and who says so.
+            (Source::Import | Source::ImportedLockdown, Some(a))
+                if !a.is_empty() && a.len() <= MAX_REASON && is_plain(&a) =>
             {
-                a
+                by.importing(&a, MAX_REASON)
             }
             (_, actor) => by.named(actor.as_deref())?,
         };
         let source = match self.source {
             Source::Admin => "admin",
             Source::Lockdown => "lockdown",
-            Source::Import => "import",
+            Source::Import => IMPORT,
+            Source::ImportedLockdown => IMPORTED_LOCKDOWN,
         };
         let source = source.to_owned();
         let is_over = self.until.is_some() && until <= asked;
@@ -159,7 +223,9 @@ impl RevokeRequest {
 
 /// Why an order whose end is behind us is none.
 pub fn over() -> ApiError {
-    bad("`until` is over: give a time to come, in ms since 1970")
+    bad(
+        "its end is over: give an `until` that is to come, in ms since 1970; a token whose own end is over (`until_expiry`) is refused anyway",
+    )
 }
 
 /// An end that can be written as a time. What is stored already and ends later is shown as "for ever".
@@ -189,7 +255,7 @@ pub fn check_reason(reason: String) -> Result<String, ApiError> {
 }
 
 fn check_text(name: &str, text: String) -> Result<String, ApiError> {
-    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+    if text.len() > MAX_REASON || !is_plain(&text) {
         return Err(bad(format!("`{name}` must be printable and of at most {MAX_REASON} bytes")));
     }
     Ok(text)

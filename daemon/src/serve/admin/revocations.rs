@@ -13,14 +13,16 @@ use serde_json::{Value, json};
 
 use super::{
     AdminState, ApiError, Caller, UNSEEN, bad,
-    fleet::{self, Wait},
+    fleet::{self, Wait, WaitLevel},
     json::Json,
-    order::{IdempotencyKey, Ordered, RevokeRequest, check_reason},
+    order::{IMPORT, IdempotencyKey, Ordered, RevokeRequest, check_reason},
     parse,
 };
 use crate::{
     clock::WallTime,
-    revoke::{AnyClaim, ClaimId, Once, RevokeError, SelectorClaim, SelectorOrder, feed::Level, is_lockdown},
+    revoke::{
+        AnyClaim, ClaimId, IMPORTED_LOCKDOWN, Once, RevokeError, SelectorClaim, SelectorOrder, is_lockdown,
+    },
 };
 
 /// Longest page of a listing.
@@ -35,7 +37,13 @@ pub(super) async fn revoke(
 ) -> Result<Response, ApiError> {
     let result = one(&s, &by, &wait, &headers, &body).await;
     if let Err(e) = &result {
-        s.plane.note_later(&json!({"action": "refused", "of": "revoke", "actor": by.0, "code": e.1}));
+        let mut note = json!({"action": "refused", "of": "revoke", "actor": by.0, "code": e.1});
+        // As far as it can be read.
+        let about = parse::<RevokeRequest>(&body).map(|r| r.about(&s));
+        if let (Value::Object(note), Ok(Value::Object(about))) = (&mut note, about) {
+            note.extend(about);
+        }
+        s.plane.note_later(&note);
     }
     result
 }
@@ -50,7 +58,8 @@ async fn one(
     let start = Instant::now();
     let waiting = wait.read(s)?;
     let once = IdempotencyKey::read(headers, by)?.map(|key| key.once(0, body));
-    let r: RevokeRequest = parse(body)?;
+    let mut r: RevokeRequest = parse(body)?;
+    r.settle(s).await?;
     let dry_run = r.dry_run;
     match r.read(s, by)? {
         Ordered::Selector(order) if dry_run => {
@@ -75,8 +84,12 @@ async fn one(
             let fingerprint = s.decider.key_ids().name(&order.token);
             let connections = s.plane.count_connections([fingerprint].into()).await;
             let fingerprint = fingerprint.to_string();
-            let told =
-                json!({"dry_run": true, "fingerprint": fingerprint, "live": 1, "connections": connections});
+            // That it was not seen lately does not say that it is none.
+            let live = s.decider.is_seen(order.token).then_some(1);
+            let told = json!({
+                "dry_run": true, "fingerprint": fingerprint, "live": live, "connections": connections,
+                "until": order.until,
+            });
             Ok(Json(told).into_response())
         }
         Ordered::Token(order) => {
@@ -168,7 +181,7 @@ pub(super) struct By {
     #[serde(default)]
     reason: String,
     actor: Option<String>,
-    wait: Option<Level>,
+    wait: Option<WaitLevel>,
     hosts: Option<String>,
     timeout: Option<String>,
 }
@@ -263,7 +276,11 @@ impl Page {
             && part(&self.reason, reason)
             && part(&self.actor, actor)
             && self.ticket.as_ref().is_none_or(|t| t == ticket)
-            && self.source.as_ref().is_none_or(|s| s == source || s == "lockdown" && is_lockdown(source))
+            && self.source.as_ref().is_none_or(|s| {
+                s == source
+                    || s == "lockdown" && is_lockdown(source)
+                    || s == IMPORT && source == IMPORTED_LOCKDOWN
+            })
             && self.since.is_none_or(|t| created >= WallTime(t))
             && self.before.is_none_or(|t| created < WallTime(t))
     }

@@ -182,6 +182,59 @@ async fn events_become_selectors_of_the_transmitters_own_issuers() {
 }
 
 #[tokio::test]
+async fn all_names_of_one_subject_are_revoked_and_more_than_are_read_are_refused() {
+    let w = world(|s| s.token_issuers = vec!["https://idp".to_owned(), "https://two".to_owned()]);
+    let aliases = |count: usize| {
+        let id = |n| json!({"format": "email", "email": format!("u{n}")});
+        json!({"format": "aliases", "identifiers": (0..count).map(id).collect::<Vec<_>>()})
+    };
+    for count in [17, 500, 1000] {
+        let ordered = w.ordered("credential-change", aliases(count), json!({})).await;
+        let distinct: std::collections::BTreeSet<_> = ordered.iter().collect();
+        assert_eq!((ordered.len(), distinct.len()), (2 * count, 2 * count), "one for each issuer");
+        for n in [0, 15, 16, count - 1] {
+            assert!(ordered.iter().any(|s| s.starts_with(&format!("iss=https://two sub=u{n} "))), "{n}");
+        }
+    }
+    w.noted.selectors.lock().unwrap().clear();
+    for subject in [aliases(1001), json!({"format": "complex", "user": aliases(1001)})] {
+        let refused = w.accept(&set("credential-change", subject, json!({}))).await.unwrap_err();
+        let Refused::Bad { err, description } = refused else { panic!("{refused:?}") };
+        assert!(err == "invalid_request" && description.contains("more than 1000"), "{description}");
+    }
+    // Where one order of many fails the event is to come again.
+    w.noted.fails.store(true, Ordering::SeqCst);
+    let later = w.accept(&set("credential-change", aliases(200), json!({}))).await;
+    assert!(matches!(later, Err(Refused::Later(_))), "{later:?}");
+    assert!(w.noted.selectors.lock().unwrap().is_empty());
+    let events = w.transmitter.status().events;
+    assert_eq!((events["revoked"], events["refused"], events["later"]), (3, 2, 1));
+}
+
+#[tokio::test]
+async fn a_subject_whom_no_order_may_name_is_refused_and_nothing_of_its_event_is_done() {
+    let w = world(|_| {});
+    let good = || json!({"format": "iss_sub", "iss": ISSUER, "sub": "jane"});
+    for (count, odd) in
+        (1..).zip(["a\u{1b}[2J", "\u{7f}", "a\u{85}b", "a\u{2028}b", "\u{202e}b", "", &"x".repeat(1025)])
+    {
+        let bad = json!({"format": "iss_sub", "iss": ISSUER, "sub": odd});
+        let subject = json!({"format": "aliases", "identifiers": [good(), bad]});
+        // An event beside it that would be good is of the same SET.
+        let mut claims = set("session-revoked", subject, json!({}));
+        claims["events"][format!("{CAEP}credential-change")] = json!({});
+        let refused = w.accept(&claims).await.unwrap_err();
+        assert!(matches!(refused, Refused::Bad { err: "invalid_request", .. }), "{odd:?}: {refused:?}");
+        assert!(w.noted.selectors.lock().unwrap().is_empty(), "{odd:?}");
+        assert_eq!(w.transmitter.status().events["refused"], count);
+        let told = w.noted.refused.lock().unwrap().last().cloned().unwrap_or_default();
+        assert!(told.starts_with("idp invalid_request the subject cannot be named"), "{told}");
+        assert!(!told.chars().any(char::is_control), "{told:?}");
+    }
+    assert_eq!(w.ordered("session-revoked", good(), json!({})).await.len(), 1);
+}
+
+#[tokio::test]
 async fn times_that_are_none_revoke_what_was_issued_until_now_and_no_later() {
     let w = world(|_| {});
     let user = || json!({"format": "iss_sub", "iss": ISSUER, "sub": "jane"});
