@@ -106,8 +106,19 @@ fn refused(e: LoadError) -> DocumentError {
     }
 }
 
+/// The documents that the daemon has of its own, whether it gives them now or not.
+const OWN: [[&str; 2]; 2] = [["portcullis", "host"], ["portcullis", "region"]];
+
+/// Whether a path is one of the daemon's own documents or below one.
+fn is_own(path: &[String]) -> bool {
+    OWN.iter().any(|own| path.iter().zip(own).all(|(a, b)| a == b) && path.len() >= own.len())
+}
+
 fn apply(written: &mut Written, change: &Change, owned: &Owned) -> Result<(), DocumentError> {
     let free = |path: &[String]| match owned.document(path) {
+        _ if is_own(path) => {
+            Err(DocumentError::Owned(format!("path data.{} is the daemon's own", path.join("."))))
+        }
         Some(what) => Err(DocumentError::Owned(format!(
             "path {} is owned by a policy directory, which holds {what}",
             std::iter::once("data").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
@@ -151,6 +162,10 @@ fn apply(written: &mut Written, change: &Change, owned: &Owned) -> Result<(), Do
             free(path)?;
             take(&mut written.data, path).ok_or_else(|| missing(path))?;
         }
+    }
+    if OWN.iter().any(|[a, b]| written.data.get(a).and_then(|d| d.get(b)).is_some()) {
+        let message = "data.portcullis.host and data.portcullis.region are the daemon's own".to_owned();
+        return Err(DocumentError::Owned(message));
     }
     if written.data.is_object() {
         Ok(())
@@ -255,6 +270,14 @@ mod tests {
         assert!(matches!(put(&mut w, "a/b", json!(0), true), Err(DocumentError::Exists)));
         assert!(matches!(put(&mut w, "a/b/c/d", json!(0), false), Err(DocumentError::NotFound(_))));
         assert!(matches!(put(&mut w, "", json!(7), false), Err(DocumentError::Refused { .. })));
+        for (own, value) in [
+            ("portcullis/region", json!("eu")),
+            ("portcullis", json!({"host": 1})),
+            ("", json!({"portcullis": {"region": 1}})),
+        ] {
+            let mut other = Written { data: json!({}), ..Written::default() };
+            assert!(matches!(put(&mut other, own, value, false), Err(DocumentError::Owned(_))), "{own}");
+        }
         let long = Change::PutPolicy { id: "i".repeat(3000), text: "package q".to_owned() };
         assert!(matches!(apply(&mut w, &long, &owned), Err(DocumentError::Unfit(_))));
         w.data = json!({"a": {"b": [1, 2]}});

@@ -106,10 +106,13 @@ impl Args {
             let until = time(told["until"].as_i64().unwrap_or(0));
             let data = serde_json::to_string(&json!({"emergency": self.what.data()}))?;
             print(&format!(
-                "locked down: {} until {until} (revocation {})\n{} of the tokens seen lately match and are condemned; the decision path refuses others at first sight\nTo end it: portcullis unlock {}\nTo make it permanent, merge this into the data of the `emergency` policy and commit it:\n  {data}",
+                "locked down: {} until {until} (revocation {})\n{} of the tokens seen lately match and are condemned; the decision path refuses others at first sight\nTo end it: portcullis unlock {}\nTo make it permanent, merge this into the data of the `emergency` policy and commit it:\n  {data}\n  git commit -am 'emergency: {} (revocation {})'",
                 shown(&told["selector"]),
                 told["id"],
                 told["condemned"],
+                told["id"],
+                // To be pasted into a shell.
+                shown(&told["selector"]).replace('\'', "'\\''"),
                 told["id"],
             ))?;
             warn(&told);

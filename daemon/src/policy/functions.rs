@@ -86,6 +86,12 @@ const OF_REGORUS: &[(&str, usize)] = &[
     ("yaml.marshal", 1),
 ];
 
+/// How many inputs a builtin takes, either engine's or ours.
+pub(super) fn inputs(name: &str) -> Option<usize> {
+    let of_regorus = OF_REGORUS.iter().find(|(of, _)| *of == name).map(|(_, takes)| *takes);
+    of_regorus.or_else(|| builtins::find(name).map(|b| b.arity.into()))
+}
+
 /// Refuses calls of a module to what is no function; `is_rule` tells of paths below `data`.
 pub(super) fn check(
     file: &str,

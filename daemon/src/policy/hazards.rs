@@ -7,17 +7,17 @@
 
 use regorus::{
     CompiledPolicy,
-    unstable::{Expr, Rule, RuleHead},
+    unstable::{Expr, Module, Rule, RuleHead},
 };
 use serde_json::Value;
 
-use super::{LoadError, builtins, reads};
+use super::{LoadError, builtins, functions, reads};
 
 /// Arguments of a call that the RVM passes on.
 const MOST: usize = 8;
 
 /// A module's syntax tree as these look at it.
-pub(super) fn tree_of(module: &regorus::unstable::Module) -> Result<Value, LoadError> {
+pub(super) fn tree_of(module: &Module) -> Result<Value, LoadError> {
     serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))
 }
 
@@ -67,25 +67,93 @@ pub(super) fn check_patterns(file: &str, tree: &Value) -> Result<(), LoadError> 
                 "defaults of functions are not known here: give the function an `else` instead".to_owned();
             return Err(at(file, node, message));
         }
-        let is = |name: &str, what: &str| node.get(name).is_some_and(|e| e.get(what).is_some());
+        let holds = |name: &str| node.get(name).is_some_and(has_object);
+        let all = |name: &str| node.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let declares = node.get("op").and_then(Value::as_str) == Some("ColEq");
         let pattern = match kind {
-            "AssignExpr" => is("lhs", "Object") || is("rhs", "Object") && !is("lhs", "Var"),
-            "SomeIn" => is("value", "Object") || is("key", "Object"),
-            "Func" => node
-                .get("args")
-                .and_then(Value::as_array)
-                .is_some_and(|args| args.iter().any(|a| a.get("Object").is_some())),
+            // What is declared is on the left; either side of an equation may be a pattern.
+            "AssignExpr" => holds("lhs") || !declares && holds("rhs"),
+            "SomeIn" => holds("value") || holds("key"),
+            "Func" => all("args").iter().any(has_object),
+            // The output of a builtin.
+            "Call" => {
+                let inputs = node.get("fcn").and_then(dotted).and_then(|name| functions::inputs(&name));
+                let output = inputs.and_then(|n| all("params").get(n));
+                output.is_some_and(has_object)
+            }
             _ => false,
         };
         if pattern {
             let message =
-                "an object as a pattern would match larger ones here, which it does not in OPA: compare \
-                           its members one by one"
+                "an object as a pattern, or beside `=`, would match larger ones here, which it does not in \
+                           OPA: compare with `==`, assign with `:=`, or compare its members one by one"
                     .to_owned();
             return Err(at(file, node, message));
         }
     }
     Ok(())
+}
+
+/// Whether an expression is an object, or holds one as an item.
+fn has_object(expression: &Value) -> bool {
+    let items = |kind: &str| expression.get(kind).and_then(|e| e.get("items")).and_then(Value::as_array);
+    let within = |kind: &str| items(kind).is_some_and(|all| all.iter().any(has_object));
+    expression.get("Object").is_some() || within("Array") || within("Set")
+}
+
+/// Refuses `some x` where `x` is a rule or an import: both engines would take it for that, and not for a fresh variable.
+pub(super) fn check_locals(
+    file: &str,
+    module: &Module,
+    is_rule: impl Fn(&str) -> bool,
+) -> Result<(), LoadError> {
+    let package = module.package.refr.span().text();
+    let is_global = |name: &str| {
+        is_rule(&format!("data.{package}.{name}"))
+            || module.imports.iter().any(|i| reads::import_of(i).0 == name)
+    };
+    let tree = tree_of(module)?;
+    let text = module.package.span.source.get_contents();
+    for (_, node) in nodes(&tree, &[]).filter(|(kind, _)| *kind == "SomeVars") {
+        for var in node.get("vars").and_then(Value::as_array).into_iter().flatten() {
+            let at_ =
+                |name: &str| var.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+            let name = at_("start").zip(at_("end")).and_then(|(start, end)| text.get(start..end));
+            if let Some(name) = name.filter(|name| is_global(name)) {
+                let message = format!(
+                    "`some {name}` would mean the rule or import of that name here, and not a variable: give it another name"
+                );
+                return Err(at(file, node, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Heads that the RVM takes for what they are not: parts behind a computed one, sets below a key, members of a constant name.
+/// `a[x] := v` and `a.b[x] := v` are right.
+pub(super) fn long_heads(policy: &CompiledPolicy) -> Option<String> {
+    let is_constant = |e: &Expr| matches!(e, Expr::String { .. } | Expr::RawString { .. });
+    let is_plain = |e: &Expr| matches!(e, Expr::Var { .. });
+    policy.get_rules().values().flatten().find_map(|rule| {
+        let Rule::Spec { head, .. } = rule.as_ref() else { return None };
+        let (refr, is_right) = match head {
+            RuleHead::Set { refr, .. } => (refr, is_plain(refr)),
+            RuleHead::Func { .. } => return None,
+            RuleHead::Compr { refr, .. } => {
+                let mut at = match refr.as_ref() {
+                    Expr::RefBrack { refr, index, .. } if !is_constant(index) => Some(refr),
+                    e if is_plain(e) => Some(refr),
+                    _ => None,
+                };
+                while let Some(Expr::RefDot { refr, .. }) = at.map(AsRef::as_ref) {
+                    at = Some(refr);
+                }
+                (refr, at.is_some_and(|e| is_plain(e)))
+            }
+        };
+        (!is_right).then(|| format!("the head `{}`", refr.span().text()))
+    })
 }
 
 /// Whether a module names `http.send`, which is refused where it is off.

@@ -99,6 +99,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         let tree = hazards::tree_of(module)?;
         hazards::check_arity(file, &tree)?;
         hazards::check_patterns(file, &tree)?;
+        hazards::check_locals(file, module, |path| compiled.get_rules().contains_key(path))?;
         functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         if let Some((rule, what)) =
             machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), &path)
@@ -208,9 +209,14 @@ pub(super) fn engine(files: &Files, options: &LoadOptions, with_tests: bool) -> 
     };
     let names = rule_names(files);
     for file in &files.modules {
-        if file.text.contains(rewrite::FRESH) {
-            let message = format!("{}: a name begins with `{}`", file.path.display(), rewrite::FRESH);
-            return Err(LoadError::Compile(message));
+        for name in rewrite::OWN_NAMES {
+            if file.text.contains(name) {
+                let message = format!(
+                    "{}: a name begins with `{name}`, which is kept for this daemon's own",
+                    file.path.display()
+                );
+                return Err(LoadError::Compile(message));
+            }
         }
         add(file, rewrite::mended(&file.path.to_string_lossy(), &file.text, &names))?;
     }
@@ -295,6 +301,9 @@ fn to_program(
     if let Some(what) = hazards::contradictable(compiled) {
         let reason = format!("{what} could contradict each other, which only the interpreter notices");
         return Err((Cause::Contradictable, reason));
+    }
+    if let Some(what) = hazards::long_heads(compiled) {
+        return Err((Cause::Heads, format!("{what} gives the machine other documents than OPA")));
     }
     if let Some(what) = hazards::shadows(compiled) {
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));

@@ -13,10 +13,13 @@ use super::{builtins, hazards, machine};
 mod negation;
 mod relations;
 
-pub(super) use negation::{FRESH, RuleNames, children};
+pub(super) use negation::{RuleNames, children};
 
 /// The builtin that tests show their values to.
 pub(super) const SEEN: &str = "portcullis_seen";
+
+/// What no name of a module may begin with.
+pub(super) const OWN_NAMES: [&str; 4] = [negation::FRESH, relations::FRESH, relations::WALKED, SEEN];
 
 /// The names of the rules of modules, each with its path and text.
 pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> RuleNames {
@@ -113,11 +116,24 @@ fn put_before(
     let end = closed(text, statement.span.end as usize);
     let before = first(if statement.with_mods.is_empty() { "" } else { text.get(after..end).unwrap_or("") });
     // A body of one statement may have no braces.
-    let bare = alone && text.get(..start).unwrap_or_default().trim_end().ends_with("if");
+    let bare = alone && follows_if(text.get(..start).unwrap_or_default());
     edits.insert(start, if bare { format!("{{ {before}") } else { before });
     if bare {
         edits.insert(end, " }".to_owned());
     }
+}
+
+/// Whether the last word of a text is `if`, comments left out.
+fn follows_if(text: &str) -> bool {
+    let mut text = text.trim_end();
+    while let Some(line) = text.lines().next_back() {
+        // A hash within a text has an odd number of quotation marks before it.
+        let quoted = |at: usize| line[..at].matches(['"', '`']).count() % 2 == 1;
+        let Some((at, _)) = line.match_indices('#').find(|(at, _)| !quoted(*at)) else { break };
+        text = text[..text.len() - line.len() + at].trim_end();
+    }
+    let before = text.strip_suffix("if").map(|rest| rest.chars().next_back());
+    before.is_some_and(|c| c.is_none_or(|c| !(c.is_alphanumeric() || c == '_')))
 }
 
 /// Where an expression ends whose span ends at `end`: that of a string leaves its quotation mark out.
@@ -274,12 +290,12 @@ mod tests {
         assert_eq!(out.lines().count(), text.lines().count());
         for line in [
             "a if { portcullis_not_1_1 := input.path; not startswith(portcullis_not_1_1, \"/admin\") }",
-            "b if { x := 1; portcullis_not_1_2 := input.x; not x == portcullis_not_1_2 }",
-            "c := 1 if { portcullis_not_1_3 := input.roles; not \"admin\" in portcullis_not_1_3 } else := 2 if not input.x",
-            "d := [x | some x in input.a; portcullis_not_1_4 := lists; not x in portcullis_not_1_4]",
+            "b if { x := 1; not x == input.x }",
+            "c := 1 if { portcullis_not_1_2 := input.roles; not \"admin\" in portcullis_not_1_2 } else := 2 if not input.x",
+            "d := [x | some x in input.a; portcullis_not_1_3 := lists; not x in portcullis_not_1_3]",
             "f(_, _) if not a",
-            "portcullis_not_1_8 := input.u with input as {\"u\": \"s\"}; not blocked[portcullis_not_1_8].y with input",
-            "{ every x in input.a { portcullis_not_1_9 := input.b; not x < portcullis_not_1_9 } }",
+            "portcullis_not_1_7 := input.u with input as {\"u\": \"s\"}; not blocked[portcullis_not_1_7].y with input",
+            "{ every x in input.a { portcullis_not_1_8 := input.b; not x < portcullis_not_1_8 } }",
             "some x in [1]; portcullis_not_2_1 := input.c; not x in portcullis_not_2_1])",
             "j if not data.b[\"k\"].c",
         ] {

@@ -51,6 +51,8 @@ pub enum Cause {
     Contradictable,
     /// A function of its own has the name of a builtin.
     Shadowed,
+    /// A rule's head has parts that the RVM gets wrong.
+    Heads,
     /// The RVM's compiler does not take it.
     Uncompiled,
     /// The RVM gave another answer in the set's own tests.
@@ -65,6 +67,7 @@ impl Cause {
             Self::V0 => "rego_v0",
             Self::Contradictable => "contradictable",
             Self::Shadowed => "shadowed",
+            Self::Heads => "heads",
             Self::Uncompiled => "uncompiled",
             Self::Disagrees => "disagrees",
         }

@@ -147,6 +147,12 @@ pub(super) fn run(
         let package = format!("data.{}", module.package.refr.span().text());
         for rule in &module.policy {
             if let Some(name) = cases_name(rule) {
+                if name.starts_with(TODO) {
+                    let (file, package) = (file.clone(), package.clone());
+                    let outcome = Outcome::Skipped;
+                    report.cases.push(TestCase { file, package, name, outcome, duration: Duration::ZERO });
+                    continue;
+                }
                 let outcome = Outcome::Errored(
                     "it is a test with cases, which are not told apart here: write a rule for each"
                         .to_owned(),

@@ -146,7 +146,8 @@ impl Redaction {
     /// A query without the values of parameters that are credentials, if it has any.
     fn query(&self, query: &str) -> Option<String> {
         let is_secret = |name: &str| {
-            let lower = name.to_ascii_lowercase();
+            // As whoever reads the query takes it.
+            let lower = unescaped(name).to_ascii_lowercase();
             SECRETS.contains(&lower.as_str()) || self.secrets.contains(&lower)
         };
         let mut found = false;
@@ -164,6 +165,26 @@ impl Redaction {
     }
 }
 
+/// A parameter's name without its escapes; what is no text then is no name that is known.
+fn unescaped(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((b, after)) = rest.split_first() {
+        let escape = after
+            .first_chunk::<2>()
+            .filter(|_| *b == b'%')
+            .and_then(|two| crate::hex::decode(std::str::from_utf8(two).ok()?));
+        if let Some([byte]) = escape.as_deref() {
+            bytes.push(*byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(*b);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// A member's name in a JSON pointer.
 pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
@@ -177,7 +198,18 @@ fn is_credential(text: &str) -> bool {
         let encoded = || word.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'=');
         !word.is_empty() && !word.contains(' ') && (is("bearer") || is("dpop") || is("basic") && encoded())
     });
-    scheme || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..]))
+    scheme || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..])) || is_spaced_jws(text)
+}
+
+/// Whether a text is a JWS whose header begins otherwise than with `{"`: with blanks, which JSON may have.
+fn is_spaced_jws(text: &str) -> bool {
+    let text = text.trim();
+    let header = text.split('.').next().unwrap_or_default();
+    let is_object = || {
+        let decoded = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header);
+        decoded.is_ok_and(|bytes| bytes.trim_ascii_start().starts_with(b"{"))
+    };
+    is_jws(text) && text.matches('.').count() >= 2 && is_object()
 }
 
 /// Whether a text begins with two parts of base64url and a dot behind each.
@@ -208,6 +240,20 @@ mod tests {
         let mut changed = Changed::default();
         redaction.apply(&mut input, "/input", &mut changed);
         (input, changed)
+    }
+
+    #[test]
+    fn a_token_whose_header_begins_with_blanks_is_one() {
+        for header in [" {\"alg\":\"HS256\"}", "{ \"alg\":\"HS256\"}", "{\n\"alg\":\"HS256\"}"] {
+            let header = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header);
+            let token = format!("{header}.eyJzdWIiOiJ4In0.c2ln");
+            let (input, _) = redacted(json!({"input": {"jwt": token, "list": [token]}}));
+            assert!(!input.to_string().contains(&token), "{header}: {input}");
+        }
+        let (input, _) = redacted(json!({"input": {"host": "www.example.com", "v": "10.20.30.40"}}));
+        assert_eq!(input, json!({"input": {"host": "www.example.com", "v": "10.20.30.40"}}));
+        let (input, _) = redacted(json!({"input": {"query": "x%2dk%65y=SECRET&a=1"}}));
+        assert!(!input.to_string().contains("SECRET"), "{input}");
     }
 
     #[test]

@@ -105,6 +105,7 @@ fn an_export_that_is_taken_over_twice_revokes_nothing_twice_and_a_lockdown_stays
     // To another store, and again, over a restart too.
     assert!(w.daemon.stop()?.success());
     fs::remove_dir_all(w.dir.path("revocations"))?;
+    w.daemon.command(&["detach"])?.ok()?;
     w.daemon.restart()?;
     assert!(import(&w)?.contains("revoked: 8, refused: 0, there already: 0"));
     assert!(import(&w)?.contains("revoked: 0, refused: 0, there already: 8"));

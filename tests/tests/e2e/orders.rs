@@ -323,6 +323,7 @@ fn an_orders_ticket_is_kept_shown_and_taken_elsewhere() -> Result<()> {
     let export = w.daemon.ask(&["revocations", "export"], "")?.ok()?;
     assert!(w.daemon.stop()?.success());
     std::fs::remove_dir_all(w.dir.path("revocations"))?;
+    w.daemon.command(&["detach"])?.ok()?;
     w.daemon.restart()?;
     w.daemon.ask(&["revocations", "import"], &export)?.ok()?;
     let mut back = tickets(&w.daemon.json(&["revocations"], "")?, false);

@@ -132,7 +132,11 @@ fn not_of_what_is_undefined_is_not_true() {
         "decision if not input.x < 5",
         "decision if not count(input.a) > 2",
         "decision if not \"admin\" in input.roles",
-        "decision if not role == \"admin\"\nrole := input.role",
+        "decision if not [input.role] == [\"admin\"]",
+        "decision if not {\"a\": input.role} == {\"a\": 1}",
+        "decision if not input.n + 1 == 2",
+        "decision if not input.role != \"admin\"",
+        "decision if not input.roles[input.n] == \"admin\"",
         "decision if count([x | some x in [1]; not x in input.ok]) == 1",
         "decision if { every x in [1] { not x in input.ok } }",
     ] {
@@ -142,7 +146,16 @@ fn not_of_what_is_undefined_is_not_true() {
         assert!(!decision.allow, "{body}");
     }
     // A lone reference is what it was.
-    for body in ["decision if not input.x", "decision if not blocked[\"a\"].b\nblocked := {}"] {
+    for body in [
+        "decision if not input.x",
+        "decision if not blocked[\"a\"].b\nblocked := {}",
+        // And so is one on a side of an equation, whatever it is equal to.
+        "decision if not input.role == \"admin\"",
+        "decision if not \"admin\" == input.role",
+        "decision if not role == \"admin\"\nrole := input.role",
+        "decision if not input.role == input.other",
+        "decision if { # only if\n\tnot input.role == f(1)\n}\nf(x) := x",
+    ] {
         assert!(set(body).eval_decision(&Input::from(json!({}))).unwrap().allow, "{body}");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead};
+use regorus::unstable::{BoolOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead};
 
 use super::{
     super::{
@@ -125,10 +125,10 @@ impl Walk<'_> {
     fn negated(&mut self, statement: &LiteralStmt, e: &Ref<Expr>, alone: bool) {
         match e.as_ref() {
             Expr::RefDot { .. } | Expr::RefBrack { .. } => self.inside(e),
-            // A unification takes its sides as they are.
-            Expr::AssignExpr { lhs, rhs, .. } => {
-                self.inside(lhs);
-                self.inside(rhs);
+            // A unification takes its sides as they are, and so does `==`, which OPA makes one of.
+            Expr::AssignExpr { lhs, rhs, .. } | Expr::BoolExpr { op: BoolOp::Eq, lhs, rhs, .. } => {
+                self.side(lhs);
+                self.side(rhs);
             }
             _ => children(e).into_iter().for_each(|e| self.operand(e)),
         }
@@ -140,6 +140,14 @@ impl Walk<'_> {
         let first =
             |with: &str| bound.iter().map(|(name, e)| [name, " := ", e, with, "; "].concat()).collect();
         put_before(self.text, self.edits, statement, (e, alone), first);
+    }
+
+    /// A side of an equation: a reference is taken as it is, and what is made of some is not.
+    fn side(&mut self, e: &Ref<Expr>) {
+        match e.as_ref() {
+            Expr::RefDot { .. } | Expr::RefBrack { .. } | Expr::Var { .. } => self.inside(e),
+            _ => self.operand(e),
+        }
     }
 
     /// An operand of what is negated.
@@ -161,11 +169,6 @@ impl Walk<'_> {
                 self.operand(index);
             }
             Expr::Call { .. } => self.bind(e),
-            Expr::Array { .. } | Expr::Set { .. } | Expr::Object { .. } => {
-                for e in children(e) {
-                    self.inside(e);
-                }
-            }
             _ => {}
         }
     }

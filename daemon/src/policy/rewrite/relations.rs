@@ -10,9 +10,9 @@ use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref
 use super::{super::machine, Edits, children, closed, put_before};
 
 /// What the bound names begin with.
-const FRESH: &str = "portcullis_pair_";
+pub const FRESH: &str = "portcullis_pair_";
 /// The builtin that measures what is to be gone over.
-const WALKED: &str = "portcullis_walked";
+pub const WALKED: &str = "portcullis_walked";
 /// How deep calls stand in each other, at most; what is deeper is refused.
 const PASSES: usize = 32;
 

@@ -63,6 +63,15 @@ pub fn take_over(path: &Path, keys: KeyIds) -> Result<(), StoreError> {
 
 /// The directory, as its owner.
 pub(super) fn host(path: &Path) -> Result<HostDisk, StoreError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode());
+    if mode & 0o022 != 0 {
+        tracing::warn!(
+            store = %path.display(),
+            mode = format!("{:04o}", mode & 0o7777),
+            "others than its owner may write to the revocation store: `chmod 0700` it"
+        );
+    }
     HostDisk::take(path).map_err(|e| StoreError::Open {
         path: path.to_owned(),
         message: match e.kind() {
