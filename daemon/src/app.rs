@@ -1,8 +1,8 @@
 //! Wires everything: the one place that may know every room.
 //!
-//! Start, in this order: configuration (before), key, policies, store, sockets bound, kernel maps filled,
-//! everything else made, programs attached, ready: see [`pending`]. Stop: front doors first, then admin and observability, then the revocation
-//! thread. The kernel goes on enforcing after the end.
+//! Start, in this order: configuration (before), key, policies, store, sockets bound, kernel maps filled, everything
+//! else made, programs attached, ready: see [`pending`]. Stop: front doors first, then admin and observability, then
+//! the revocation thread. The kernel goes on enforcing after the end.
 
 mod bundles;
 mod candidate;

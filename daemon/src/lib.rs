@@ -17,6 +17,7 @@ mod hex;
 pub mod journal;
 pub mod kernel;
 pub mod outside;
+mod percent;
 mod plain;
 pub mod policy;
 pub mod record;

@@ -47,8 +47,12 @@ impl Decider {
 
     /// The same of a token that nobody could verify, by what it says of its end.
     pub fn refused_until_stated(&self, token: &Token, else_until: WallTime) -> WallTime {
-        let ends = |exp| WallTime::from_seconds(exp).plus(self.settings.leeway).min(WallTime::LAST);
-        Verifier::stated_expiry(token).map_or(else_until, ends)
+        Verifier::stated_expiry(token).map_or(else_until, |exp| self.ended_by(exp))
+    }
+
+    /// When what has this `exp` ends, its leeway with it.
+    fn ended_by(&self, exp: i64) -> WallTime {
+        WallTime::from_seconds(exp).plus(self.settings.leeway).min(WallTime::LAST)
     }
 
     /// When a token ends by itself, its leeway with it: by what was verified, and of one that nobody can verify now by what it
@@ -58,7 +62,7 @@ impl Decider {
             Ok(identity) => identity.expires_at,
             Err(_) => Verifier::stated_expiry(token),
         };
-        Some(WallTime::from_seconds(exp?).plus(self.settings.leeway).min(WallTime::LAST))
+        exp.map(|exp| self.ended_by(exp))
     }
 
     /// Whether a token whose key is unknown will not be known later either.

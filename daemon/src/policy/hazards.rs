@@ -105,6 +105,7 @@ fn has_object(expression: &Value) -> bool {
 pub(super) fn check_locals(
     file: &str,
     module: &Module,
+    tree: &Value,
     is_rule: impl Fn(&str) -> bool,
 ) -> Result<(), LoadError> {
     let package = module.package.refr.span().text();
@@ -112,13 +113,12 @@ pub(super) fn check_locals(
         is_rule(&format!("data.{package}.{name}"))
             || module.imports.iter().any(|i| reads::import_of(i).0 == name)
     };
-    let tree = tree_of(module)?;
     let text = module.package.span.source.get_contents();
-    for (_, node) in nodes(&tree, &[]).filter(|(kind, _)| *kind == "SomeVars") {
+    for (_, node) in nodes(tree, &[]).filter(|(kind, _)| *kind == "SomeVars") {
         for var in node.get("vars").and_then(Value::as_array).into_iter().flatten() {
-            let at_ =
+            let place =
                 |name: &str| var.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-            let name = at_("start").zip(at_("end")).and_then(|(start, end)| text.get(start..end));
+            let name = place("start").zip(place("end")).and_then(|(start, end)| text.get(start..end));
             if let Some(name) = name.filter(|name| is_global(name)) {
                 let message = format!(
                     "`some {name}` would mean the rule or import of that name here, and not a variable: give it another name"

@@ -99,7 +99,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         let tree = hazards::tree_of(module)?;
         hazards::check_arity(file, &tree)?;
         hazards::check_patterns(file, &tree)?;
-        hazards::check_locals(file, module, |path| compiled.get_rules().contains_key(path))?;
+        hazards::check_locals(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         if let Some((rule, what)) =
             machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), &path)

@@ -5,7 +5,7 @@
 //! * `not` and `walk` are read as OPA reads them: see [`negation`] and [`relations`].
 //! * In tests, what a `with` puts in place of `input` or of a data document is shown to [`super::replay`].
 
-use regorus::unstable::{Expr, LiteralStmt};
+use regorus::unstable::{Expr, LiteralStmt, Query, Ref, Rule, RuleHead};
 use serde_json::Value;
 
 use super::{builtins, hazards, machine};
@@ -100,6 +100,38 @@ fn tree(path: &str, text: &str) -> Option<Value> {
     // Where calls stand is the same in both versions.
     let module = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
     serde_json::to_value(module.ok()?).ok()
+}
+
+/// Has each query of a rule looked at that stands in none of its others.
+fn queries_of(rule: &Rule, look: &mut dyn FnMut(&Query)) {
+    let Rule::Spec { head, bodies, .. } = rule else { return };
+    let value = match head {
+        RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. } => assign.as_ref().map(|a| &a.value),
+        RuleHead::Set { key, .. } => key.as_ref(),
+    };
+    if let Some(value) = value {
+        queries_within(value, look);
+    }
+    for body in bodies {
+        body.assign.iter().for_each(|a| queries_within(&a.value, look));
+        look(&body.query);
+    }
+}
+
+/// The same of an expression: those of its comprehensions.
+fn queries_within(e: &Ref<Expr>, look: &mut dyn FnMut(&Query)) {
+    match e.as_ref() {
+        Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+            queries_within(term, look);
+            look(query);
+        }
+        Expr::ObjectCompr { key, value, query, .. } => {
+            queries_within(key, look);
+            queries_within(value, look);
+            look(query);
+        }
+        _ => children(e).into_iter().for_each(|e| queries_within(e, look)),
+    }
 }
 
 /// Puts statements before one of a query; `first` has their text, with the modifiers that they are to have. `e` is what the

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use crate::percent;
+
 /// Members that are credentials whatever holds them.
 const SECRETS: [&str; 17] = [
     "authorization",
@@ -147,7 +149,7 @@ impl Redaction {
     fn query(&self, query: &str) -> Option<String> {
         let is_secret = |name: &str| {
             // As whoever reads the query takes it.
-            let lower = unescaped(name).to_ascii_lowercase();
+            let lower = percent::decoded(name).unwrap_or_else(|| name.to_owned()).to_ascii_lowercase();
             SECRETS.contains(&lower.as_str()) || self.secrets.contains(&lower)
         };
         let mut found = false;
@@ -163,26 +165,6 @@ impl Redaction {
             .collect();
         found.then(|| pairs.join("&"))
     }
-}
-
-/// A parameter's name without its escapes; what is no text then is no name that is known.
-fn unescaped(name: &str) -> String {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let Some((b, after)) = rest.split_first() {
-        let escape = after
-            .first_chunk::<2>()
-            .filter(|_| *b == b'%')
-            .and_then(|two| crate::hex::decode(std::str::from_utf8(two).ok()?));
-        if let Some([byte]) = escape.as_deref() {
-            bytes.push(*byte);
-            rest = &after[2..];
-        } else {
-            bytes.push(*b);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A member's name in a JSON pointer.

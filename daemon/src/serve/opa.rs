@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     decide::{Allowance, DataAnswer, DataQuery, Form},
+    percent,
     record::Asker,
     telemetry::Door,
 };
@@ -193,7 +194,7 @@ fn writes(method: &Method) -> bool {
 const DEEPEST: usize = 64;
 
 fn segments(path: &str) -> Option<Vec<String>> {
-    path.split('/').map(options::unescaped).collect()
+    path.split('/').map(percent::decoded).collect()
 }
 
 /// `/health`. Bundles and plugins are what makes this daemon ready: policies, revocations, kernel maps.

@@ -18,6 +18,7 @@ use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
 use super::{FingerprintKey, dpop::Proofs};
+use crate::percent;
 
 /// What a token's sender must prove to have: its `cnf` (RFC 7800).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +188,7 @@ impl Binder {
 fn certificate(header: &str, format: CertificateFormat) -> Option<[u8; 32]> {
     match format {
         CertificateFormat::Thumbprint => hex(header.trim()).or_else(|| thumbprint(header.trim())),
-        CertificateFormat::Pem => pem(&percent(header.trim())?),
+        CertificateFormat::Pem => pem(&percent::decoded(header.trim())?),
         CertificateFormat::Xfcc => xfcc(header),
     }
 }
@@ -204,7 +205,7 @@ fn xfcc(header: &str) -> Option<[u8; 32]> {
         let (value, end) = value(after)?;
         let slot = match name.as_str() {
             "hash" => Some((&mut hash, hex(value)?)),
-            "cert" => Some((&mut cert, pem(&percent(value)?)?)),
+            "cert" => Some((&mut cert, pem(&percent::decoded(value)?)?)),
             "by" | "chain" | "subject" | "uri" | "dns" => None,
             _ => return None,
         };
@@ -246,17 +247,6 @@ fn value(text: &str) -> Option<(&str, &str)> {
     let value = &quoted[..end];
     // No subject has that; a proxy's own words have.
     (!value.to_ascii_lowercase().contains("hash=")).then(|| (value, &quoted[end + 1..]))
-}
-
-/// Undoes percent-encoding. A plus stays one: PEM has it.
-fn percent(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(b) = rest.next() {
-        let mut digit = || rest.next().and_then(|d| char::from(d).to_digit(16));
-        bytes.push(if b == b'%' { u8::try_from(digit()? * 16 + digit()?).ok()? } else { b });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// The SHA-256 of one certificate in PEM.

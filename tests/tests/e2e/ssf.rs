@@ -198,6 +198,17 @@ fn world(transmitter: &Transmitter, lines: &str) -> Result<(World, Web)> {
     Ok((w, web))
 }
 
+/// The same, which the transmitter pushes its events to, and which follows it.
+fn pushed(transmitter: &Transmitter) -> Result<(World, Web)> {
+    let lines = format!(
+        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
+         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
+    );
+    let (w, web) = world(transmitter, &lines)?;
+    until(|| Ok(status(&w)?["ready"] == true))?;
+    Ok((w, web))
+}
+
 fn push(w: &World, secret: &str, kind: &str, set: &str) -> Result<Answer> {
     let authorization =
         if secret.is_empty() { String::new() } else { format!("\r\nAuthorization: Bearer {secret}") };
@@ -303,12 +314,7 @@ fn a_pushed_event_is_refused_by_the_kernel_when_202_returns() -> Result<()> {
         return Ok(());
     }
     let transmitter = Transmitter::new()?;
-    let lines = format!(
-        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
-         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
-    );
-    let (mut w, _web) = world(&transmitter, &lines)?;
-    until(|| Ok(status(&w)?["ready"] == true))?;
+    let (mut w, _web) = pushed(&transmitter)?;
     let delivery = transmitter.known().stream.clone().unwrap_or_default()["delivery"].clone();
     assert_eq!(delivery["authorization_header"], format!("Bearer {SECRET}"));
     // One token serves until it ends or is not taken any more; then another one is had.
@@ -408,12 +414,7 @@ fn a_stream_that_is_there_is_told_another_secret() -> Result<()> {
         return Ok(());
     }
     let transmitter = Transmitter::new()?;
-    let lines = format!(
-        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
-         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
-    );
-    let (mut w, _web) = world(&transmitter, &lines)?;
-    until(|| Ok(status(&w)?["ready"] == true))?;
+    let (mut w, _web) = pushed(&transmitter)?;
     w.dir.write("push.secret", "another-push-secret-0123456789abcdef\n")?;
     w.daemon.kill9()?;
     w.daemon.restart()?;
@@ -431,12 +432,7 @@ fn an_event_with_many_names_revokes_them_all_and_one_that_names_nobody_well_is_r
         return Ok(());
     }
     let transmitter = Transmitter::new()?;
-    let lines = format!(
-        "token_url = \"{TRANSMITTER}/token\"\nclient_id = \"portcullis\"\nclient_secret_file = \"client.secret\"\n\
-         delivery = \"push\"\npush_url = \"http://{DOOR}/ssf/events/idp\"\npush_secret_file = \"push.secret\"\n"
-    );
-    let (w, _web) = world(&transmitter, &lines)?;
-    until(|| Ok(status(&w)?["ready"] == true))?;
+    let (w, _web) = pushed(&transmitter)?;
     let token = w.mint.hs256()?;
     assert_eq!(w.daemon.auth("GET", "/v1/orders", &token)?.status, 200);
     let user = |sub: &str| json!({"format": "iss_sub", "iss": ISSUER, "sub": sub});

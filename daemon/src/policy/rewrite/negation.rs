@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::unstable::{BoolOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead};
+use regorus::unstable::{BoolOp, Expr, Literal, LiteralStmt, Module, Query, Ref};
 
 use super::{
     super::{
         machine,
         reads::{import_of, names_of_rule},
     },
-    Edits, put_before,
+    Edits, put_before, queries_of, queries_within,
 };
 
 /// What the bound names begin with.
@@ -58,7 +58,7 @@ fn edits(module: &Module, text: &str, names: &RuleNames, pass: usize, edits: &mu
     global.extend(module.imports.iter().map(|import| import_of(import).0.to_owned()));
     let mut walk = Walk { text, global, edits, pass, fresh: 0, bound: Vec::new() };
     for rule in &module.policy {
-        walk.rule(rule);
+        queries_of(rule, &mut |query| walk.query(query));
     }
 }
 
@@ -74,23 +74,6 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn rule(&mut self, rule: &Rule) {
-        let Rule::Spec { head, bodies, .. } = rule else { return };
-        let value = match head {
-            RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. } => {
-                assign.as_ref().map(|a| &a.value)
-            }
-            RuleHead::Set { key, .. } => key.as_ref(),
-        };
-        if let Some(value) = value {
-            self.within(value);
-        }
-        for body in bodies {
-            body.assign.iter().for_each(|a| self.within(&a.value));
-            self.query(&body.query);
-        }
-    }
-
     fn query(&mut self, query: &Query) {
         for statement in &query.stmts {
             match &statement.literal {
@@ -108,18 +91,7 @@ impl Walk<'_> {
 
     /// Queries within an expression.
     fn within(&mut self, e: &Ref<Expr>) {
-        match e.as_ref() {
-            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
-                self.within(term);
-                self.query(query);
-            }
-            Expr::ObjectCompr { key, value, query, .. } => {
-                self.within(key);
-                self.within(value);
-                self.query(query);
-            }
-            _ => children(e).into_iter().for_each(|e| self.within(e)),
-        }
+        queries_within(e, &mut |query| self.query(query));
     }
 
     fn negated(&mut self, statement: &LiteralStmt, e: &Ref<Expr>, alone: bool) {

@@ -5,9 +5,9 @@
 //! `walk(x, portcullis_pair_1); [path, value] := portcullis_pair_1`. What is left (the value of a rule, a negation) is
 //! refused by [`super::super::hazards`]. What `walk` goes over is measured before, for regorus's has no bound.
 
-use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead};
+use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref};
 
-use super::{super::machine, Edits, children, closed, put_before};
+use super::{super::machine, Edits, children, closed, put_before, queries_of, queries_within};
 
 /// What the bound names begin with.
 pub const FRESH: &str = "portcullis_pair_";
@@ -22,7 +22,9 @@ pub fn mended(path: &str, text: &str) -> String {
     for pass in 1..=PASSES {
         let Some(module) = parsed(path, &text) else { return text };
         let mut walk = Walk { text: &text, edits: Edits::default(), pass, fresh: 0, bound: Vec::new() };
-        walk.module(&module, Walk::query);
+        for rule in &module.policy {
+            queries_of(rule, &mut |query| walk.query(query));
+        }
         if walk.edits.is_empty() {
             break;
         }
@@ -30,7 +32,9 @@ pub fn mended(path: &str, text: &str) -> String {
     }
     let Some(module) = parsed(path, &text) else { return text };
     let mut walk = Walk { text: &text, edits: Edits::default(), pass: 0, fresh: 0, bound: Vec::new() };
-    walk.module(&module, Walk::measure);
+    for rule in &module.policy {
+        queries_of(rule, &mut |query| walk.measure(query));
+    }
     walk.edits.apply(&text)
 }
 
@@ -68,51 +72,15 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Has each query of a module looked at.
-    fn module(&mut self, module: &Module, look: fn(&mut Self, &Query)) {
-        for rule in &module.policy {
-            let Rule::Spec { head, bodies, .. } = rule.as_ref() else { continue };
-            let value = match head {
-                RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. } => {
-                    assign.as_ref().map(|a| &a.value)
-                }
-                RuleHead::Set { key, .. } => key.as_ref(),
-            };
-            if let Some(value) = value {
-                self.within(value, look);
-            }
-            for body in bodies {
-                body.assign.iter().for_each(|a| self.within(&a.value, look));
-                look(self, &body.query);
-            }
-        }
-    }
-
-    /// Queries within an expression.
-    fn within(&mut self, e: &Ref<Expr>, look: fn(&mut Self, &Query)) {
-        match e.as_ref() {
-            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
-                self.within(term, look);
-                look(self, query);
-            }
-            Expr::ObjectCompr { key, value, query, .. } => {
-                self.within(key, look);
-                self.within(value, look);
-                look(self, query);
-            }
-            _ => children(e).into_iter().for_each(|e| self.within(e, look)),
-        }
-    }
-
     fn query(&mut self, query: &Query) {
         for statement in &query.stmts {
             match &statement.literal {
                 Literal::Expr { expr: e, .. } | Literal::SomeIn { collection: e, .. } => {
                     self.statement(statement, e, query.stmts.len() == 1);
                 }
-                Literal::NotExpr { expr, .. } => self.within(expr, Self::query),
+                Literal::NotExpr { expr, .. } => queries_within(expr, &mut |query| self.query(query)),
                 Literal::Every { domain, query, .. } => {
-                    self.within(domain, Self::query);
+                    queries_within(domain, &mut |query| self.query(query));
                     self.query(query);
                 }
                 Literal::SomeVars { .. } => {}
@@ -127,7 +95,7 @@ impl Walk<'_> {
         self.calls(e);
         let bound = std::mem::take(&mut self.bound);
         if bound.is_empty() {
-            return self.within(e, Self::query);
+            return queries_within(e, &mut |query| self.query(query));
         }
         let call =
             |(name, x): &(String, String), with: &str| ["walk(", x, ", ", name, ")", with, "; "].concat();
@@ -200,7 +168,7 @@ impl Walk<'_> {
             self.edits.between(self.text, open, end, '(', &format!("({WALKED}("));
             self.edits.between(self.text, end, pair.span().start as usize, ',', "),");
         }
-        self.within(e, Self::measure);
+        queries_within(e, &mut |query| self.measure(query));
         for e in children(e) {
             self.measured(e);
         }

@@ -25,7 +25,8 @@ pub enum Level {
     Local,
     /// The stream has it, as many of its servers as make a majority.
     Stored,
-    /// The other hosts have it in force.
+    /// The other hosts have it in force. `all` is another word for it.
+    #[serde(alias = "all")]
     Applied,
 }
 

@@ -56,6 +56,14 @@ impl Piece {
             self.places.push(place);
         }
     }
+
+    /// The last place that is noted of those that `is_before` says it of, and the chain before it; else the beginning of a
+    /// file of the log.
+    pub fn seek(&self, is_before: impl Fn(&Place) -> bool) -> (u64, Chain) {
+        let n = self.places.partition_point(is_before);
+        let place = n.checked_sub(1).map(|n| (self.places[n].at, self.places[n].before));
+        place.unwrap_or((PAGE, self.before))
+    }
 }
 
 /// What came of an order that may be repeated.
@@ -331,9 +339,7 @@ impl StoreReader {
                     let (at, before) = if first == p.first { (at, before) } else { (p.end, p.before) };
                     return (Arc::clone(&p.file), at, before, p.end);
                 }
-                let n = p.places.partition_point(|place| place.before.seq <= after);
-                let place = n.checked_sub(1).map(|n| (p.places[n].at, p.places[n].before));
-                let (at, before) = place.unwrap_or((PAGE, p.before));
+                let (at, before) = p.seek(|place| place.before.seq <= after);
                 (Arc::clone(&p.file), at, before, p.end)
             };
             log.map(seek).collect()

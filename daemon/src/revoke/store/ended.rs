@@ -8,10 +8,7 @@ use super::{
     catalog::{StoreReader, damaged},
     record::{Record, records},
 };
-use crate::{
-    hex,
-    journal::{PAGE, verify},
-};
+use crate::{hex, journal::verify};
 
 /// Read at once.
 const READ: u64 = 1 << 20;
@@ -44,9 +41,7 @@ impl StoreReader {
             let start = catalog.pieces.iter().rposition(|p| p.places.first().is_some_and(|f| f.id <= id.0));
             let log = catalog.pieces[start.unwrap_or(0)..].iter().filter(|p| p.first != 0);
             log.map(|p| {
-                let n = p.places.partition_point(|place| place.id <= id.0);
-                let place = n.checked_sub(1).map(|n| (p.places[n].at, p.places[n].before));
-                let (at, before) = place.unwrap_or((PAGE, p.before));
+                let (at, before) = p.seek(|place| place.id <= id.0);
                 (Arc::clone(&p.file), at, before, p.end)
             })
             .collect()

@@ -15,14 +15,14 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     AdminState, ApiError, Caller, bad,
-    fleet::{Wait, WaitLevel, Waiting},
+    fleet::{Wait, Waiting},
     import::Imports,
     order::{IdempotencyKey, Ordered, RevokeRequest, over},
     parse,
 };
 use crate::{
     clock::WallTime,
-    revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder},
+    revoke::{AnyClaim, ClaimId, Once, Order, RevokeError, SelectorOrder, feed::Level},
 };
 
 /// Lines that are revoked together.
@@ -43,7 +43,7 @@ pub(super) struct Options {
     /// `all` or `errors`.
     #[serde(default)]
     results: Results,
-    wait: Option<WaitLevel>,
+    wait: Option<Level>,
     hosts: Option<String>,
     timeout: Option<String>,
 }

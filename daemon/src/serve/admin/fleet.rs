@@ -19,36 +19,13 @@ use crate::revoke::{
 /// Longest wait.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// A level, as the query names it.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WaitLevel {
-    /// On this host's disk and in force here.
-    Local,
-    /// In the stream.
-    Stored,
-    /// In force on the other hosts.
-    #[serde(alias = "all")]
-    Applied,
-}
-
-impl From<WaitLevel> for Level {
-    fn from(asked: WaitLevel) -> Self {
-        match asked {
-            WaitLevel::Local => Self::Local,
-            WaitLevel::Stored => Self::Stored,
-            WaitLevel::Applied => Self::Applied,
-        }
-    }
-}
-
 /// How far an order must have come before it is answered, in the query.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
     /// `local`, `stored`, `applied` or `all`, which is the same.
     #[serde(rename = "wait")]
-    level: Option<WaitLevel>,
+    level: Option<Level>,
     /// Names of hosts, with commas between; all live ones where none are given.
     hosts: Option<String>,
     /// Longest time.
@@ -57,14 +34,14 @@ pub struct Wait {
 
 impl Wait {
     /// As it stands in another query.
-    pub const fn new(level: Option<WaitLevel>, hosts: Option<String>, timeout: Option<String>) -> Self {
+    pub const fn new(level: Option<Level>, hosts: Option<String>, timeout: Option<String>) -> Self {
         Self { level, hosts, timeout }
     }
 
     /// Checks it, before anything is ordered; `None` where nobody waits.
     pub fn read(&self, s: &AdminState) -> Result<Option<Waiting>, ApiError> {
         let usual = s.fleet.as_ref().map(|f| f.usual());
-        let level = self.level.map(Level::from).or(usual.map(|u| u.0)).unwrap_or_default();
+        let level = self.level.or(usual.map(|u| u.0)).unwrap_or_default();
         let timeout = match &self.timeout {
             None => usual.map_or(LONGEST, |u| u.1),
             Some(text) => humantime::parse_duration(text)
@@ -147,7 +124,7 @@ mod tests {
 
     #[test]
     fn all_is_another_word_for_applied() {
-        let read = |word: &str| serde_json::from_value::<WaitLevel>(word.into()).map(Level::from).ok();
+        let read = |word: &str| serde_json::from_value::<Level>(word.into()).ok();
         for (word, level) in [
             ("local", Some(Level::Local)),
             ("stored", Some(Level::Stored)),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     AdminState, ApiError, Caller, UNSEEN, bad,
-    fleet::{self, Wait, WaitLevel},
+    fleet::{self, Wait},
     json::Json,
     order::{IMPORT, IdempotencyKey, Ordered, RevokeRequest, check_reason},
     parse,
@@ -21,7 +21,8 @@ use super::{
 use crate::{
     clock::WallTime,
     revoke::{
-        AnyClaim, ClaimId, IMPORTED_LOCKDOWN, Once, RevokeError, SelectorClaim, SelectorOrder, is_lockdown,
+        AnyClaim, ClaimId, IMPORTED_LOCKDOWN, Once, RevokeError, SelectorClaim, SelectorOrder, feed::Level,
+        is_lockdown,
     },
 };
 
@@ -181,7 +182,7 @@ pub(super) struct By {
     #[serde(default)]
     reason: String,
     actor: Option<String>,
-    wait: Option<WaitLevel>,
+    wait: Option<Level>,
     hosts: Option<String>,
     timeout: Option<String>,
 }

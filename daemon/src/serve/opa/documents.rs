@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{answer::Fault, body, options::unescaped, segments};
-use crate::serve::doors::{Answer, Doors, json as json_answer, plain, read_body};
+use super::{answer::Fault, body, segments};
+use crate::{
+    percent,
+    serve::doors::{Answer, Doors, json as json_answer, plain, read_body},
+};
 
 /// What a client wants changed.
 #[derive(Clone, Debug)]
@@ -153,8 +156,8 @@ pub(super) async fn policies(doors: &Doors, request: Request<Incoming>, id: &str
 }
 
 async fn change_policies(doors: &Doors, request: Request<Incoming>, id: &str) -> Result<Answer, Fault> {
-    let id =
-        unescaped(id).ok_or_else(|| Fault::parameter("the policy's id is not UTF-8 behind its escapes"))?;
+    let id = percent::decoded(id)
+        .ok_or_else(|| Fault::parameter("the policy's id is not UTF-8 behind its escapes"))?;
     let (parts, body) = request.into_parts();
     let shown = |id: &str, text: &str| json!({"id": id, "raw": text});
     let result = |value: Value| json_answer(StatusCode::OK, json!({"result": value}).to_string().into());

@@ -5,7 +5,10 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::answer::{Fault, Timings};
-use crate::serve::doors::{Answer, json};
+use crate::{
+    percent,
+    serve::doors::{Answer, json},
+};
 
 /// Options, as OPA names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +30,7 @@ impl Options {
             let on = !matches!(value, "false" | "0" | "f");
             match name {
                 "input" => {
-                    let text = unescaped(&value.replace('+', " "));
+                    let text = percent::decoded(&value.replace('+', " "));
                     options.input = Some(text.ok_or_else(|| {
                         Fault::parameter("parameter `input` is not UTF-8 behind its escapes")
                     })?);
@@ -68,22 +71,6 @@ impl Options {
             .and_then(Result::ok);
         json(StatusCode::OK, pretty.map_or(body, |text| (text + "\n").into()))
     }
-}
-
-/// Takes percent escapes away.
-pub(super) fn unescaped(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(b) = rest.next() {
-        let b = if b == b'%' {
-            let mut digit = || char::from(rest.next()?).to_digit(16);
-            u8::try_from(digit()? * 16 + digit()?).ok()?
-        } else {
-            b
-        };
-        bytes.push(b);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
