@@ -33,7 +33,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey};
+pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey, holds_api_key};
 pub use bind::{Binder, BindingSettings, CertificateFormat, Confirmation, Evidence, Once, Target};
 pub use document::{Document, DocumentKey};
 pub use extract::Extraction;

@@ -482,7 +482,7 @@ fn spoilt_policies_are_refused_or_decide_within_their_limits() -> Result<()> {
     ];
     let inputs = inputs.map(Input::from);
     let next = AtomicU64::new(0);
-    run("policies", if is_thorough() { 100_000 } else { 1_000 }, |random| {
+    run("policies", cases(1_000), |random| {
         let dir = place.path().join(next.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&dir)?;
         fs::write(dir.join("p.rego"), spoilt(random, &seeds))?;

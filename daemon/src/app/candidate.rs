@@ -99,7 +99,7 @@ pub(super) fn told(shared: &Shared) -> Value {
     if let Some(set) = &candidate {
         told["candidate"] = json!({
             "revision": set.hash(), "engine": set.engine().name(), "interpreted_because": set.engine().reason(),
-            "tests": set.tested().tests, "replayed_on_both_engines": set.tested().replayed,
+            "tests": set.tested().tests, "tests_skipped": set.tested().skipped, "replayed_on_both_engines": set.tested().replayed,
         });
         told["shadow"] = shared.candidate.findings.told([live.set.stamp(), set.stamp()]);
         let shadow = shared.recorder.as_ref().and_then(|r| r.shadow.as_ref());

@@ -86,6 +86,7 @@ fn read(s: &Shared) -> Value {
             "modules": loaded.set.modules(),
             "tests_required": loaded.set.tested().required,
             "tests": loaded.set.tested().tests,
+            "tests_skipped": loaded.set.tested().skipped,
             "replayed_on_both_engines": loaded.set.tested().replayed,
             "reads": inputs(loaded.set.reads()),
             "dirs": config.policy.dirs,

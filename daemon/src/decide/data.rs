@@ -193,7 +193,7 @@ impl Decider {
             return Ok(self.hit_answer(&hit, path));
         }
         let loaded = self.parts.policy.current();
-        let is_decision = loaded.set.is_decision(path) || member(&loaded, path).is_some();
+        let is_decision = below(&loaded, path).is_some();
         let overloaded = || {
             if is_decision {
                 self.refused(&loaded, path, Reason::Overloaded)
@@ -274,7 +274,7 @@ impl Decider {
         let reason = verdict.ruling.reason();
         verdict.body = match value {
             Some(value) => {
-                let result = shaped(&verdict.ruling, value, member(loaded, path));
+                let result = shaped(&verdict.ruling, value, below(loaded, path).unwrap_or_default());
                 DataAnswer::new(result.as_ref(), reason, warn).body
             }
             None => self.refused(loaded, path, reason).body,
@@ -337,7 +337,7 @@ impl Decider {
             Shape::Object => json!({"allow": false, "reason": reason.code(), "status": reason.status()}),
             Shape::Unknown => return DataAnswer::undefined(reason),
         };
-        let denied = shaped(&Ruling::deny(reason), value, member(loaded, path));
+        let denied = shaped(&Ruling::deny(reason), value, below(loaded, path).unwrap_or_default());
         DataAnswer::new(denied.as_ref(), reason, false)
     }
 
@@ -420,14 +420,14 @@ impl Decider {
     }
 }
 
-/// The member of the decision that a path asks for.
-fn member<'a>(loaded: &Loaded, path: &[&'a str]) -> Option<&'a str> {
-    path.split_last().filter(|(_, rest)| loaded.set.is_decision(rest)).map(|(last, _)| *last)
+/// The way from the decision down to what a path asks for: nothing where that is the decision; none where it is not within.
+fn below<'p>(loaded: &Loaded, path: &'p [&'p str]) -> Option<&'p [&'p str]> {
+    (0..=path.len()).find(|n| loaded.set.is_decision(&path[..*n])).map(|n| &path[n..])
 }
 
 /// A ruling in the shape the policy gives: its own words for an allow, and for a denial too, unless it is the
-/// daemon that denies.
-fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> {
+/// daemon that denies. Of that what stands `below`.
+fn shaped(ruling: &Ruling, value: Value, below: &[&str]) -> Option<Value> {
     let denied = matches!(ruling, Ruling::Deny(_));
     let mut value = match value {
         Value::Object(mut members) => {
@@ -438,10 +438,14 @@ fn shaped(ruling: &Ruling, value: Value, member: Option<&str>) -> Option<Value> 
         }
         _ => Value::Bool(!denied),
     };
-    match member {
-        None => Some(value),
-        Some(name) => value.get_mut(name).map(Value::take),
+    let mut at = &mut value;
+    for step in below {
+        at = match at {
+            Value::Array(items) => items.get_mut(step.parse::<usize>().ok()?)?,
+            other => other.get_mut(*step)?,
+        };
     }
+    Some(at.take())
 }
 
 /// Puts the decision, as it is answered, where it lies in a document; takes away what lies there where it has no value.
@@ -583,11 +587,15 @@ mod tests {
     fn a_denial_keeps_the_shape_of_the_policy_and_never_allows() {
         let revoked = Ruling::deny(Reason::TokenRevoked);
         let object = json!({"allow": true, "reason": "token_revoked"});
-        assert_eq!(shaped(&revoked, object.clone(), None).unwrap()["allow"], json!(false));
-        assert_eq!(shaped(&revoked, object.clone(), Some("reason")), Some(json!("token_revoked")));
-        assert_eq!(shaped(&revoked, object.clone(), Some("allow")), Some(json!(false)));
-        assert_eq!(shaped(&revoked, object, Some("ttl")), None);
-        assert_eq!(shaped(&revoked, json!(true), None), Some(json!(false)));
+        assert_eq!(shaped(&revoked, object.clone(), &[]).unwrap()["allow"], json!(false));
+        assert_eq!(shaped(&revoked, object.clone(), &["reason"]), Some(json!("token_revoked")));
+        assert_eq!(shaped(&revoked, object.clone(), &["allow"]), Some(json!(false)));
+        assert_eq!(shaped(&revoked, object.clone(), &["ttl"]), None);
+        assert_eq!(shaped(&revoked, object, &["allow", "x"]), None);
+        assert_eq!(shaped(&revoked, json!(true), &[]), Some(json!(false)));
+        let limits = json!({"limit": [{"key": "k"}]});
+        assert_eq!(shaped(&revoked, limits.clone(), &["limit", "0", "key"]), Some(json!("k")));
+        assert_eq!(shaped(&revoked, limits, &["limit", "key"]), None);
     }
 
     #[test]

@@ -362,6 +362,18 @@ async fn a_path_above_the_decision_charges_its_limits_and_holds_it_as_it_is_answ
 }
 
 #[tokio::test]
+async fn a_path_within_the_decision_charges_its_limits_however_deep_it_is() {
+    let rules = "decision := {\"allow\": true, \"ttl\": 60, \"limit\": [{\"key\": \"k\", \"rate\": 2, \"per\": 3600}]}";
+    let (world, t) = (World::new(rules), token("1"));
+    let path = ["p", "decision", "limit", "0", "key"];
+    for _ in 0..2 {
+        assert_eq!(world.data(&path, &t).await, json!({"result": "k"}));
+    }
+    assert_eq!(world.data(&path, &t).await, json!({}), "the daemon's denial has no such member");
+    assert_eq!(world.auth(&t).await.reason(), Reason::RateLimited);
+}
+
+#[tokio::test]
 async fn a_path_above_a_decision_without_a_value_has_none_of_it() {
     let (world, t) =
         (World::new("decision := true if input.token_status == \"valid\"\n\nbeside := 7"), token("1"));

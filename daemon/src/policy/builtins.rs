@@ -20,7 +20,9 @@ mod globs;
 mod graphs;
 mod jwt;
 mod keys;
+mod letters;
 mod limits;
+mod meets;
 mod native;
 mod net;
 mod patterns;
@@ -31,6 +33,7 @@ mod sign;
 mod sprintf;
 mod strict;
 mod text;
+mod times;
 mod verbs;
 mod x509;
 
@@ -125,6 +128,8 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "product" / 1 = limits::product,
     "units.parse" / 1 = amounts::parse,
     "units.parse_bytes" / 1 = amounts::parse_bytes,
+    "lower" / 1 = letters::lower,
+    "upper" / 1 = letters::upper,
     "concat" / 2 = text::concat,
     "replace" / 3 = text::replace,
     "strings.replace_n" / 2 = text::replace_n,
@@ -137,9 +142,12 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "regex.split" / 2 = patterns::split,
     "regex.replace" / 3 = patterns::replace,
     "regex.template_match" / 4 = patterns::template_match,
+    "regex.globs_match" / 2 = meets::globs_match,
     "glob.match" / 3 = patterns::glob_match,
     "glob.quote_meta" / 1 = patterns::quote_meta,
     "time.parse_rfc3339_ns" / 1 = strict::parse_rfc3339_ns,
+    "time.parse_duration_ns" / 1 = times::parse_duration_ns,
+    "time.add_date" / 4 = times::add_date,
     "urlquery.decode" / 1 = strict::urlquery_decode,
     "urlquery.decode_object" / 1 = strict::urlquery_decode_object,
     "semver.is_valid" / 1 = strict::semver_is_valid,

@@ -22,7 +22,14 @@ pub(super) fn tree_of(module: &Module) -> Result<Value, LoadError> {
 }
 
 /// Refuses calls and function heads of a module that have too many arguments.
-pub(super) fn check_arity(file: &str, tree: &Value) -> Result<(), LoadError> {
+pub(super) fn check_arity(
+    file: &str,
+    module: &Module,
+    tree: &Value,
+    is_rule: impl Fn(&str) -> bool,
+) -> Result<(), LoadError> {
+    let own_walk = is_rule(&format!("data.{}.walk", module.package.refr.span().text()));
+
     for (kind, node) in nodes(tree, &[]) {
         let arguments = match kind {
             "Call" => node.get("params"),
@@ -37,7 +44,7 @@ pub(super) fn check_arity(file: &str, tree: &Value) -> Result<(), LoadError> {
             return Err(at(file, node, message));
         }
         let called = node.get("fcn").filter(|_| kind == "Call").and_then(dotted);
-        if called.as_deref() == Some("walk") && count == 1 {
+        if called.as_deref() == Some("walk") && count == 1 && !own_walk {
             let message =
                 "`walk` gives many values, and has no place for them here: bind each in a statement of \
                            its own, as `walk(x, [path, value])`"

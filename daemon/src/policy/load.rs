@@ -97,7 +97,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
     for module in compiled.get_modules() {
         let file = module.package.span.source.get_path();
         let tree = hazards::tree_of(module)?;
-        hazards::check_arity(file, &tree)?;
+        hazards::check_arity(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         hazards::check_patterns(file, &tree)?;
         hazards::check_locals(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
@@ -128,7 +128,8 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         if !run.report.passed() {
             return Err(LoadError::Tests(run.report));
         }
-        tested.tests = run.report.cases.len();
+        tested.skipped = run.report.skipped();
+        tested.tests = run.report.cases.len() - tested.skipped;
         cases = run.seen;
     }
     let limits = Limits {

@@ -36,7 +36,7 @@ pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str
 
 /// A module's text as both engines are to read it; `names` are of all modules of its set.
 pub(super) fn mended(path: &str, text: &str, names: &RuleNames) -> String {
-    relations::mended(path, &negation::mended(path, &outputs(path, text), names))
+    relations::mended(path, &negation::mended(path, &outputs(path, text), names), names)
 }
 
 /// A module's text with calls in output form written as equations; the text itself where there are none.
@@ -134,19 +134,19 @@ fn queries_within(e: &Ref<Expr>, look: &mut dyn FnMut(&Query)) {
     }
 }
 
-/// Puts statements before one of a query; `first` has their text, with the modifiers that they are to have. `e` is what the
-/// statement looks at, and whether it is alone in its query.
+/// Puts statements before one of a query; `first` has their text, with the modifiers that they are to have. `alone` is
+/// whether it is so in its query.
 fn put_before(
     text: &str,
     edits: &mut Edits,
     statement: &LiteralStmt,
-    (e, alone): (&Expr, bool),
+    alone: bool,
     first: impl FnOnce(&str) -> String,
 ) {
     let start = statement.span.start as usize;
-    let after = closed(text, e.span().end as usize);
     let end = closed(text, statement.span.end as usize);
-    let before = first(if statement.with_mods.is_empty() { "" } else { text.get(after..end).unwrap_or("") });
+    let modifiers = statement.with_mods.first().and_then(|with| text.get(with.span.start as usize..end));
+    let before = first(&modifiers.map(|with| format!(" {with}")).unwrap_or_default());
     // A body of one statement may have no braces.
     let bare = alone && follows_if(text.get(..start).unwrap_or_default());
     edits.insert(start, if bare { format!("{{ {before}") } else { before });

@@ -121,6 +121,8 @@ pub struct Tested {
     pub required: bool,
     /// Tests that were run.
     pub tests: usize,
+    /// Tests that are not to be run yet (`todo_test_…`).
+    pub skipped: usize,
     /// Cases of theirs in which both engines gave one answer.
     pub replayed: usize,
 }
@@ -274,7 +276,14 @@ impl PolicySet {
         let value = if self.is_decision(path) {
             self.decide(input)?
         } else {
-            bounded(self.query(path, input, false)?, MAX_VALUE)?
+            let value = self.query(path, input, false, false)?;
+            // A segment that is a number is an element's, too.
+            let is_number = |segment: &&str| segment.parse::<u32>().is_ok();
+            let value = match value {
+                Value::Undefined if path.iter().any(is_number) => self.query(path, input, false, true)?,
+                value => value,
+            };
+            bounded(value, MAX_VALUE)?
         };
         match value {
             Value::Undefined => Ok(None),
@@ -284,7 +293,7 @@ impl PolicySet {
 
     /// The builtin that fails when a path is evaluated, which otherwise makes its expression undefined.
     pub fn builtin_fault(&self, path: &[&str], input: &Input) -> Option<PolicyError> {
-        self.query(path, input, true).err()
+        self.query(path, input, true, false).err()
     }
 
     /// The decision's value.
@@ -316,7 +325,14 @@ impl PolicySet {
     }
 
     /// Evaluates a query for a path, as OPA does: a builtin that fails is undefined, unless `strict`.
-    fn query(&self, path: &[&str], input: &Input, strict: bool) -> Result<Value, PolicyError> {
+    /// Segments that are numbers are elements' of arrays where `by_number`.
+    fn query(
+        &self,
+        path: &[&str],
+        input: &Input,
+        strict: bool,
+        by_number: bool,
+    ) -> Result<Value, PolicyError> {
         let mut query = "data".to_owned();
         for segment in path {
             if segment.chars().any(char::is_control) {
@@ -324,7 +340,10 @@ impl PolicySet {
             }
             // A JSON string is a Rego string.
             query.push('[');
-            query.push_str(&serde_json::Value::from(*segment).to_string());
+            query.push_str(&match segment.parse::<u32>() {
+                Ok(number) if by_number => number.to_string(),
+                _ => serde_json::Value::from(*segment).to_string(),
+            });
             query.push(']');
         }
         self.interpret_or(input, strict, placed_error, |engine| {

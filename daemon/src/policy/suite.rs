@@ -70,6 +70,11 @@ impl TestReport {
         self.cases.iter().filter(|c| !matches!(c.outcome, Outcome::Passed | Outcome::Skipped))
     }
 
+    /// How many were not to be run.
+    pub fn skipped(&self) -> usize {
+        self.cases.iter().filter(|c| c.outcome == Outcome::Skipped).count()
+    }
+
     /// The tests that did not pass, by file and name, on one line.
     pub fn summary(&self) -> String {
         let mut out = String::new();

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::percent;
+use crate::{percent, token::holds_api_key};
 
 /// Members that are credentials whatever holds them.
 const SECRETS: [&str; 17] = [
@@ -172,7 +172,7 @@ pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Whether a text is or holds what looks like a credential: a scheme with one word behind it, or a JWS.
+/// Whether a text is or holds what looks like a credential: a scheme with one word behind it, a JWS, or an API key.
 fn is_credential(text: &str) -> bool {
     let scheme = text.trim().split_once(' ').is_some_and(|(scheme, rest)| {
         let (word, is) = (rest.trim(), |name: &str| scheme.eq_ignore_ascii_case(name));
@@ -180,7 +180,10 @@ fn is_credential(text: &str) -> bool {
         let encoded = || word.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'=');
         !word.is_empty() && !word.contains(' ') && (is("bearer") || is("dpop") || is("basic") && encoded())
     });
-    scheme || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..])) || is_spaced_jws(text)
+    scheme
+        || text.match_indices("eyJ").any(|(at, _)| is_jws(&text[at..]))
+        || is_spaced_jws(text)
+        || holds_api_key(text)
 }
 
 /// Whether a text is a JWS whose header begins otherwise than with `{"`: with blanks, which JSON may have.
@@ -212,6 +215,8 @@ mod tests {
     use super::*;
 
     const JWS: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.c2ln";
+
+    const KEY: &str = "pk_0123456789A_0123456789012345678901234567890123456789abcdefghi";
 
     fn redacted(mut input: Value) -> (Value, Changed) {
         let redaction = Redaction {
@@ -295,6 +300,9 @@ mod tests {
             (json!({"a": format!("see {JWS}")}), json!({})),
             (json!({"a": [JWS, "b"]}), json!({"a": ["***", "b"]})),
             (json!({"a": "Bearer abc"}), json!({})),
+            (json!({"a": format!("key {KEY}.")}), json!({})),
+            (json!({"a": [KEY, "pk_0123456789A_short"]}), json!({"a": ["***", "pk_0123456789A_short"]})),
+            (json!({"query": format!("a={KEY}")}), json!({"query": "a=***"})),
             (json!({"a": "basic dXNlcjpwYXNz"}), json!({})),
             (json!({"a": "Basic membership"}), json!({"a": "Basic membership"})),
             (json!({"a": "bearer of bad news"}), json!({"a": "bearer of bad news"})),

@@ -185,7 +185,7 @@ async fn decide(
     answer
 }
 
-/// A path's segments. One that holds an escaped slash is one key.
+/// Whether a method changes documents.
 fn writes(method: &Method) -> bool {
     [Method::PUT, Method::PATCH, Method::DELETE].contains(method)
 }
@@ -193,6 +193,7 @@ fn writes(method: &Method) -> bool {
 /// Parts of a path at most: the engine goes down one call for each.
 const DEEPEST: usize = 64;
 
+/// A path's segments. One that holds an escaped slash is one key.
 fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/').map(percent::decoded).collect()
 }

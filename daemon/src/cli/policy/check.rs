@@ -4,7 +4,10 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::source::Source;
-use crate::cli::{OK, Outcome, print, print_json};
+use crate::{
+    cli::{OK, Outcome, print, print_json},
+    policy::Tested,
+};
 
 /// Load a set as the daemon would, its tests included, and tell what runs it
 ///
@@ -30,6 +33,7 @@ impl Args {
                 "modules": set.modules(),
                 "tests_required": tested.required,
                 "tests": tested.tests,
+                "tests_skipped": tested.skipped,
                 "replayed_on_both_engines": tested.replayed,
                 "hash": set.hash(),
                 "inputs_unknown_because": reads.unknown,
@@ -41,14 +45,7 @@ impl Args {
             format!("engine    {}", engine.name()),
         ];
         lines.extend(engine.reason().map(|why| format!("          {why}")));
-        lines.push(match (tested.required, tested.replayed) {
-            (false, _) => "tests     not run: `policy.require_tests` is off".to_owned(),
-            (true, 0) => format!("tests     {} passed", tested.tests),
-            (true, n) => format!(
-                "tests     {} passed; {n} of their cases give one answer on both engines",
-                tested.tests
-            ),
-        });
+        lines.push(tests(tested));
         lines.push(match &reads.unknown {
             None => {
                 format!("reads     {} places of the input (`portcullis policy inputs`)", reads.input.len())
@@ -58,4 +55,22 @@ impl Args {
         print(&lines.join("\n"))?;
         Ok(OK)
     }
+}
+
+/// How far the set's own tests went.
+fn tests(tested: Tested) -> String {
+    if !tested.required {
+        return "tests     not run: `policy.require_tests` is off".to_owned();
+    }
+    let mut line = match tested.tests {
+        0 => "tests     none: the engines were compared for empty inputs alone".to_owned(),
+        n => format!("tests     {n} passed"),
+    };
+    if tested.skipped > 0 {
+        line += &format!(", {} not run (`todo_test_…`)", tested.skipped);
+    }
+    if tested.tests > 0 && tested.replayed > 0 {
+        line += &format!("; {} of their cases give one answer on both engines", tested.replayed);
+    }
+    line
 }

@@ -111,7 +111,7 @@ impl Walk<'_> {
         }
         let first =
             |with: &str| bound.iter().map(|(name, e)| [name, " := ", e, with, "; "].concat()).collect();
-        put_before(self.text, self.edits, statement, (e, alone), first);
+        put_before(self.text, self.edits, statement, alone, first);
     }
 
     /// A side of an equation: a reference is taken as it is, and what is made of some is not.

@@ -7,7 +7,7 @@
 
 use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref};
 
-use super::{super::machine, Edits, children, closed, put_before, queries_of, queries_within};
+use super::{super::machine, Edits, RuleNames, children, closed, put_before, queries_of, queries_within};
 
 /// What the bound names begin with.
 pub const FRESH: &str = "portcullis_pair_";
@@ -17,7 +17,15 @@ pub const WALKED: &str = "portcullis_walked";
 const PASSES: usize = 32;
 
 /// A module's text as OPA reads it. Once more for what stands in the argument of another.
-pub fn mended(path: &str, text: &str) -> String {
+///
+/// A function of the package's own of that name is what it is called for, and left alone.
+pub fn mended(path: &str, text: &str, names: &RuleNames) -> String {
+    let is_own = |module: &Module| {
+        names.get(module.package.refr.span().text()).is_some_and(|own| own.contains("walk"))
+    };
+    if parsed(path, text).is_none_or(|module| is_own(&module)) {
+        return text.to_owned();
+    }
     let mut text = text.to_owned();
     for pass in 1..=PASSES {
         let Some(module) = parsed(path, &text) else { return text };
@@ -100,7 +108,7 @@ impl Walk<'_> {
         let call =
             |(name, x): &(String, String), with: &str| ["walk(", x, ", ", name, ")", with, "; "].concat();
         let first = |with: &str| bound.iter().map(|one| call(one, with)).collect();
-        put_before(self.text, &mut self.edits, statement, (e, alone), first);
+        put_before(self.text, &mut self.edits, statement, alone, first);
     }
 
     /// `pattern = walk(x)`, and `:=` where nothing is declared: the same as `walk(x, pattern)`, with which regorus can compare

@@ -33,6 +33,17 @@ pub(super) fn id_of<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     (checksum(body) == sum).then_some(id)
 }
 
+/// Whether a text holds something of a key's form, whatever its prefix.
+pub fn holds_one(text: &str) -> bool {
+    let run = |s: &str| s.bytes().take_while(u8::is_ascii_alphanumeric).count();
+    text.match_indices('_').any(|(at, _)| {
+        let id = &text[at + 1..];
+        at > 0
+            && run(id) == ID
+            && id[ID..].strip_prefix('_').is_some_and(|secret| run(secret) >= SECRET + CHECKSUM)
+    })
+}
+
 pub(super) fn checksum(text: &str) -> String {
     let mut crc = flate2::Crc::new();
     crc.update(text.as_bytes());
