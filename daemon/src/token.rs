@@ -37,9 +37,10 @@ pub use api_keys::{ApiKey, ApiKeyError, ApiKeySettings, ApiKeys, NewApiKey, hold
 pub use bind::{Binder, BindingSettings, CertificateFormat, Confirmation, Evidence, Once, Target};
 pub use document::{Document, DocumentKey};
 pub use extract::Extraction;
-pub use identity::{Claims, Identity};
+pub use identity::{Identity, Verified};
 pub use introspect::{Credential, IntrospectionSettings, IntrospectionStatus, Introspector};
 pub use issuer::IssuerStatus;
+pub(crate) use json::object as strict_object;
 pub use key::{FingerprintKey, FingerprintKeys, KeyError};
 pub use settings::{IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError};
 pub use signers::Signers;

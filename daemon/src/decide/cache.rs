@@ -214,6 +214,8 @@ pub struct Live {
     pub token: Fingerprints,
     /// What selectors go by.
     pub names: Names,
+    /// Its claims as JSON, where its text does not hold them.
+    pub claims: Option<Box<str>>,
     /// What its verification rests on.
     pub vouched: Option<Vouched>,
     /// How its use is noted, where it is.

@@ -219,6 +219,8 @@ impl Decider {
         if self.is_overloaded() {
             return Ok(overloaded());
         }
+        // Where it has a key of what is read, that one alone at first: most bodies are never seen again.
+        let key = read.unwrap_or(key);
         let flight = if is_decision && !query.strict { self.flights.join(key).await } else { None };
         if flight.is_none()
             && let Some(hit) = self.hit(key).filter(|_| is_decision && !query.strict)
@@ -254,9 +256,8 @@ impl Decider {
         self.parts.metrics.cache(false);
         let verdict = self.written(&loaded, path, &known, warn, |now| complete(input, now)).await;
         note.about.clone_from(&verdict.about);
-        let keys = [Some(key), read].into_iter().flatten().collect::<Vec<_>>();
-        let keys = if verdict.whose.confirmation().is_some() { Vec::new() } else { keys };
-        let kept = self.keep(&keys, loaded.generation, verdict);
+        let keys = if verdict.whose.confirmation().is_some() { &[][..] } else { &[key] };
+        let kept = self.keep(keys, loaded.generation, verdict);
         drop(flight);
         Ok(self.charged_answer(&kept, path))
     }

@@ -67,7 +67,7 @@ impl Decider {
         Explanation {
             fingerprint: known.fingerprint().map(|f| f.to_string()),
             token_status: status_code(&known).to_owned(),
-            identity: known.status.as_ref().ok().map(|i| i.document()),
+            identity: known.identity().map(|(identity, claims)| identity.document(claims)),
             revoked,
             input,
             policy,

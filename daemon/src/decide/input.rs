@@ -1,6 +1,6 @@
 //! The input of policies, as the decision path makes it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Request, known::Known};
 use crate::{clock::WallTime, token::Identity};
@@ -38,7 +38,7 @@ pub(super) fn request_members(r: &Request<'_>) -> Value {
 }
 
 fn request_member(r: &Request<'_>) -> Value {
-    let headers: serde_json::Map<String, Value> =
+    let headers: Map<String, Value> =
         r.headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
     json!({
         "request": {
@@ -50,7 +50,7 @@ fn request_member(r: &Request<'_>) -> Value {
 
 /// Puts what is known of the token, and the time, into an input, in place of whatever the caller wrote there.
 pub(super) fn add_token(input: &mut Value, known: &Known, now: WallTime) {
-    let identity = known.status.as_ref().ok().map(|i| &**i);
+    let identity = known.identity().map(|(identity, claims)| (&**identity, claims));
     complete(input, status_code(known), identity, known.usage.as_ref(), now);
 }
 
@@ -64,7 +64,7 @@ pub(super) fn seconds(now: WallTime) -> Value {
 pub(super) fn complete(
     input: &mut Value,
     status: &str,
-    identity: Option<&Identity>,
+    identity: Option<(&Identity, Map<String, Value>)>,
     usage: Option<&Value>,
     now: WallTime,
 ) {
@@ -72,12 +72,12 @@ pub(super) fn complete(
     members.insert("time".to_owned(), seconds(now));
     members.insert("token_status".to_owned(), Value::from(status));
     // What binds it was proved, or the token would not be valid.
-    let bound = identity.map(|i| i.confirmation.as_ref().map_or("none", |cnf| cnf.label()));
+    let bound = identity.as_ref().map(|(i, _)| i.confirmation.as_ref().map_or("none", |cnf| cnf.label()));
     match bound {
         Some(bound) => members.insert("token_bound".to_owned(), bound.into()),
         None => members.remove("token_bound"),
     };
-    match identity.map(Identity::document) {
+    match identity.map(|(identity, claims)| identity.document(claims)) {
         Some(identity) => members.insert("identity".to_owned(), identity),
         None => members.remove("identity"),
     };
@@ -146,7 +146,9 @@ mod tests {
         add_place(&mut input, Some(&place));
         check(&schema, &input, "input");
         let usage = json!({"observed_since": 0, "first_used": 1, "last_used": 2, "subject": {"first_used": 1, "last_used": 2}});
-        complete(&mut input, "valid", Some(&Identity::whole()), Some(&usage), WallTime(1));
+        let identity = Identity::whole();
+        let claims = Map::from_iter([("x".to_owned(), 1.into())]);
+        complete(&mut input, "valid", Some((&identity, claims)), Some(&usage), WallTime(1));
         assert_eq!(
             input["identity"].as_object().unwrap().len(),
             schema["properties"]["identity"]["properties"].as_object().unwrap().len()

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
+use serde_json::{Map, Value};
 
 use super::Decider;
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 pub struct Inspected {
     /// What it says of itself, or why it is not believed.
     pub status: Result<Arc<Identity>, Reason>,
+    /// All claims of a valid token; none in what was foreseen.
+    pub claims: Map<String, Value>,
     /// Its names.
     pub token: Fingerprints,
     /// Whether it is revoked, by itself or by a selector.
@@ -25,9 +28,10 @@ pub struct Inspected {
 impl Decider {
     /// Verifies a token. What its sender would have to prove is not asked.
     pub async fn inspect(&self, token: &Token) -> Inspected {
-        let known = self.identify(token).await;
+        let known = self.identify(Token::new(token.as_str().to_owned())).await;
         let token = self.fingerprints(token);
-        Inspected { revoked: self.refuses(&known), token, status: known.status }
+        let claims = known.identity().map(|(_, claims)| claims).unwrap_or_default();
+        Inspected { revoked: self.refuses(&known), claims, token, status: known.status }
     }
 
     /// The same, and where its time has not come yet: what it will be when it does.

@@ -1,9 +1,12 @@
 //! What is known of a request's token: who it is of, what that rests on, and whether its sender may have it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use portcullis_common::{fingerprint::DenyFingerprint, reason::Reason};
-use serde_json::Value;
+use portcullis_common::{
+    fingerprint::{DenyFingerprint, signing_input},
+    reason::Reason,
+};
+use serde_json::{Map, Value};
 
 use super::{
     Decider,
@@ -11,11 +14,14 @@ use super::{
 };
 use crate::{
     revoke::{Fingerprints, Names, Traits},
-    token::{Confirmation, Evidence, Identity, Judgement, Target, Token, Vouched},
+    token::{
+        Confirmation, Evidence, Identity, Judgement, Target, Token, Verified, Verifier, Vouched,
+        strict_object,
+    },
 };
 
 /// A token as the path has read it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Known {
     /// `valid`, or the reason why it is not.
     pub status: Result<Arc<Identity>, Reason>,
@@ -29,12 +35,45 @@ pub(super) struct Known {
     pub usage: Option<Value>,
     /// Where the request comes from, where the policy asks that.
     pub place: Option<Value>,
+    /// Its text, if there is one.
+    text: Option<Token>,
+    /// The claims of a token that was verified just now, for the first who wants them.
+    fresh: Mutex<Option<Map<String, Value>>>,
 }
 
 impl Known {
     /// Of a request without a token that could be read.
     pub const fn without(reason: Reason) -> Self {
-        Self { status: Err(reason), token: None, live: None, vouched: None, usage: None, place: None }
+        Self::of(Err(reason))
+    }
+
+    const fn of(status: Result<Arc<Identity>, Reason>) -> Self {
+        Self {
+            status,
+            token: None,
+            live: None,
+            vouched: None,
+            usage: None,
+            place: None,
+            text: None,
+            fresh: Mutex::new(None),
+        }
+    }
+
+    /// What a valid token says of itself, and its claims.
+    pub fn identity(&self) -> Option<(&Arc<Identity>, Map<String, Value>)> {
+        let identity = self.status.as_ref().ok()?;
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // By the reader of tokens: another gives some names of members a meaning of their own.
+        let claims = fresh.or_else(|| strict_object(self.claims()?.as_bytes()));
+        // They were read when it was verified.
+        claims.map(|claims| (identity, claims))
+    }
+
+    /// Its claims, as the text of a JSON object.
+    pub fn claims(&self) -> Option<Box<str>> {
+        let kept = self.live.as_ref().and_then(|live| live.claims.clone());
+        kept.or_else(|| Verifier::stated_claims(self.text.as_ref()?))
     }
 
     /// Its name under the key that this host works with.
@@ -77,8 +116,8 @@ impl Decider {
             Ok(None) => return Known::without(Reason::TokenMissing),
             Err(reason) => return Known::without(reason),
         };
-        let known = self.identify(&token).await;
-        let Some(cnf) = known.confirmation().cloned() else { return known };
+        let known = self.identify(token).await;
+        let (Some(cnf), Some(token)) = (known.confirmation().cloned(), &known.text) else { return known };
         // A revoked token's proof is not used up, nor is it looked at.
         if self.refuses(&known) {
             return known;
@@ -92,9 +131,9 @@ impl Decider {
     }
 
     /// Fingerprints and verifies a token, whoever sent it.
-    pub(super) async fn identify(&self, token: &Token) -> Known {
-        let token_names = self.fingerprints(token);
-        let name = self.parts.key.allow(token);
+    pub(super) async fn identify(&self, token: Token) -> Known {
+        let token_names = self.fingerprints(&token);
+        let name = self.parts.key.allow(&token);
         let now = self.parts.clock.wall().seconds();
         if let Some(live) = self.identities.get(&name)
             && live.identity.expires_at.is_none_or(|exp| now < exp)
@@ -102,26 +141,32 @@ impl Decider {
         {
             let usage = self.told_usage(live.uses.as_deref());
             let (status, live) = (Ok(Arc::clone(&live.identity)), Some(live));
-            return Known { status, token: Some(token_names), live, vouched: None, usage, place: None };
+            return Known { token: Some(token_names), live, usage, text: Some(token), ..Known::of(status) };
         }
         let clock = || self.parts.clock.wall().seconds();
-        let Judgement { status, mut vouched } = match self.parts.verifier.at_once(token, now) {
+        let Judgement { status, mut vouched } = match self.parts.verifier.at_once(&token, now) {
             Ok(judged) => judged,
             // Boxed: it may ask servers, and each connection would hold room for that.
-            Err(open) => Box::pin(self.parts.verifier.settle(token, open, clock)).await,
+            Err(open) => Box::pin(self.parts.verifier.settle(&token, open, clock)).await,
         };
-        let status = status.map(Arc::new);
-        let live = status.as_ref().ok().map(|identity| {
-            let claims = identity.claims.tree();
-            let names = self.parts.plane.namer().names(&traits(identity, &roles(&claims)));
+        let (status, claims) = match status {
+            Ok(Verified { identity, claims }) => (Ok(Arc::new(identity)), Some(claims)),
+            Err(reason) => (Err(reason), None),
+        };
+        let live = status.as_ref().ok().zip(claims.as_ref()).map(|(identity, claims)| {
+            let names = self.parts.plane.namer().names(&traits(identity, &roles(claims)));
             let uses = self.uses(identity, token_names.first.fingerprint).map(Box::new);
             let (identity, vouched) = (Arc::clone(identity), vouched.take());
-            let live = Arc::new(Live { identity, token: token_names, names, vouched, uses });
+            // A JWT is shown again whenever it is asked about, and holds its claims.
+            let is_jwt = signing_input(token.as_bytes()).is_some();
+            let claims = (!is_jwt).then(|| serde_json::to_string(claims).unwrap_or_default().into());
+            let live = Arc::new(Live { identity, token: token_names, names, claims, vouched, uses });
             self.identities.insert(name, Arc::clone(&live));
             live
         });
         let usage = self.told_usage(live.as_ref().and_then(|live| live.uses.as_deref()));
-        Known { status, token: Some(token_names), live, vouched, usage, place: None }
+        let (token_names, text, fresh) = (Some(token_names), Some(token), Mutex::new(claims));
+        Known { token: token_names, live, vouched, usage, text, fresh, ..Known::of(status) }
     }
 }
 
@@ -141,10 +186,10 @@ fn traits<'a>(i: &'a Identity, roles: &'a [&'a str]) -> Traits<'a> {
 }
 
 /// The claim `roles`: a list, or one.
-fn roles(claims: &Value) -> Vec<&str> {
-    match &claims["roles"] {
-        Value::String(one) => vec![one],
-        Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+fn roles(claims: &Map<String, Value>) -> Vec<&str> {
+    match claims.get("roles") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     policy::Loaded,
     record::{Asked, Asker, Decided, Event, Recorder, Secret, Texts},
     telemetry::Door,
+    token::strict_object,
 };
 
 /// How a decision came out.
@@ -43,7 +44,7 @@ impl Decider {
         Some(Arc::new(Decided {
             id: id.0,
             token_status: status_code(known),
-            identity: known.status.as_ref().ok().cloned(),
+            identity: known.status.as_ref().ok().cloned().zip(known.claims()),
             fingerprint: known.fingerprint(),
             value: value.cloned(),
             generation: loaded.generation,
@@ -162,7 +163,11 @@ pub fn recorded_input(event: &Event, data_token: &[String], document_token: &[St
         }
     };
     if let Some(decided) = &event.decided {
-        let (identity, usage) = (decided.identity.as_deref(), decided.usage.as_ref());
+        let usage = decided.usage.as_ref();
+        let identity = match &decided.identity {
+            Some((identity, claims)) => Some((&**identity, strict_object(claims.as_bytes())?)),
+            None => None,
+        };
         complete(&mut input, decided.token_status, identity, usage, event.time);
         add_place(&mut input, decided.place.as_ref());
     } else if let Some(members) = input.as_object_mut() {

@@ -16,8 +16,8 @@ pub struct Decided {
     pub id: u64,
     /// `valid`, or the code of the reason why the token is not.
     pub token_status: &'static str,
-    /// What the token says of itself.
-    pub identity: Option<Arc<Identity>>,
+    /// What the token says of itself, and its claims as JSON.
+    pub identity: Option<(Arc<Identity>, Box<str>)>,
     /// Its name.
     pub fingerprint: Option<DenyFingerprint>,
     /// The policy's answer as it wrote it; none where it gave none.

@@ -23,8 +23,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use self::file::Content;
+pub use self::format::holds_one as holds_api_key;
 use super::{
-    Claims, FingerprintKey, Identity, Judgement, Token,
+    FingerprintKey, Identity, Judgement, Token, Verified,
     vouch::{Vouched, Voucher},
 };
 
@@ -166,7 +167,7 @@ impl ApiKeys {
         Judgement { status: self.find(token, now), vouched: Some(vouched) }
     }
 
-    fn find(&self, token: &Token, now: i64) -> Result<Identity, Reason> {
+    fn find(&self, token: &Token, now: i64) -> Result<Verified, Reason> {
         let id = format::id_of(token.as_str(), &self.settings.prefix).ok_or(Reason::TokenMalformed)?;
         let keys = self.keys.load();
         let stored = keys.get(id);
@@ -188,7 +189,7 @@ impl ApiKeys {
     }
 
     /// A key's identity, with claims named as a JWT names them.
-    fn identity(&self, key: &ApiKey) -> Identity {
+    fn identity(&self, key: &ApiKey) -> Verified {
         let mut claims = Map::from_iter(
             [
                 ("iss", Value::from(&*self.settings.issuer)),
@@ -210,8 +211,7 @@ impl ApiKeys {
         if let (Some(uri), Some(index)) = (&self.settings.status_uri, key.status_index) {
             add("status", json!({"status_list": {"idx": index, "uri": uri}}));
         }
-        let claims = Claims::of(&claims);
-        Identity {
+        let identity = Identity {
             issuer: Arc::clone(&self.settings.issuer),
             subject: Some(key.subject.as_str().into()),
             token_id: Some(key.id.as_str().into()),
@@ -222,10 +222,10 @@ impl ApiKeys {
             expires_at: key.expires,
             not_before: None,
             scopes: key.scopes.iter().map(|s| Box::from(s.as_str())).collect(),
-            claims,
             algorithm: "api_key",
             confirmation: None,
-        }
+        };
+        Verified { identity, claims }
     }
 
     /// A number that changes with each change that ends verdicts.

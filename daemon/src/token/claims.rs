@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portcullis_common::reason::Reason;
 use serde_json::{Map, Value};
 
-use super::{Claims, Confirmation, Identity};
+use super::{Confirmation, Identity};
 
 /// The last second of the year 9999: no honest time lies beyond, and arithmetic below it cannot overflow.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -77,8 +77,6 @@ pub(super) fn check(
         algorithm: about.algorithm,
         key_id: about.key_id.map(String::into_boxed_str),
         confirmation: Confirmation::read(claims)?,
-        // Written when it is known to be good.
-        claims: Claims::none(),
     };
     audience(claims, expect.audience)?;
     if expires_at.is_some_and(|exp| expect.now >= exp.saturating_add(expect.leeway)) {
@@ -100,7 +98,7 @@ pub(super) fn check(
     if expect.require_bound && identity.confirmation.is_none() {
         return Err(Reason::BindingRequired);
     }
-    Ok((Identity { claims: Claims::of(claims), ..identity }, ends))
+    Ok((identity, ends))
 }
 
 /// When a token begins to be valid, as far as its claims say so, in Unix seconds.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Confirmation, json};
+use super::Confirmation;
 
-/// A verified token's claims. Only [`Verifier::verify`](super::Verifier::verify) makes one of a token.
+/// What a verified token says of itself. Only a [`Verifier`](super::Verifier) makes one of a token.
 ///
-/// Many are kept at a time: texts that many have in common are shared, and claims are kept as a text.
+/// Many are kept at a time: texts that many have in common are shared, and the claims beside these are read of the token
+/// again where they are wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// `iss`, one of the configured issuers.
@@ -31,48 +32,25 @@ pub struct Identity {
     pub not_before: Option<i64>,
     /// `scope` split at spaces, else `scp`.
     pub scopes: Box<[Box<str>]>,
-    /// Every claim, as the token has it.
-    pub claims: Claims,
     /// The header's `alg`; `introspection` and `api_key` for tokens without one.
     pub algorithm: &'static str,
     /// What its sender must prove to have (`cnf`).
     pub confirmation: Option<Arc<Confirmation>>,
 }
 
-/// A token's claims, as the text of a JSON object: a tree of them takes four times the room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claims(Box<str>);
-
-#[cfg(test)]
-impl From<Value> for Claims {
-    fn from(claims: Value) -> Self {
-        Self::of(claims.as_object().unwrap())
-    }
-}
-
-impl Claims {
-    /// These.
-    pub fn of(claims: &Map<String, Value>) -> Self {
-        // A tree of JSON values has a text.
-        Self(serde_json::to_string(claims).unwrap_or_default().into())
-    }
-
-    /// None yet.
-    pub(super) fn none() -> Self {
-        Self(Box::default())
-    }
-
-    /// They as a tree: an object.
-    pub fn tree(&self) -> Value {
-        // By the reader of tokens: another gives some names of members a meaning of their own.
-        json::object(self.0.as_bytes()).map_or(Value::Null, Value::Object)
-    }
+/// A token that was verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    /// What it says of itself.
+    pub identity: Identity,
+    /// Every claim, as the token has it.
+    pub claims: Map<String, Value>,
 }
 
 impl Identity {
     /// It as policies read it: `iss`, `sub`, `jti`, `kid`, `sid`, `client`, `iat`, `exp`, `nbf`, `scopes`, `claims`, `alg`;
-    /// what is absent is left out.
-    pub fn document(&self) -> Value {
+    /// what is absent is left out. The claims are the token's own.
+    pub fn document(&self, claims: Map<String, Value>) -> Value {
         let mut members = Map::new();
         let mut add = |name: &str, value: Value| members.insert(name.to_owned(), value);
         add("iss", Value::from(&*self.issuer));
@@ -90,9 +68,17 @@ impl Identity {
             time.map(|time| add(name, time.into()));
         }
         add("scopes", self.scopes.iter().map(|scope| Value::from(&**scope)).collect());
-        add("claims", self.claims.tree());
+        add("claims", Value::Object(claims));
         add("alg", self.algorithm.into());
         Value::Object(members)
+    }
+}
+
+#[cfg(test)]
+impl Verified {
+    /// It as policies read it.
+    pub(crate) fn document(self) -> Value {
+        self.identity.document(self.claims)
     }
 }
 
@@ -112,7 +98,6 @@ impl Identity {
             expires_at: Some(2),
             not_before: Some(1),
             scopes: ["a".into()].into(),
-            claims: serde_json::json!({"x": 1}).into(),
             algorithm: "ES256",
             confirmation: None,
         }

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    FingerprintKey, Identity, Judgement, Token, claims,
+    FingerprintKey, Identity, Judgement, Token, Verified, claims,
     issuer::seconds,
     json,
     vouch::{Vouched, Voucher},
@@ -101,7 +101,8 @@ pub struct IntrospectionStatus {
 /// What is known of a token, and until when, in Unix seconds.
 #[derive(Clone, Debug)]
 struct Known {
-    status: Result<Identity, Reason>,
+    /// With its claims as JSON.
+    status: Result<(Identity, Box<str>), Reason>,
     until: i64,
 }
 
@@ -175,7 +176,12 @@ impl Introspector {
         }
         let mut vouched = Vouched::by(&self.voucher);
         vouched.until = known.until;
-        Judgement { status: known.status, vouched: Some(vouched) }
+        // What was written as JSON is read as such.
+        let status = known.status.map(|(identity, claims)| {
+            let claims = json::object(claims.as_bytes()).unwrap_or_default();
+            Verified { identity, claims }
+        });
+        Judgement { status, vouched: Some(vouched) }
     }
 
     async fn ask(&self, token: &Token, now: i64) -> Known {
@@ -243,9 +249,11 @@ impl Introspector {
         let status = if foreign {
             Err(Reason::IssuerUnknown)
         } else {
-            claims::check(told, about, &expect).map(|(identity, _)| identity)
+            let checked = claims::check(told, about, &expect);
+            // As a text: a tree of them takes four times the room.
+            checked.map(|(identity, _)| (identity, serde_json::to_string(told).unwrap_or_default().into()))
         };
-        if let Ok(Identity { expires_at: Some(exp), .. }) = &status {
+        if let Ok((Identity { expires_at: Some(exp), .. }, _)) = &status {
             until = until.min(*exp);
         }
         Known { status, until }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Document, Identity, IssuerSettings, KeySource, RemoteKeys, TokenRules, VerifierError,
+    Document, IssuerSettings, KeySource, RemoteKeys, TokenRules, Verified, VerifierError,
     algorithm::Algorithm,
     claims,
     jws::{Jws, short_type},
@@ -155,15 +155,15 @@ impl Issuer {
     }
 
     /// Verifies what was taken apart at `now`, by the keys as they are, and says what that rests on.
-    pub fn judge(&self, jws: Jws<'_>, now: i64) -> (Result<Identity, Reason>, Vouched) {
+    pub fn judge(&self, mut jws: Jws<'_>, now: i64) -> (Result<Verified, Reason>, Vouched) {
         let mut vouched = Vouched::by(&self.voucher);
         let keys = self.keys.load();
         let Some(keys) = keys.as_ref() else { return (Err(Reason::IssuerNotReady), vouched) };
         vouched.at = keys.generation;
         let begins = claims::begins(&jws.claims).saturating_sub(self.leeway);
-        let status = self.check(jws, keys, now).map(|(identity, until)| {
+        let status = self.check(&mut jws, keys, now).map(|(identity, until)| {
             vouched.until = until;
-            identity
+            Verified { identity, claims: jws.claims }
         });
         if matches!(status, Err(Reason::TokenNotYetValid)) {
             vouched.until = begins;
@@ -171,7 +171,7 @@ impl Issuer {
         (status, vouched)
     }
 
-    fn check(&self, jws: Jws<'_>, keys: &KeySet, now: i64) -> Result<claims::Checked, Reason> {
+    fn check(&self, jws: &mut Jws<'_>, keys: &KeySet, now: i64) -> Result<claims::Checked, Reason> {
         if !self.takes_type(jws.typ.as_deref()) {
             return Err(Reason::TokenMalformed);
         }
@@ -186,7 +186,7 @@ impl Issuer {
             require_bound: self.rules.require_bound,
         };
         let algorithm = jws.algorithm.name();
-        let about = claims::About { issuer: &self.name, algorithm, key_id: jws.kid };
+        let about = claims::About { issuer: &self.name, algorithm, key_id: jws.kid.take() };
         claims::check(&jws.claims, about, &expect)
     }
 

@@ -110,10 +110,10 @@ impl StatusLists {
         judged: Judgement,
         now: impl Fn() -> i64,
     ) -> Judgement {
-        let Judgement { status: Ok(identity), vouched: Some(mut vouched) } = judged else { return judged };
-        let reference = match reference::read(&identity.claims.tree()) {
+        let Judgement { status: Ok(verified), vouched: Some(mut vouched) } = judged else { return judged };
+        let reference = match reference::read(&verified.claims) {
             Ok(Some(reference)) => reference,
-            Ok(None) => return Judgement { status: Ok(identity), vouched: Some(vouched) },
+            Ok(None) => return Judgement { status: Ok(verified), vouched: Some(vouched) },
             Err(reason) => return Judgement { status: Err(reason), vouched: Some(vouched) },
         };
         let found = match self.entry(issuer, &reference) {
@@ -128,7 +128,7 @@ impl StatusLists {
             vouched.until = vouched.until.min(now().saturating_add(if allowed { UNSEEN } else { 0 }));
             if allowed { Ok(()) } else { Err(Reason::StatusUnavailable) }
         };
-        Judgement { status: status.map(|()| identity), vouched: Some(vouched) }
+        Judgement { status: status.map(|()| verified), vouched: Some(vouched) }
     }
 
     /// The list that is meant; `None` where its address is none that may be asked.

@@ -7,10 +7,10 @@ use portcullis_common::{fingerprint::signing_input, reason::Reason};
 use serde_json::Value;
 
 use super::{
-    ApiKeys, Identity, Introspector, IssuerSettings, IssuerStatus, KeySource, StatusLists, Token,
+    ApiKeys, Identity, Introspector, IssuerSettings, IssuerStatus, KeySource, StatusLists, Token, Verified,
     VerifierError,
     issuer::Issuer,
-    jws::Jws,
+    jws::{self, Jws},
     remote::{self, Fetcher},
     vouch::Vouched,
 };
@@ -31,7 +31,7 @@ pub struct Verifier {
 #[derive(Clone, Debug)]
 pub struct Judgement {
     /// What it says of itself, or why it is not believed.
-    pub status: Result<Identity, Reason>,
+    pub status: Result<Verified, Reason>,
     /// What that rests on, and so how long it stands; `None` where nothing that changes has a part in it.
     pub vouched: Option<Vouched>,
 }
@@ -86,7 +86,7 @@ impl Verifier {
 
     /// Verifies a token at `now`, in Unix seconds.
     pub fn verify(&self, token: &Token, now: i64) -> Result<Identity, Reason> {
-        self.judge(token, now).status
+        self.judge(token, now).status.map(|verified| verified.identity)
     }
 
     /// Verifies a token at `now`, in Unix seconds, and says what that rests on.
@@ -118,6 +118,12 @@ impl Verifier {
     pub fn stated_expiry(token: &Token) -> Option<i64> {
         let jws = Jws::parse(token.as_str()).ok()?;
         jws.claims.get("exp").and_then(Value::as_i64)
+    }
+
+    /// The claims that a JWT states, as the text of a JSON object: nothing is verified. None of another token.
+    pub fn stated_claims(token: &Token) -> Option<Box<str>> {
+        signing_input(token.as_bytes())?;
+        String::from_utf8(jws::payload(token.as_str())?).ok().map(String::into_boxed_str)
     }
 
     /// Whether a token that was signed with an unknown key will not be known later either: its issuer's keys are at hand as

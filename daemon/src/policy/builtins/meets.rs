@@ -17,7 +17,8 @@ struct Step {
 
 impl Step {
     fn meets(&self, other: &Self) -> bool {
-        let apart = |a: &RangeInclusive<char>, b: &RangeInclusive<char>| a.end() < b.start() || b.end() < a.start();
+        let apart =
+            |a: &RangeInclusive<char>, b: &RangeInclusive<char>| a.end() < b.start() || b.end() < a.start();
         self.takes.iter().any(|a| other.takes.iter().any(|b| !apart(a, b)))
     }
 }

@@ -6,12 +6,15 @@ use regorus::Value;
 
 use super::{Answer, Fault, args::text};
 
-/// `time.parse_duration_ns("1h30m")`, without days.
+/// `time.parse_duration_ns("1h30m")`; OPA has days, weeks and years of 365 days beside Go's units.
 pub fn parse_duration_ns(args: &[Value]) -> Answer {
     let text = text(args, 0)?;
     let ns = duration(&text).ok_or_else(|| Fault::from(format!("time: invalid duration {text:?}")))?;
     Ok(Value::from(ns))
 }
+
+/// In nanoseconds.
+const HOUR: u64 = 3_600_000_000_000;
 
 /// Nanoseconds of a text as Go writes durations.
 fn duration(text: &str) -> Option<i64> {
@@ -48,7 +51,10 @@ fn duration(text: &str) -> Option<i64> {
             "ms" => 1_000_000,
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
+            "h" => HOUR,
+            "d" => 24 * HOUR,
+            "w" => 7 * 24 * HOUR,
+            "y" => 365 * 24 * HOUR,
             _ => return None,
         };
         let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };

@@ -279,7 +279,7 @@ impl Asked {
         }
         let subject = identity.subject.as_deref().unwrap_or("-");
         let name = format!("sub:{subject} iss:{}", identity.issuer);
-        Ok((Some(identity.document()), name, identity.expires_at))
+        Ok((Some(identity.document(found.claims)), name, identity.expires_at))
     }
 
     /// Returns when the caller may not have it any more: its token is over or revoked, or the rule says otherwise.

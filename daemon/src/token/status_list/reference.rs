@@ -1,7 +1,7 @@
 //! Which entry of which list a token names.
 
 use portcullis_common::reason::Reason;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Longest address.
 const MAX_URI: usize = 2048;
@@ -14,7 +14,7 @@ pub(super) struct Reference {
 }
 
 /// Reads `status.status_list` of a token's claims. Other mechanisms of `status` are not known here.
-pub(super) fn read(claims: &Value) -> Result<Option<Reference>, Reason> {
+pub(super) fn read(claims: &Map<String, Value>) -> Result<Option<Reference>, Reason> {
     let Some(status) = claims.get("status") else { return Ok(None) };
     let status = status.as_object().ok_or(Reason::ClaimsInvalid)?;
     let Some(list) = status.get("status_list") else { return Ok(None) };
@@ -29,6 +29,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn read(claims: &Value) -> Result<Option<Reference>, Reason> {
+        super::read(claims.as_object().unwrap())
+    }
 
     #[test]
     fn a_reference_is_whole_or_the_token_is_none() {

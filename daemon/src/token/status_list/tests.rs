@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{bits::List, *};
-use crate::token::{Identity, IssuerSettings, KeySource, TokenRules, vouch::Vouched};
+use crate::token::{Identity, IssuerSettings, KeySource, TokenRules, Verified, vouch::Vouched};
 
 const ISSUER: &str = "https://issuer.test";
 const JWT: &str = "application/statuslist+jwt";
@@ -157,8 +157,8 @@ impl World {
 
     async fn judge_at(&self, uri: &str, index: u64) -> Judgement {
         let claims = json!({"status": {"status_list": {"idx": index, "uri": uri}}});
-        let identity = Identity { claims: claims.into(), ..Identity::whole() };
-        let judged = Judgement { status: Ok(identity), vouched: Some(Vouched::by(&self.issuer.voucher)) };
+        let verified = Verified { identity: Identity::whole(), claims: claims.as_object().unwrap().clone() };
+        let judged = Judgement { status: Ok(verified), vouched: Some(Vouched::by(&self.issuer.voucher)) };
         self.lists.settle(&self.issuer, judged, || self.now()).await
     }
 
