@@ -52,8 +52,8 @@ decision := emergency.denial if {
 } else := tenant.denial if {
 	tenant.denial
 } else := {"allow": true, "ttl": seconds, "reason": reason} if {
-	input.token_status == "valid"
 	breakglass.granted
+	input.token_status == "valid"
 	seconds := min([ttl, breakglass.seconds_left])
 	reason := breakglass.reason
 } else := network.denial if {

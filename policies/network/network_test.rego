@@ -32,6 +32,8 @@ test_a_denied_network_is_denied if {
 
 test_an_ipv4_address_written_as_ipv6_is_the_same if {
 	reason(from("::ffff:192.0.2.7"), {"denied": ["192.0.2.0/24"]}) == "the client's network is denied"
+	reason(from("192.0.2.7"), {"denied": ["::ffff:192.0.2.0/120"]}) == "the client's network is denied"
+	not reason(from("192.0.3.7"), {"denied": ["::FFFF:c000:200/120"]})
 }
 
 test_where_networks_are_allowed_others_are_not if {
@@ -84,9 +86,6 @@ ranges(list) if {
 	every cidr in list {
 		is_string(cidr)
 		net.cidr_is_valid(cidr)
-
-		# IPv4 written as IPv6: a client's address is never one of these, but the IPv4 address itself.
-		not net.cidr_contains("::ffff:0:0/96", cidr)
 	}
 }
 
@@ -124,7 +123,6 @@ test_the_configured_lists_are_well_formed if well_formed(data.network)
 test_lists_of_another_form_are_refused if {
 	well_formed(object.union(open, {"allowed": ["10.0.0.0/8", "2001:db8::/32", "::/0"], "countries_denied": ["XX"], "regions_denied": ["xx"]}))
 	every changes in [
-		{"denied": ["::ffff:192.0.2.0/120"]}, {"allowed": ["::FFFF:c000:200/120"]}, {"denied": ["0:0:0:0:0:ffff:0:0/96"]},
 		{"denied": ["192.0.2.7"]}, {"denied": ["example.com"]}, {"denied": ["192.0.2.0/33"]}, {"denied": [""]},
 		{"denied": [7]}, {"denied": "10.0.0.0/8"}, {"denied": {"10.0.0.0/8": true}}, {"denid": ["10.0.0.0/8"]},
 		{"countries_denied": ["xx"]}, {"countries_allowed": ["DEU"]}, {"countries_allowed": ["Germany"]},

@@ -16,8 +16,8 @@ use crate::{
     revoke::{Index, Limits, Order, Plane, PlaneHandle, PlaneSettings, Store},
     telemetry::{Door, Metrics},
     token::{
-        Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings, KeySource, Presented, Token,
-        Verifier,
+        ApiKeySettings, ApiKeys, Binder, BindingSettings, Evidence, FingerprintKey, IssuerSettings,
+        KeySource, NewApiKey, Presented, Token, Verifier,
     },
     usage::Book,
 };
@@ -56,7 +56,6 @@ impl World {
         clock: SharedClock,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("hmac.key"), SECRET).unwrap();
         let key = Arc::new(FingerprintKey::from_bytes(&[1; 16]));
         let index = Arc::new(Index::default());
         let store = Store::open(&dir.path().join("r"), key.id()).unwrap();
@@ -66,13 +65,7 @@ impl World {
         let settings = PlaneSettings { limits, keys, namer };
         let plane = Plane::new(store, None, Arc::clone(&index), Arc::clone(&clock), settings).unwrap();
         let (plane, _) = plane.start().unwrap();
-        let issuer = IssuerSettings {
-            issuer: "https://issuer".into(),
-            audience: Vec::new(),
-            algorithms: vec!["HS256".into()],
-            keys: KeySource::HmacFile { path: dir.path().join("hmac.key"), kid: None },
-            rules: crate::token::TokenRules::default(),
-        };
+        let issuer = hmac_issuer(dir.path());
         let policy = Arc::new(Active::new(set, 1));
         let parts = DeciderParts {
             verifier: Arc::new(Verifier::new(vec![issuer], Duration::ZERO).unwrap()),
@@ -151,6 +144,19 @@ impl World {
             .revoke(Order { token, until, reason, actor, ticket: String::new(), source, parent: None })
             .await
             .unwrap();
+    }
+}
+
+/// The issuer of the tests' tokens; its key stands in a directory from now on.
+fn hmac_issuer(dir: &std::path::Path) -> IssuerSettings {
+    let path = dir.join("hmac.key");
+    fs::write(&path, SECRET).unwrap();
+    IssuerSettings {
+        issuer: "https://issuer".into(),
+        audience: Vec::new(),
+        algorithms: vec!["HS256".into()],
+        keys: KeySource::HmacFile { path, kid: None },
+        rules: crate::token::TokenRules::default(),
     }
 }
 
@@ -358,6 +364,43 @@ async fn a_path_above_the_decision_charges_its_limits_and_holds_it_as_it_is_answ
     world.revoke(&t).await;
     for path in [&[][..], &["p"]] {
         assert_eq!(world.data(path, &t).await, json!({}));
+    }
+}
+
+#[tokio::test]
+async fn what_a_token_claims_is_the_same_however_often_it_is_asked_about() {
+    let rules = "decision := {\"allow\": true, \"ttl\": 60}\n\nclaims := input.identity.claims";
+    let mut world = World::new(rules);
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ApiKeySettings {
+        file: dir.path().join("keys.json"),
+        prefix: "pk".into(),
+        issuer: "keys".into(),
+        status_uri: None,
+    };
+    let keys = Arc::new(ApiKeys::open(settings, Arc::clone(&world.decider.parts.key)).unwrap());
+    let new = NewApiKey {
+        subject: "ci".into(),
+        client: None,
+        scopes: Vec::new(),
+        roles: vec!["robot".into()],
+        expires: None,
+        actor: "uid:0".into(),
+    };
+    let (_, key) = keys.issue(new, SystemClock.wall().seconds()).unwrap();
+    let verifier = Verifier::new(vec![hmac_issuer(dir.path())], Duration::ZERO).unwrap();
+    world.decider.parts.verifier = Arc::new(verifier.with_api_keys(Some(keys)));
+    for (text, subject) in [(token("1").as_str(), "u"), (key.as_str(), "ci")] {
+        let first = world.data(&["p", "claims"], text).await;
+        assert_eq!(first["result"]["sub"], subject, "{first}");
+        for _ in 0..2 {
+            assert_eq!(world.data(&["p", "claims"], text).await, first);
+            let explained = world.decider.explain(&bare("/x"), Ok(Some(Token::new(text.to_owned())))).await;
+            assert_eq!(explained.identity.unwrap()["claims"], first["result"]);
+            assert_eq!(explained.input["identity"]["claims"], first["result"]);
+            let inspected = world.decider.inspect(&Token::new(text.to_owned())).await;
+            assert_eq!(Value::Object(inspected.claims), first["result"]);
+        }
     }
 }
 

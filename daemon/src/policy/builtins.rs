@@ -25,6 +25,7 @@ mod limits;
 mod meets;
 mod native;
 mod net;
+mod paths;
 mod patterns;
 mod quote;
 mod real;
@@ -165,8 +166,8 @@ pub(super) static ALL: &[Builtin] = builtins! {
     "object.subset" / 2 = collections::subset,
     "graph.reachable_paths" / 2 = graphs::reachable_paths,
     "portcullis_walked" / 1 = graphs::walked,
-    "json.filter" / 2 = collections::filter,
-    "json.remove" / 2 = collections::remove,
+    "json.filter" / 2 = paths::filter,
+    "json.remove" / 2 = paths::remove,
     "to_number" / 1 = documents::to_number,
     "json.unmarshal" / 1 = documents::json_unmarshal,
     "json.is_valid" / 1 = documents::json_is_valid,

@@ -9,18 +9,20 @@ use std::{
 };
 
 use regorus::{
-    CompiledPolicy, Engine, PolicyLengthConfig, Value, languages::rego::compiler::Compiler,
+    CompiledPolicy, Engine, PolicyLengthConfig, Value,
+    languages::rego::compiler::Compiler,
     rvm::program::Program,
+    unstable::{Module, Ref},
 };
 
 use super::{
     EngineKind, LoadError, PolicySet, builtins, depth,
     files::{self, File, Files},
-    functions, hazards, machine,
+    fold, functions, hazards, machine,
     reads::{self, Reads},
     replay, rewrite,
     set::{Cause, Limits, Tested},
-    stack, suite, yaml,
+    slim, stack, suite, yaml,
 };
 
 /// What a module may measure: certificates in a policy make long lines. The set as a whole has limits of its own.
@@ -92,29 +94,7 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     let data = engine.get_data();
     let compiled = compile(&mut engine, &path, decision)?;
-    depth::check(&compiled)?;
-    let mut asks = false;
-    for module in compiled.get_modules() {
-        let file = module.package.span.source.get_path();
-        let tree = hazards::tree_of(module)?;
-        hazards::check_arity(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
-        hazards::check_patterns(file, &tree)?;
-        hazards::check_locals(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
-        functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
-        if let Some((rule, what)) =
-            machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), &path)
-        {
-            let span = rule.span();
-            let message = format!("{what}, and OPA goes on then: bind it to a variable in the body first");
-            return Err(LoadError::Rego {
-                file: file.to_owned(),
-                line: span.line,
-                column: span.col,
-                message,
-            });
-        }
-        asks |= hazards::asks(file, &tree, options.http_send)?;
-    }
+    let asks = vetted(&compiled, &path, options)?;
     for rule in compiled.get_rules().keys() {
         if overlaps(&data, rule) {
             let message = format!("the rule `{rule}` and a data file give the same path; move one of them");
@@ -138,22 +118,46 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         strict: options.strict_builtin_errors,
     };
     let rules: Vec<&str> = compiled.get_rules().keys().map(AsRef::as_ref).collect();
-    let program = to_program(&compiled, &path, &data, options).and_then(|program| {
-        // Tests have more time than decisions: a slow machine must not make the engines differ.
-        let patient = Limits { time: suite::TEST_TIME, ..limits };
-        match replay::compare(&engine, &program, &path, &data, &rules, &cases, patient) {
-            Ok(replayed) => {
-                tested.replayed = replayed;
-                Ok(program)
+    // Tests have more time than decisions: a slow machine must not make the engines differ.
+    let patient = Limits { time: suite::TEST_TIME, ..limits };
+    let agrees = |program: &Arc<Program>, cases: &[replay::Case]| {
+        replay::compare(&engine, program, &path, &data, &rules, cases, patient)
+    };
+    let mut left_out = 0;
+    let program = to_program(&compiled, &path, &data, (options, None)).and_then(|program| {
+        tested.replayed = agrees(&program, &cases).map_err(|reason| (Cause::Disagrees, reason))?;
+        // With other documents than the set's own, other bodies would be left.
+        cases.retain(replay::Case::has_own_data);
+        let folded = contained(|| fold::folded(&sources(&compiled), &data, &rules)).and_then(|folded| {
+            let folded = folded?;
+            if folded.left_out == 0 {
+                return Ok(None);
             }
-            Err(reason) => Err((Cause::Disagrees, reason)),
-        }
+            let options = (options, Some(folded.modules));
+            let program = to_program(&compiled, &path, &data, options).map_err(|(_, why)| why)?;
+            agrees(&program, &cases)?;
+            Ok(Some((program, folded.left_out)))
+        });
+        Ok(match folded {
+            Ok(Some((folded, bodies))) => {
+                left_out = bodies;
+                folded
+            }
+            Ok(None) => program,
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    "what the documents switch off in a policy set is evaluated all the same"
+                );
+                program
+            }
+        })
     });
     let (program, kind) = match program {
         Ok(program) => (Some(program), EngineKind::Rvm),
         Err((cause, reason)) => (None, EngineKind::Interpreter { cause, reason }),
     };
-    let reads = contained(|| reads::analyse(&compiled, &path)).unwrap_or_else(Reads::everything);
+    let reads = contained(|| reads::analyse(compiled.get_modules(), &path)).unwrap_or_else(Reads::everything);
     Ok(PolicySet::new(
         engine,
         program,
@@ -167,7 +171,36 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         tested,
         reads,
         asks,
-    ))
+    )
+    .leaving_out(left_out))
+}
+
+/// Refuses modules that neither engine reads as OPA does. Whether they ask servers.
+fn vetted(compiled: &CompiledPolicy, path: &str, options: &LoadOptions) -> Result<bool, LoadError> {
+    depth::check(compiled.get_modules())?;
+    let mut asks = false;
+    for module in compiled.get_modules() {
+        let file = module.package.span.source.get_path();
+        let tree = hazards::tree_of(module)?;
+        hazards::check_arity(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
+        hazards::check_patterns(file, &tree)?;
+        hazards::check_locals(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
+        functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
+        if let Some((rule, what)) =
+            machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), path)
+        {
+            let span = rule.span();
+            let message = format!("{what}, and OPA goes on then: bind it to a variable in the body first");
+            return Err(LoadError::Rego {
+                file: file.to_owned(),
+                line: span.line,
+                column: span.col,
+                message,
+            });
+        }
+        asks |= hazards::asks(file, &tree, options.http_send)?;
+    }
+    Ok(asks)
 }
 
 /// The rule's path in `data`.
@@ -284,12 +317,21 @@ fn overlaps(data: &Value, rule: &str) -> bool {
     true
 }
 
-/// Compiles to the RVM; the error says why the interpreter must do.
+/// A set's modules with their texts, as the engine has them: with what was mended.
+fn sources(compiled: &CompiledPolicy) -> Vec<(String, String)> {
+    let source = |module: &Ref<Module>| {
+        let source = &module.package.span.source;
+        (source.get_path().clone(), source.get_contents().clone())
+    };
+    compiled.get_modules().iter().map(source).collect()
+}
+
+/// Compiles to the RVM, either the set's own modules or copies of them; the error says why the interpreter must do.
 fn to_program(
     compiled: &CompiledPolicy,
     path: &str,
     data: &Value,
-    options: &LoadOptions,
+    (options, copies): (&LoadOptions, Option<Vec<(String, String)>>),
 ) -> Result<Arc<Program>, (Cause, String)> {
     if options.strict_builtin_errors {
         // The machine takes any error in a rule's body for an undefined body.
@@ -310,13 +352,7 @@ fn to_program(
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }
     let compile = || {
-        // As the engine has them: with what was mended.
-        let modules: Vec<_> = compiled
-            .get_modules()
-            .iter()
-            .map(|module| &module.package.span.source)
-            .map(|source| (source.get_path().clone(), source.get_contents().clone()))
-            .collect();
+        let modules = copies.unwrap_or_else(|| sources(compiled));
         let mut engine = Engine::new();
         engine.set_policy_length_config(LENGTHS);
         builtins::extend(&mut engine).map_err(|e| e.to_string())?;
@@ -333,7 +369,7 @@ fn to_program(
             contained(|| Compiler::compile_from_policy_with_host_await(&compiled, &[path], &declared))?;
         let program = program.map_err(|e| located(&e.to_string()).to_string())?;
         program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
-        builtins::link(program)
+        builtins::link(program).map(slim::slim)
     };
     compile().map_err(|reason| (Cause::Uncompiled, reason))
 }

@@ -23,6 +23,13 @@ pub(super) struct Case {
     data: Vec<(String, Value)>,
 }
 
+impl Case {
+    /// Whether it has the set's own documents.
+    pub fn has_own_data(&self) -> bool {
+        self.data.is_empty()
+    }
+}
+
 thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }

@@ -146,6 +146,8 @@ pub struct PolicySet {
     asks: bool,
     machines: Pool<RegoVM>,
     interpreters: Pool<Engine>,
+    /// See [`Self::left_out`].
+    left_out: usize,
 }
 
 impl PolicySet {
@@ -182,6 +184,7 @@ impl PolicySet {
             asks,
             machines,
             interpreters,
+            left_out: 0,
         }
     }
 
@@ -247,6 +250,17 @@ impl PolicySet {
         };
         // Where packages cannot be listed, it is asked for rather than passed over.
         engine.get_packages().map_or(true, |packages| packages.iter().any(within))
+    }
+
+    /// The same, of which so many bodies were left out.
+    pub(super) const fn leaving_out(mut self, bodies: usize) -> Self {
+        self.left_out = bodies;
+        self
+    }
+
+    /// How many bodies the RVM's copy was spared because the set's documents switch them off.
+    pub const fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Whether a path of `data` is the decision's.

@@ -1,5 +1,7 @@
 //! `portcullis policy check`
 
+use std::fmt::Write as _;
+
 use clap::Args as ClapArgs;
 use serde_json::json;
 
@@ -30,6 +32,7 @@ impl Args {
                 "decision": set.decision(),
                 "engine": engine.name(),
                 "interpreted_because": engine.reason(),
+                "bodies_left_out": set.left_out(),
                 "modules": set.modules(),
                 "tests_required": tested.required,
                 "tests": tested.tests,
@@ -45,6 +48,11 @@ impl Args {
             format!("engine    {}", engine.name()),
         ];
         lines.extend(engine.reason().map(|why| format!("          {why}")));
+        lines.extend(
+            Some(set.left_out())
+                .filter(|n| *n > 0)
+                .map(|n| format!("          without {n} bodies of rules that the documents switch off")),
+        );
         lines.push(tests(tested));
         lines.push(match &reads.unknown {
             None => {
@@ -67,10 +75,10 @@ fn tests(tested: Tested) -> String {
         n => format!("tests     {n} passed"),
     };
     if tested.skipped > 0 {
-        line += &format!(", {} not run (`todo_test_…`)", tested.skipped);
+        let _ = write!(line, ", {} not run (`todo_test_…`)", tested.skipped);
     }
     if tested.tests > 0 && tested.replayed > 0 {
-        line += &format!("; {} of their cases give one answer on both engines", tested.replayed);
+        let _ = write!(line, "; {} of their cases give one answer on both engines", tested.replayed);
     }
     line
 }

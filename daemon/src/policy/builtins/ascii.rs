@@ -95,6 +95,8 @@ fn escape(out: &mut String, c: char, inside: bool) {
         ('s', false) => out.push_str("[\\t\\n\\x0c\\r ]"),
         ('s', true) => out.push_str("\\t\\n\\x0c\\r "),
         ('S', _) => out.push_str("[^\\t\\n\\x0c\\r ]"),
+        // Angle brackets are themselves; here they would be ends of words.
+        ('<' | '>', _) => out.push(c),
         ('b', false) => out.push_str("(?-u:\\b)"),
         _ => out.extend(['\\', c]),
     }

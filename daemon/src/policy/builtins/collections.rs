@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::Value;
 
-use super::{Answer, Fault, limits::work, native::native};
+use super::{Answer, Fault, limits::work};
 
 /// Most comparisons in one call.
 const COMPARED: u64 = 4_000_000;
-/// Longest path into a document. What is nested deeper cannot be let go of on the stack of a thread that decides.
-const PATH: u64 = 512;
 
 /// `union({{…}, …})`
 pub fn union(args: &[Value]) -> Answer {
@@ -69,60 +67,39 @@ fn merged(all: &[&Value]) -> Value {
 
 /// `object.subset(whole, part)`
 pub fn subset(args: &[Value]) -> Answer {
-    match args {
-        [whole, part] => Ok(Value::from(is_subset(whole, part)?)),
-        _ => Err("two operands are needed".into()),
-    }
+    let is = match args {
+        [Value::Array(whole), Value::Set(part)] => {
+            let all: BTreeSet<&Value> = whole.iter().collect();
+            !all.is_empty() && part.iter().all(|v| all.contains(v))
+        }
+        [whole, part] => {
+            is_subset(whole, part)?.ok_or("operands must be objects, sets or arrays, both of one kind")?
+        }
+        _ => return Err("two operands are needed".into()),
+    };
+    Ok(Value::from(is))
 }
 
-fn is_subset(whole: &Value, part: &Value) -> Result<bool, Fault> {
+/// None where they are not of one kind that has parts.
+fn is_subset(whole: &Value, part: &Value) -> Result<Option<bool>, Fault> {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
             for (key, part) in part.iter() {
                 match whole.get(key) {
-                    Some(whole) if is_subset(whole, part)? => {}
-                    _ => return Ok(false),
+                    Some(whole) if whole == part || is_subset(whole, part)? == Some(true) => {}
+                    _ => return Ok(Some(false)),
                 }
             }
-            Ok(true)
+            Ok(Some(true))
         }
-        (Value::Set(whole), Value::Set(part)) => Ok(part.is_subset(whole)),
+        (Value::Set(whole), Value::Set(part)) => Ok(Some(part.is_subset(whole))),
         // Side by side.
         (Value::Array(whole), Value::Array(part)) => {
             let places = (whole.len() + 1).saturating_sub(part.len());
             work(places.saturating_mul(part.len()), COMPARED)?;
             let (whole, part) = (whole.as_slice(), part.as_slice());
-            Ok(part.is_empty() || whole.windows(part.len()).any(|w| w == part))
+            Ok(Some(part.is_empty() || whole.windows(part.len()).any(|w| w == part)))
         }
-        (Value::Array(whole), Value::Set(part)) => {
-            let whole: BTreeSet<&Value> = whole.iter().collect();
-            Ok(part.iter().all(|v| whole.contains(v)))
-        }
-        (whole, part) => Ok(whole == part),
-    }
-}
-
-/// `json.filter(document, paths)`
-pub fn filter(args: &[Value]) -> Answer {
-    paths(args)?;
-    native("json.filter", args)
-}
-
-/// `json.remove(document, paths)`
-pub fn remove(args: &[Value]) -> Answer {
-    paths(args)?;
-    native("json.remove", args)
-}
-
-fn paths(args: &[Value]) -> Result<(), Fault> {
-    let short = |path: &Value| match path {
-        Value::String(path) => work(path.split('/').count(), PATH),
-        Value::Array(path) => work(path.len(), PATH),
-        _ => Ok(()),
-    };
-    match args.get(1) {
-        Some(Value::Array(all)) => all.iter().try_for_each(short),
-        Some(Value::Set(all)) => all.iter().try_for_each(short),
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }

@@ -51,8 +51,10 @@ pub fn json_unmarshal(args: &[Value]) -> Answer {
 }
 
 /// `json.is_valid(text)`
+#[allow(clippy::unnecessary_wraps, reason = "it has the type of all builtins")]
 pub fn json_is_valid(args: &[Value]) -> Answer {
-    Ok(Value::from(serde_json::from_str::<Json>(&text(args, 0)?).is_ok()))
+    let Ok(text) = text(args, 0) else { return Ok(Value::from(false)) };
+    Ok(Value::from(serde_json::from_str::<Json>(&text).is_ok()))
 }
 
 /// `json.marshal_with_options(x, options)`
@@ -107,13 +109,20 @@ pub fn base64_decode(args: &[Value]) -> Answer {
 }
 
 /// `base64.is_valid(text)`
+#[allow(clippy::unnecessary_wraps, reason = "it has the type of all builtins")]
 pub fn base64_is_valid(args: &[Value]) -> Answer {
-    Ok(Value::from(standard(&text(args, 0)?).is_ok()))
+    let Ok(text) = text(args, 0) else { return Ok(Value::from(false)) };
+    Ok(Value::from(standard(&text).is_ok()))
 }
 
 /// `base64url.decode(text)`
 pub fn base64url_decode(args: &[Value]) -> Answer {
-    decoded(URL.decode(text(args, 0)?.as_bytes()))
+    let text = text(args, 0)?;
+    // Padded, or not at all.
+    if text.ends_with('=') && text.len() % 4 != 0 {
+        return Err("illegal base64 data".into());
+    }
+    decoded(URL.decode(text.as_bytes()))
 }
 
 /// About how long a value is on lines of its own.
@@ -135,7 +144,8 @@ fn written(value: &Value, depth: usize, indent: usize, prefix: usize) -> usize {
 
 /// `yaml.is_valid(text)`
 pub fn yaml_is_valid(args: &[Value]) -> Answer {
-    match yaml(&text(args, 0)?) {
+    let Ok(text) = text(args, 0) else { return Ok(Value::from(false)) };
+    match yaml(&text) {
         Err(Fault::Failed(_)) => Ok(Value::from(false)),
         other => other.map(|_| Value::from(true)),
     }

@@ -28,7 +28,13 @@ impl Net {
     fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = text.split_once('/')?;
         let digits = !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|b| b.is_ascii_digit());
-        Self::new(address.parse().ok()?, prefix.parse().ok().filter(|_| digits)?)
+        let (address, prefix): (IpAddr, u32) =
+            (address.parse().ok()?, prefix.parse().ok().filter(|_| digits)?);
+        // `::ffff:10.0.0.0/104` is the IPv4 range 10.0.0.0/8.
+        match (address.to_canonical(), prefix.checked_sub(96)) {
+            (v4, Some(prefix)) if v4.is_ipv4() && address.is_ipv6() => Self::new(v4, prefix),
+            _ => Self::new(address, prefix),
+        }
     }
 
     /// An address alone, or a range.

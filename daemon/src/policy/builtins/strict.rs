@@ -1,5 +1,7 @@
 //! Builtins of regorus that take more than OPA does, or less.
 
+use std::collections::BTreeMap;
+
 use regorus::Value;
 
 use super::{Answer, args::text, native::native};
@@ -18,6 +20,11 @@ pub fn parse_rfc3339_ns(args: &[Value]) -> Answer {
 pub fn urlquery_decode(args: &[Value]) -> Answer {
     let text = text(args, 0)?;
     escapes(&text)?;
+    Ok(Value::from(unescaped(&text)))
+}
+
+/// A text of a query without its escapes.
+fn unescaped(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(b) = bytes.next() {
@@ -30,7 +37,7 @@ pub fn urlquery_decode(args: &[Value]) -> Answer {
             b => b,
         });
     }
-    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// `urlquery.decode_object(text)`
@@ -40,7 +47,12 @@ pub fn urlquery_decode_object(args: &[Value]) -> Answer {
     if text.contains(';') {
         return Err("invalid semicolon separator in query".into());
     }
-    native("urlquery.decode_object", args)
+    let mut members: BTreeMap<Value, Vec<Value>> = BTreeMap::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        members.entry(unescaped(name).into()).or_default().push(unescaped(value).into());
+    }
+    Ok(Value::from(members.into_iter().map(|(k, v)| (k, Value::from(v))).collect::<BTreeMap<_, _>>()))
 }
 
 /// Refuses a `%` that no two hexadecimal digits follow.

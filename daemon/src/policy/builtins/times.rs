@@ -13,6 +13,8 @@ pub fn parse_duration_ns(args: &[Value]) -> Answer {
     Ok(Value::from(ns))
 }
 
+/// The most that a negative duration can be, and what no part may exceed.
+const MOST: u64 = 1 << 63;
 /// In nanoseconds.
 const HOUR: u64 = 3_600_000_000_000;
 
@@ -29,8 +31,6 @@ fn duration(text: &str) -> Option<i64> {
         return None;
     }
     let mut sum = 0_u64;
-    // The most that a negative one can be, and what no part may exceed.
-    const MOST: u64 = 1 << 63;
     let digits = |s: &str| s.bytes().take_while(u8::is_ascii_digit).count();
     while !rest.is_empty() {
         let (whole, behind) = rest.split_at(digits(rest));

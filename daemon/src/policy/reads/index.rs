@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regorus::{
-    CompiledPolicy,
-    unstable::{Expr, Module, Ref, Rule, RuleHead},
-};
+use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 
 use super::Step;
 
@@ -48,9 +45,9 @@ pub struct Index<'a> {
 
 impl<'a> Index<'a> {
     /// Indexes a set. `None` where a package or an import is not what it looks like.
-    pub fn new(policy: &'a CompiledPolicy) -> Option<Self> {
+    pub fn new(modules: &'a [Ref<Module>]) -> Option<Self> {
         let mut index = Self { units: Vec::new(), rules: BTreeMap::new() };
-        for (n, module) in policy.get_modules().iter().enumerate() {
+        for (n, module) in modules.iter().enumerate() {
             let package = constant(&module.package.refr)?;
             let mut imports = BTreeMap::new();
             for import in &module.imports {

@@ -7,10 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::{
-    CompiledPolicy,
-    unstable::{AssignOp, Expr, Literal, LiteralStmt, Query, Ref, Rule, RuleBody, RuleHead},
-};
+use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleBody, RuleHead};
 
 use super::{
     Extent, InputPath, Reads, Step,
@@ -38,8 +35,8 @@ type Scope = BTreeMap<String, Places>;
 struct Lost(String);
 
 /// What the decision at `data.…` depends on.
-pub fn analyse(policy: &CompiledPolicy, decision: &str) -> Reads {
-    let Some(index) = Index::new(policy) else {
+pub fn analyse(modules: &[Ref<Module>], decision: &str) -> Reads {
+    let Some(index) = Index::new(modules) else {
         return Reads::everything("a package or import is not plain");
     };
     let mut walk = Walk {

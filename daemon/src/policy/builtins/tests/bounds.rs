@@ -37,7 +37,10 @@ fn what_would_be_too_much_is_refused() {
         ("regex.replace", json!([long, "a+", "$0".repeat(100)])),
         ("regex.match", json!([long, "a"])),
         ("regex.find_n", json!(["", "a".repeat(100_001), -1])),
-        ("regex.find_all_string_submatch_n", json!([format!("{}.*{}", "(".repeat(30), ")".repeat(30)), long, -1])),
+        (
+            "regex.find_all_string_submatch_n",
+            json!([format!("{}.*{}", "(".repeat(30), ")".repeat(30)), long, -1]),
+        ),
         ("regex.template_match", json!([long, long, "{", "}"])),
         ("glob.match", json!([long, [], long])),
         ("bits.lsh", json!([1, 4_000_000_000_u32])),
