@@ -123,7 +123,7 @@ impl Whose {
 
     /// What a valid token's sender must prove.
     pub fn confirmation(&self) -> Option<&Arc<Confirmation>> {
-        self.live()?.identity.confirmation.as_ref()
+        self.live()?.confirmation.as_ref()
     }
 }
 
@@ -208,18 +208,29 @@ pub type Identities = quick_cache::sync::Cache<AllowFingerprint, Arc<Live>, Unit
 /// A verified token that was seen lately, shared with its verdicts.
 #[derive(Debug)]
 pub struct Live {
-    /// What it says of itself.
-    pub identity: Arc<Identity>,
+    /// When it ends, in Unix seconds.
+    pub expires_at: Option<i64>,
+    /// What its sender must prove to have.
+    pub confirmation: Option<Arc<Confirmation>>,
     /// Its names.
     pub token: Fingerprints,
     /// What selectors go by.
     pub names: Names,
-    /// Its claims as JSON, where its text does not hold them.
-    pub claims: Option<Box<str>>,
+    /// What it says of itself, where its text does not: whoever asks about a JWT shows it again.
+    pub told: Option<Box<Told>>,
     /// What its verification rests on.
     pub vouched: Option<Vouched>,
     /// How its use is noted, where it is.
     pub uses: Option<Box<Uses>>,
+}
+
+/// What is known of an opaque token.
+#[derive(Debug)]
+pub struct Told {
+    /// What was told of it.
+    pub identity: Arc<Identity>,
+    /// Its claims as JSON.
+    pub claims: Box<str>,
 }
 
 /// A bounded cache of verdicts. Lifetimes are checked on every hit by whoever reads it.

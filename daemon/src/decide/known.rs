@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Decider,
-    cache::{Invalid, Live, Whose},
+    cache::{Invalid, Live, Told, Whose},
 };
 use crate::{
     revoke::{Fingerprints, Names, Traits},
@@ -72,8 +72,8 @@ impl Known {
 
     /// Its claims, as the text of a JSON object.
     pub fn claims(&self) -> Option<Box<str>> {
-        let kept = self.live.as_ref().and_then(|live| live.claims.clone());
-        kept.or_else(|| Verifier::stated_claims(self.text.as_ref()?))
+        let told = self.live.as_ref().and_then(|live| live.told.as_ref()).map(|told| told.claims.clone());
+        told.or_else(|| Verifier::stated_claims(self.text.as_ref()?))
     }
 
     /// Its name under the key that this host works with.
@@ -136,12 +136,20 @@ impl Decider {
         let name = self.parts.key.allow(&token);
         let now = self.parts.clock.wall().seconds();
         if let Some(live) = self.identities.get(&name)
-            && live.identity.expires_at.is_none_or(|exp| now < exp)
+            && live.expires_at.is_none_or(|exp| now < exp)
             && live.vouched.as_ref().is_none_or(|v| v.is_current(now))
+            && let Some((identity, fresh)) = self.told(&live, &token)
         {
             let usage = self.told_usage(live.uses.as_deref());
-            let (status, live) = (Ok(Arc::clone(&live.identity)), Some(live));
-            return Known { token: Some(token_names), live, usage, text: Some(token), ..Known::of(status) };
+            let (token_names, live, fresh) = (Some(token_names), Some(live), Mutex::new(fresh));
+            return Known {
+                token: token_names,
+                live,
+                usage,
+                text: Some(token),
+                fresh,
+                ..Known::of(Ok(identity))
+            };
         }
         let clock = || self.parts.clock.wall().seconds();
         let Judgement { status, mut vouched } = match self.parts.verifier.at_once(&token, now) {
@@ -156,17 +164,37 @@ impl Decider {
         let live = status.as_ref().ok().zip(claims.as_ref()).map(|(identity, claims)| {
             let names = self.parts.plane.namer().names(&traits(identity, &roles(claims)));
             let uses = self.uses(identity, token_names.first.fingerprint).map(Box::new);
-            let (identity, vouched) = (Arc::clone(identity), vouched.take());
-            // A JWT is shown again whenever it is asked about, and holds its claims.
             let is_jwt = signing_input(token.as_bytes()).is_some();
-            let claims = (!is_jwt).then(|| serde_json::to_string(claims).unwrap_or_default().into());
-            let live = Arc::new(Live { identity, token: token_names, names, claims, vouched, uses });
+            let told = || Told {
+                identity: Arc::clone(identity),
+                claims: serde_json::to_string(claims).unwrap_or_default().into(),
+            };
+            let live = Arc::new(Live {
+                expires_at: identity.expires_at,
+                confirmation: identity.confirmation.clone(),
+                token: token_names,
+                names,
+                told: (!is_jwt).then(|| Box::new(told())),
+                vouched: vouched.take(),
+                uses,
+            });
             self.identities.insert(name, Arc::clone(&live));
             live
         });
         let usage = self.told_usage(live.as_ref().and_then(|live| live.uses.as_deref()));
         let (token_names, text, fresh) = (Some(token_names), Some(token), Mutex::new(claims));
         Known { token: token_names, live, vouched, usage, text, fresh, ..Known::of(status) }
+    }
+}
+
+impl Decider {
+    /// What a token that was verified before says of itself, and its claims where they are at hand.
+    fn told(&self, live: &Live, token: &Token) -> Option<(Arc<Identity>, Option<Map<String, Value>>)> {
+        if let Some(told) = &live.told {
+            return Some((Arc::clone(&told.identity), None));
+        }
+        let Verified { identity, claims } = self.parts.verifier.reread(token)?;
+        Some((Arc::new(identity), Some(claims)))
     }
 }
 

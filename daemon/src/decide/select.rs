@@ -14,7 +14,7 @@ impl Decider {
     pub fn matched(&self, claim: &SelectorClaim) -> Vec<Matched> {
         let live = self.identities.iter().map(|(_, live)| live);
         live.filter(|live| self.parts.plane.is_match(claim, &live.names))
-            .map(|live| (live.token, self.ends(live.identity.expires_at)))
+            .map(|live| (live.token, self.ends(live.expires_at)))
             .collect()
     }
 

@@ -50,34 +50,15 @@ pub(super) fn check(
     about: About<'_>,
     expect: &Expect<'_>,
 ) -> Result<Checked, Reason> {
-    let expires_at = time(claims, "exp", f64::floor)?;
+    let identity = read(claims, about)?;
+    let Identity { expires_at, not_before, issued_at, .. } = identity;
     if expect.needs_expiry && expires_at.is_none() {
         return Err(Reason::ClaimsInvalid);
     }
-    // Rounded up: a token is not valid in the second before its `nbf`.
-    let not_before = time(claims, "nbf", f64::ceil)?;
-    let issued_at = time(claims, "iat", f64::floor)?;
     // Null is what some take for absent.
     if expect.required.iter().any(|name| claims.get(name).is_none_or(Value::is_null)) {
         return Err(Reason::ClaimsInvalid);
     }
-    let identity = Identity {
-        issuer: Arc::clone(about.issuer),
-        subject: text(claims, "sub")?.map(Arc::from),
-        token_id: text(claims, "jti")?.map(Box::from),
-        session: text(claims, "sid")?.map(Box::from),
-        client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?.map(Box::from),
-        issued_at,
-        expires_at,
-        not_before,
-        scopes: match scopes(claims, "scope")? {
-            Some(scopes) => scopes,
-            None => scopes(claims, "scp")?.unwrap_or_default(),
-        },
-        algorithm: about.algorithm,
-        key_id: about.key_id.map(String::into_boxed_str),
-        confirmation: Confirmation::read(claims)?,
-    };
     audience(claims, expect.audience)?;
     if expires_at.is_some_and(|exp| expect.now >= exp.saturating_add(expect.leeway)) {
         return Err(Reason::TokenExpired);
@@ -99,6 +80,28 @@ pub(super) fn check(
         return Err(Reason::BindingRequired);
     }
     Ok((identity, ends))
+}
+
+/// What claims say, each of its type.
+pub(super) fn read(claims: &Map<String, Value>, about: About<'_>) -> Result<Identity, Reason> {
+    Ok(Identity {
+        issuer: Arc::clone(about.issuer),
+        subject: text(claims, "sub")?.map(Arc::from),
+        token_id: text(claims, "jti")?.map(Box::from),
+        session: text(claims, "sid")?.map(Box::from),
+        client: text(claims, "client_id").and_then(|id| Ok(text(claims, "azp")?.or(id)))?.map(Box::from),
+        issued_at: time(claims, "iat", f64::floor)?,
+        expires_at: time(claims, "exp", f64::floor)?,
+        // Rounded up: a token is not valid in the second before its `nbf`.
+        not_before: time(claims, "nbf", f64::ceil)?,
+        scopes: match scopes(claims, "scope")? {
+            Some(scopes) => scopes,
+            None => scopes(claims, "scp")?.unwrap_or_default(),
+        },
+        algorithm: about.algorithm,
+        key_id: about.key_id.map(String::into_boxed_str),
+        confirmation: Confirmation::read(claims)?,
+    })
 }
 
 /// When a token begins to be valid, as far as its claims say so, in Unix seconds.

@@ -120,6 +120,13 @@ impl Verifier {
         jws.claims.get("exp").and_then(Value::as_i64)
     }
 
+    /// What a JWT says that this verified before, and that is known by its whole text: it is taken apart, and nothing is
+    /// verified. None of another token.
+    pub fn reread(&self, token: &Token) -> Option<Verified> {
+        let (issuer, jws) = self.find(token).ok()?;
+        issuer.reread(jws)
+    }
+
     /// The claims that a JWT states, as the text of a JSON object: nothing is verified. None of another token.
     pub fn stated_claims(token: &Token) -> Option<Box<str>> {
         signing_input(token.as_bytes())?;
