@@ -50,7 +50,10 @@ pub(super) fn folded(modules: &[(String, String)], data: &Value, rules: &[&str])
         modules.iter().map(|(path, text)| machine::parse(path, text)).collect::<Result<Vec<_>, _>>()?;
     let mut engine = Engine::new();
     engine.add_data(data.clone()).map_err(|e| e.to_string())?;
-    let mut fold = Fold { engine, rules, asked: BTreeMap::new(), dead: BTreeSet::new(), left_out: 0 };
+    let has_own_count = rules.iter().any(|rule| rule.rsplit('.').next() == Some("count"));
+    let rules = rules.iter().copied().collect();
+    let mut fold =
+        Fold { engine, rules, has_own_count, asked: BTreeMap::new(), dead: BTreeSet::new(), left_out: 0 };
     let looked: Vec<_> = parsed.iter().map(Looked::new).collect();
     for _ in 0..PASSES {
         let before = fold.dead.len();
@@ -83,7 +86,9 @@ impl<'m> Looked<'m> {
 struct Fold<'a> {
     /// With the documents and no rules.
     engine: Engine,
-    rules: &'a [&'a str],
+    rules: BTreeSet<&'a str>,
+    /// Whether a rule has the name of the builtin.
+    has_own_count: bool,
     /// Expressions that were asked before.
     asked: BTreeMap<String, Settled>,
     /// Paths of rules that never have a value.
@@ -111,10 +116,26 @@ impl Fold<'_> {
                 let is_dead = plain.as_ref().is_some_and(|plain| {
                     plain.bodies.iter().all(|body| self.body(module, plain, body).0 == Settled::False)
                 });
+                // A package of a rule's name has rules of its own.
+                let is_dead = is_dead && !self.has_below(path);
                 all.entry(path).and_modify(|dead| *dead &= is_dead).or_insert(is_dead);
             }
         }
         self.dead.extend(all.into_iter().filter(|(_, dead)| *dead).map(|(path, _)| path.to_owned()));
+    }
+
+    /// Whether a rule's path lies below another.
+    fn has_below(&self, path: &str) -> bool {
+        ['.', '['].iter().any(|end| {
+            let below = format!("{path}{end}");
+            self.rules.range(below.as_str()..).next().is_some_and(|rule| rule.starts_with(&below))
+        })
+    }
+
+    /// Whether a path is a rule's, or lies below one or above.
+    fn meets_a_rule(&self, path: &str) -> bool {
+        let ends = path.match_indices(['.', '[']).map(|(at, _)| at).chain([path.len()]);
+        ends.map(|at| &path[..at]).any(|above| self.rules.contains(above)) || self.has_below(path)
     }
 
     /// Whether a body is dead; if not, how many of its first statements are true whatever is asked.
@@ -179,7 +200,7 @@ impl Fold<'_> {
                     && !own
                     && !odd
                     && !plain.local.contains("data")
-                    && !self.rules.iter().any(|rule| meets(&path, rule))
+                    && !self.meets_a_rule(&path)
             }),
             Expr::BoolExpr { lhs, rhs, .. } => self.is_settled(plain, lhs) && self.is_settled(plain, rhs),
             Expr::Call { fcn, params, .. } => {
@@ -187,7 +208,7 @@ impl Fold<'_> {
                 is_count
                     && params.len() == 1
                     && !plain.local.contains("count")
-                    && !self.rules.iter().any(|rule| rule.rsplit('.').next() == Some("count"))
+                    && !self.has_own_count
                     && self.is_settled(plain, &params[0])
             }
             Expr::Array { .. } | Expr::Object { .. } | Expr::Set { .. } => {
@@ -328,12 +349,6 @@ fn words(node: &serde_json::Value, text: &str, names: &mut BTreeSet<String>) {
         let word = at("start").zip(at("end")).and_then(|(start, end)| text.get(start..end));
         names.extend(word.map(str::to_owned));
     }
-}
-
-/// Whether one path is the other or lies below it.
-fn meets(a: &str, b: &str) -> bool {
-    let (short, long) = if a.len() < b.len() { (a, b) } else { (b, a) };
-    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 #[cfg(test)]

@@ -12,7 +12,12 @@ use crate::policy::{EngineKind, Input, LoadOptions, load};
 fn fold(body: &str, data: serde_json::Value) -> String {
     let module = ("p.rego".to_owned(), format!("package p\nimport rego.v1\nimport data.p.q\n{body}"));
     let data = crate::policy::builtins::value(data);
-    let all = folded(std::slice::from_ref(&module), &data, &["data.p.a", "data.p.b", "data.p.q"]).unwrap();
+    let all = folded(
+        std::slice::from_ref(&module),
+        &data,
+        &["data.p.a", "data.p.b", "data.p.q", "data.p.c", "data.p.c.d"],
+    )
+    .unwrap();
     let out = &all.modules[0].1;
     assert_eq!(out.matches('\n').count(), module.1.matches('\n').count(), "{out}");
     out.lines().skip(3).collect::<Vec<_>>().join("\n")
@@ -63,9 +68,10 @@ fn what_inputs_may_decide_stays_as_it_is() {
         "a := 1 if { not data.x.on; input.y }",
         "a := 1 if { data.x.on == input.z }",
         "a := 1 if { count(data.x.on, 1) }",
+        "c if data.x.on\na := 1 if { c.d; input.z }",
     ] {
         let out = fold(body, json!({"x": {"on": false, "list": []}}));
-        let kept = |line: &&str| !line.starts_with('b');
+        let kept = |line: &&str| !line.starts_with(['b', 'c']);
         assert_eq!(
             out.lines().filter(kept).collect::<Vec<_>>(),
             body.lines().filter(kept).collect::<Vec<_>>(),
