@@ -19,6 +19,7 @@ mod hazards;
 mod http;
 mod load;
 mod machine;
+mod names;
 mod owned;
 mod pool;
 mod reads;

@@ -187,9 +187,12 @@ impl Decider {
     }
 }
 
+/// What a token says of itself, and its claims where they are at hand.
+type Said = (Arc<Identity>, Option<Map<String, Value>>);
+
 impl Decider {
-    /// What a token that was verified before says of itself, and its claims where they are at hand.
-    fn told(&self, live: &Live, token: &Token) -> Option<(Arc<Identity>, Option<Map<String, Value>>)> {
+    /// What a token that was verified before says of itself.
+    fn told(&self, live: &Live, token: &Token) -> Option<Said> {
         if let Some(told) = &live.told {
             return Some((Arc::clone(&told.identity), None));
         }

@@ -7,22 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::unstable::{Expr, Import, Module, Ref, Rule, RuleHead};
+use regorus::unstable::{Expr, Module, Ref, Rule};
 use serde_json::Value;
 
-use super::{LoadError, reads};
+use super::{LoadError, names, reads};
 
 /// Most levels of syntax on one way, those of all rules on it together. An ordinary rule has twenty to forty.
 /// [`super::STACK`] is made for it.
 const MOST: usize = 6000;
-
-/// A module's own words.
-struct Scope {
-    /// Path of its package, as `data.a.b`.
-    package: String,
-    /// What its imports of data stand for, by name.
-    imports: BTreeMap<String, String>,
-}
 
 /// A rule: how deep its own syntax is, and which rules it may call.
 #[derive(Default)]
@@ -33,34 +25,23 @@ struct Node {
 
 /// Refuses modules whose evaluation could go too deep, or would never end: rules that depend on themselves.
 pub(super) fn check(modules: &[Ref<Module>]) -> Result<(), LoadError> {
-    let mut scopes: BTreeMap<&str, Scope> = BTreeMap::new();
-    let mut rules: BTreeMap<String, Vec<&Ref<Rule>>> = BTreeMap::new();
+    let mut rules: BTreeMap<String, Vec<(&str, &Ref<Rule>)>> = BTreeMap::new();
     for m in modules {
-        let path = |r: &Ref<Expr>| reads::constant(r).map(|names| names.join("."));
-        let package = format!("data.{}", path(&m.package.refr).unwrap_or_default());
-        let import = |i: &Import| {
-            let target = path(&i.refr)?;
-            let name = i.r#as.as_ref().map_or(target.rsplit('.').next()?, |s| s.text()).to_owned();
-            target.starts_with("data").then_some((name, target))
-        };
+        let package = m.package.refr.span().text();
         for rule in &m.policy {
-            let path = format!("{package}.{}", reads::names_of_rule(rule).join("."));
-            rules.entry(path).or_default().push(rule);
+            let path = format!("data.{package}.{}", reads::names_of_rule(rule).join("."));
+            rules.entry(path).or_default().push((package, rule));
         }
-        let imports = m.imports.iter().filter_map(import).collect();
-        scopes.insert(m.package.span.source.get_path(), Scope { package, imports });
     }
     // Sorted, so that what stands below a path stands together.
     let paths: BTreeSet<&str> = rules.keys().map(AsRef::as_ref).collect();
     let mut nodes: BTreeMap<&str, Node> = BTreeMap::new();
     for (path, definitions) in &rules {
         let node = nodes.entry(path).or_default();
-        for rule in definitions {
-            let mut tree =
-                serde_json::to_value(rule.as_ref()).map_err(|e| LoadError::Compile(e.to_string()))?;
-            strip_name(&mut tree);
-            let scope = scopes.get(rule.span().source.get_path().as_str());
-            node.see(&tree, scope, &paths);
+        for (package, rule) in definitions {
+            let tree = serde_json::to_value(rule.as_ref()).map_err(|e| LoadError::Compile(e.to_string()))?;
+            node.depth = node.depth.max(depth(&tree));
+            names::of_rule(rule, &mut |found| node.call(found.whole, package, &paths));
         }
     }
     let mut longest = BTreeMap::new();
@@ -72,31 +53,23 @@ pub(super) fn check(modules: &[Ref<Module>]) -> Result<(), LoadError> {
                  shorten the chain of rules that name each other"
             )));
         }
-        let is_function =
-            |rule: &&Ref<Rule>| matches!(rule.as_ref(), Rule::Spec { head: RuleHead::Func { .. }, .. });
-        let definitions = rules.get(*path).map_or(&[][..], Vec::as_slice);
-        if returns && !definitions.iter().all(is_function) {
-            refuse_recursion(modules, path, definitions)?;
+        if returns {
+            let rule = rules.get(*path).and_then(|definitions| definitions.first());
+            return Err(rule.map_or_else(
+                || LoadError::Compile(recursion(path)),
+                |(_, rule)| {
+                    let span = rule.span();
+                    let (file, message) = (span.source.get_path().clone(), recursion(path));
+                    LoadError::Rego { file, line: span.line, column: span.col, message }
+                },
+            ));
         }
     }
     Ok(())
 }
 
-/// Takes a definition's own name out of its tree; what is computed in it stays.
-fn strip_name(tree: &mut Value) {
-    let Some(definition) = tree.as_object_mut().and_then(|t| t.values_mut().next()) else { return };
-    let head = match definition.get_mut("head") {
-        Some(head) => head.as_object_mut().and_then(|h| h.values_mut().next()),
-        None => Some(definition),
-    };
-    let Some(refr) = head.and_then(|head| head.get_mut("refr")) else { return };
-    let (mut at, mut computed) = (refr.take(), Vec::new());
-    while let Some(step) = at.as_object_mut().and_then(|t| t.values_mut().next()) {
-        computed.extend(step.get_mut("index").map(Value::take));
-        let Some(below) = step.get_mut("refr") else { break };
-        at = below.take();
-    }
-    *refr = Value::Array(computed);
+fn recursion(path: &str) -> String {
+    format!("`{path}` depends on itself, or on rules that do, by whatever way: Rego has no recursion")
 }
 
 /// The longest way from a rule.
@@ -131,56 +104,26 @@ fn measure<'a>(
     all
 }
 
-/// Refuses a rule that may depend on itself by its names, unless a closer look, which tells variables from rules, shows that
-/// it does not.
-fn refuse_recursion(
-    modules: &[Ref<Module>],
-    path: &str,
-    definitions: &[&Ref<Rule>],
-) -> Result<(), LoadError> {
-    let Some(why) = reads::analyse(modules, path).unknown else { return Ok(()) };
-    let Some(span) = definitions.first().map(|rule| rule.span()) else { return Ok(()) };
-    let message = format!(
-        "{why}: a rule that could depend on itself, by whatever way, is none in Rego; give variables other names than \
-         rules have"
-    );
-    Err(LoadError::Rego { file: span.source.get_path().clone(), line: span.line, column: span.col, message })
+/// How deep a syntax tree is.
+fn depth(tree: &Value) -> usize {
+    let (mut todo, mut deepest) = (vec![(tree, 0)], 0);
+    while let Some((value, depth)) = todo.pop() {
+        deepest = deepest.max(depth);
+        match value {
+            Value::Array(items) => todo.extend(items.iter().map(|v| (v, depth + 1))),
+            Value::Object(members) => todo.extend(members.values().map(|v| (v, depth + 1))),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 impl Node {
-    /// Looks at a definition.
-    fn see(&mut self, tree: &Value, scope: Option<&Scope>, paths: &BTreeSet<&str>) {
-        // What is still to be seen, its depth, and whether it is the inside of a reference.
-        let mut todo = vec![(tree, 0, false)];
-        while let Some((value, depth, inner)) = todo.pop() {
-            self.depth = self.depth.max(depth);
-            match value {
-                Value::Array(items) => todo.extend(items.iter().map(|v| (v, depth + 1, false))),
-                Value::Object(members) => {
-                    for (kind, below) in members {
-                        let is_reference = matches!(kind.as_str(), "RefDot" | "RefBrack" | "Var");
-                        if is_reference && !inner {
-                            self.call(value, scope, paths);
-                        }
-                        let steps = kind == "refr"
-                            && (members.contains_key("field") || members.contains_key("index"));
-                        todo.push((below, depth + 1, steps || (inner && is_reference)));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Notes the rules that a reference may mean.
-    fn call(&mut self, reference: &Value, scope: Option<&Scope>, paths: &BTreeSet<&str>) {
-        let Some((root, rest)) = prefix(reference) else { return };
-        let Some(scope) = scope else { return };
-        let target = match scope.imports.get(root) {
-            _ if root == "data" => root.to_owned(),
-            Some(import) => import.clone(),
-            None => format!("{}.{root}", scope.package),
-        };
+    fn call(&mut self, reference: &Ref<Expr>, package: &str, paths: &BTreeSet<&str>) {
+        let names = prefix(reference);
+        let Some((root, rest)) = names.split_first() else { return };
+        let target = if *root == "data" { "data".to_owned() } else { format!("data.{package}.{root}") };
         let target = rest.iter().fold(target, |path, name| path + "." + name);
         let below = format!("{target}.");
         self.calls.extend(
@@ -192,25 +135,30 @@ impl Node {
     }
 }
 
-/// A reference's root, and the constant names that follow it.
-fn prefix(reference: &Value) -> Option<(&str, Vec<&str>)> {
+/// A reference's first name, and the constant names that follow it.
+fn prefix(reference: &Ref<Expr>) -> Vec<&str> {
     let (mut at, mut names) = (reference, Vec::new());
     loop {
-        if let Some(var) = at.get("Var") {
-            names.reverse();
-            let constant = names.into_iter().map_while(|name| name).collect();
-            return Some((var.get("value")?.as_str()?, constant));
-        }
-        let step = if let Some(dot) = at.get("RefDot") {
-            names.push(dot.get("field").and_then(|f| f.get(1)?.as_str()));
-            dot
-        } else {
-            let brack = at.get("RefBrack")?;
-            names.push(brack.get("index").and_then(|i| i.get("String")?.get("value")?.as_str()));
-            brack
+        at = match at.as_ref() {
+            Expr::RefDot { refr, field, .. } => {
+                names.push(Some(field.0.text()));
+                refr
+            }
+            Expr::RefBrack { refr, index, .. } => {
+                names.push(match index.as_ref() {
+                    Expr::String { span, .. } | Expr::RawString { span, .. } => Some(span.text()),
+                    _ => None,
+                });
+                refr
+            }
+            Expr::Var { span, .. } => {
+                names.push(Some(span.text()));
+                break;
+            }
+            _ => return Vec::new(),
         };
-        at = step.get("refr")?;
     }
+    names.into_iter().rev().map_while(|name| name).collect()
 }
 
 #[cfg(test)]
@@ -296,7 +244,7 @@ mod tests {
             "r := 1\nother if other",
         ] {
             let refused = loaded(&format!("{decision}{rules}\n")).map(|_| ()).unwrap_err().to_string();
-            assert!(refused.contains("depend on itself"), "{rules}: {refused}");
+            assert!(refused.contains("no recursion"), "{rules}: {refused}");
         }
         for rules in [
             "r if { s := input.a; s == 1 }\ns if r",
@@ -319,8 +267,7 @@ mod tests {
         )
         .unwrap();
         let deep = chain(3000, "r{n} := r{next}", "r{n} := 1\ntest_a if r0 == 1\n");
-        for (tests, expected) in
-            [("test_a if test_a\n", "depend on itself"), (deep.as_str(), "levels of rules")]
+        for (tests, expected) in [("test_a if test_a\n", "no recursion"), (deep.as_str(), "levels of rules")]
         {
             let text = format!("package p_test\nimport rego.v1\n{tests}");
             std::fs::write(dir.path().join("p_test.rego"), text).unwrap();
@@ -328,5 +275,80 @@ mod tests {
             let refused = refused.map(|_| ()).unwrap_err().to_string();
             assert!(refused.contains(expected), "{refused}");
         }
+    }
+
+    /// Files of modules, each a package and its rules.
+    fn several(modules: &[(&str, &str)]) -> Result<PolicySet, LoadError> {
+        let dir = tempfile::tempdir().unwrap();
+        for (n, (package, rules)) in modules.iter().enumerate() {
+            let text = format!("package {package}\nimport rego.v1\n{rules}\n");
+            std::fs::write(dir.path().join(format!("{n}.rego")), text).unwrap();
+        }
+        load(&[dir.path().to_owned()], "p/decision", &LoadOptions::default())
+    }
+
+    #[test]
+    fn an_imported_package_is_asked_for_what_is_named_alone() {
+        let allows = |set: &PolicySet, input| set.eval_decision(&json!(input).into()).unwrap().allow;
+        let set = several(&[
+            ("p", "import data.lib\ndecision := {\"allow\": data.p.h}\ndefault h := false\nh if lib.ready"),
+            ("lib", "ready if input.z"),
+            ("lib.audit", "e if not data.p.h"),
+        ])
+        .unwrap();
+        assert!(allows(&set, json!({"z": 1})) && !allows(&set, json!({})));
+        let set = several(&[
+            ("p", "import data.q\ndecision := {\"allow\": true} if not r2\ndefault decision := {\"allow\": false}\nr2 if { input.z == 2; not q.r1 }"),
+            ("q", "r1 if input.x"),
+            ("q.de", "e2 if data.p.r2"),
+        ])
+        .unwrap();
+        assert!(allows(&set, json!({})) && !allows(&set, json!({"z": 2})));
+        // Its own package, by its name.
+        let set = several(&[(
+            "p",
+            "import data.p\ndefault decision := {\"allow\": true}\ndecision := {\"allow\": false} if p.blocked\nblocked if input.user == \"m\"",
+        )])
+        .unwrap();
+        assert!(!allows(&set, json!({"user": "m"})) && allows(&set, json!({})));
+        // An import hides the rule of its name.
+        let set = several(&[
+            ("p", "import data.q.r\ndefault decision := {\"allow\": false}\ndecision := {\"allow\": true} if r\nr if { input.z; r }"),
+            ("q", "r if input.y"),
+        ])
+        .unwrap();
+        assert!(allows(&set, json!({"y": 1})) && !allows(&set, json!({"z": 1})));
+        assert!(set.reads().input.iter().any(|path| format!("{path:?}").contains('y')), "{:?}", set.reads());
+    }
+
+    #[test]
+    fn chains_of_packages_are_as_deep_as_what_is_asked_for() {
+        let line = |n: usize| format!("r{n} := r{}\n", n + 1);
+        let package = |k: usize| {
+            let chain: String = (0..400).map(line).collect();
+            (format!("l{k}"), format!("import data.l{}\nx := 1\n{chain}r400 := l{}.x", k + 1, k + 1))
+        };
+        let mut all: Vec<_> = (0..20).map(package).collect();
+        all.push(("l20".to_owned(), "x := 1".to_owned()));
+        all.push((
+            "p".to_owned(),
+            "import data.l0\ndecision := {\"allow\": true} if { input.z; l0.x == 1 }".to_owned(),
+        ));
+        let all: Vec<_> = all.iter().map(|(package, rules)| (package.as_str(), rules.as_str())).collect();
+        assert!(several(&all).unwrap().eval_decision(&json!({"z": 1}).into()).unwrap().allow);
+    }
+
+    #[test]
+    fn packages_in_brackets_or_in_the_way_of_a_rule_are_refused() {
+        for (package, rules) in
+            [("tenants[\"acme-corp\"]", "deny if input.z"), ("a[\"b\"]", "x := 1"), ("p[\"q.r\"]", "x := 1")]
+        {
+            let refused = several(&[("p", "decision := {\"allow\": true}"), (package, rules)]);
+            let refused = refused.map(|_| ()).unwrap_err().to_string();
+            assert!(refused.contains("names of packages"), "{refused}");
+        }
+        let refused =
+            several(&[("p", "decision := {\"allow\": true}\nb if input.x"), ("p.b", "c if input.y")]);
+        assert!(refused.map(|_| ()).unwrap_err().to_string().contains("in each other's way"));
     }
 }

@@ -5,9 +5,11 @@
 //! * It takes definitions that contradict each other (an error in OPA) for an undefined rule, so that
 //!   `allow if not blocked` allows. Rules whose definitions could contradict run on the interpreter.
 
+use std::collections::BTreeSet;
+
 use regorus::{
     CompiledPolicy,
-    unstable::{Expr, Module, Rule, RuleHead},
+    unstable::{Expr, Module, Ref, Rule, RuleHead, Span},
 };
 use serde_json::Value;
 
@@ -19,6 +21,46 @@ const MOST: usize = 8;
 /// A module's syntax tree as these look at it.
 pub(super) fn tree_of(module: &Module) -> Result<Value, LoadError> {
     serde_json::to_value(module).map_err(|e| LoadError::Compile(e.to_string()))
+}
+
+/// Refuses packages whose names need brackets, which regorus and what looks at sets here would take for others, and rules that
+/// have the path of a package, or one above it: which of them is meant is nobody's guess.
+pub(super) fn check_packages(modules: &[Ref<Module>]) -> Result<(), LoadError> {
+    let place = |span: &Span, message: String| LoadError::Rego {
+        file: span.source.get_path().clone(),
+        line: span.line,
+        column: span.col,
+        message,
+    };
+    let mut packages = BTreeSet::new();
+    for module in modules {
+        let span = module.package.refr.span();
+        let name = span.text();
+        let is_plain =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !name.split('.').all(is_plain) {
+            let message = format!(
+                "the package `{name}`: names of packages are letters, digits and `_` with dots between"
+            );
+            return Err(place(span, message));
+        }
+        packages.insert(format!("data.{name}."));
+    }
+    for module in modules {
+        for rule in &module.policy {
+            let names = reads::names_of_rule(rule).join(".");
+            let path = format!("data.{}.{names}.", module.package.refr.span().text());
+            let next = packages.range(path.clone()..).next();
+            if let Some(package) = next.filter(|package| package.starts_with(&path)) {
+                let (rule_path, package) = (path.trim_end_matches('.'), package.trim_end_matches('.'));
+                let message = format!(
+                    "the rule `{rule_path}` and the package `{package}` are in each other's way: rename one"
+                );
+                return Err(place(rule.span(), message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses calls and function heads of a module that have too many arguments.
@@ -62,6 +104,31 @@ pub(super) fn check_arity(
         }
     }
     Ok(())
+}
+
+/// Refuses `with` of a function by its path, which has no effect here: `with f as g` has, in the function's own package.
+pub(super) fn check_mocks(
+    file: &str,
+    tree: &Value,
+    is_function: impl Fn(&str) -> bool,
+) -> Result<(), LoadError> {
+    for (_, list) in nodes(tree, &[]).filter(|(kind, _)| *kind == "with_mods") {
+        for modifier in list.as_array().into_iter().flatten() {
+            let target = modifier.get("refr").and_then(dotted);
+            if let Some(target) = target.filter(|target| is_function(target)) {
+                let message =
+                    format!("`with` cannot put anything in the place of the function `{target}` here");
+                return Err(at(file, modifier, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether definitions are a function's.
+pub(super) fn is_function<'a>(definitions: impl IntoIterator<Item = &'a Rule>) -> bool {
+    let is_one = |rule: &Rule| matches!(rule, Rule::Spec { head: RuleHead::Func { .. }, .. });
+    definitions.into_iter().any(is_one)
 }
 
 /// Refuses what neither engine reads as OPA does, and what it would be taken for opens doors: defaults of functions, which

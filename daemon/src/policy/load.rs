@@ -1,6 +1,7 @@
 //! Loading a policy set: read, parse, check, compile, test. Any fault refuses the whole.
 
 use std::{
+    collections::BTreeSet,
     num::{NonZeroU32, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -177,12 +178,17 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
 
 /// Refuses modules that neither engine reads as OPA does. Whether they ask servers.
 fn vetted(compiled: &CompiledPolicy, path: &str, options: &LoadOptions) -> Result<bool, LoadError> {
+    hazards::check_packages(compiled.get_modules())?;
     depth::check(compiled.get_modules())?;
     let mut asks = false;
     for module in compiled.get_modules() {
         let file = module.package.span.source.get_path();
         let tree = hazards::tree_of(module)?;
         hazards::check_arity(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
+        hazards::check_mocks(file, &tree, |path| {
+            let definitions = compiled.get_rules().get(path);
+            definitions.is_some_and(|all| hazards::is_function(all.iter().map(AsRef::as_ref)))
+        })?;
         hazards::check_patterns(file, &tree)?;
         hazards::check_locals(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
         functions::check(file, module, &tree, |path| compiled.get_rules().contains_key(path))?;
@@ -254,11 +260,29 @@ pub(super) fn engine(files: &Files, options: &LoadOptions, with_tests: bool) -> 
         }
         add(file, rewrite::mended(&file.path.to_string_lossy(), &file.text, &names))?;
     }
+    let functions = if with_tests { functions(files) } else { BTreeSet::new() };
     for (n, file) in files.tests.iter().enumerate().filter(|_| with_tests) {
         let path = file.path.to_string_lossy();
-        add(file, rewrite::shown(n, &path, &rewrite::mended(&path, &file.text, &names)))?;
+        let mended = rewrite::mended(&path, &file.text, &names);
+        add(file, rewrite::shown(n, &path, &mended, |path| functions.contains(path)))?;
     }
     Ok(engine)
+}
+
+/// Paths of a set's functions, those of its tests too.
+fn functions(files: &Files) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for file in files.modules.iter().chain(&files.tests) {
+        let path = file.path.to_string_lossy();
+        let parsed =
+            machine::parse(&path, &file.text).or_else(|_| machine::parse_as(&path, &file.text, false));
+        // Of one that does not parse the engine tells.
+        let Ok(module) = parsed else { continue };
+        let package = module.package.refr.span().text();
+        let functions = module.policy.iter().filter(|rule| hazards::is_function([rule.as_ref()]));
+        paths.extend(functions.map(|f| format!("data.{package}.{}", reads::names_of_rule(f).join("."))));
+    }
+    paths
 }
 
 /// The names of rules of a set, of its tests too.

@@ -1,5 +1,6 @@
 //! Changes to a module's text before regorus reads it. No line moves, so errors name the right one.
 //!
+//! * Imports are written out: see [`imports`].
 //! * `f(x, y)` of a builtin of ours becomes `f(x) = y`: regorus takes the form with an output argument for its own
 //!   builtins alone.
 //! * `not` and `walk` are read as OPA reads them: see [`negation`] and [`relations`].
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::{builtins, hazards, machine};
 
+mod imports;
 mod negation;
 mod relations;
 
@@ -36,7 +38,8 @@ pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str
 
 /// A module's text as both engines are to read it; `names` are of all modules of its set.
 pub(super) fn mended(path: &str, text: &str, names: &RuleNames) -> String {
-    relations::mended(path, &negation::mended(path, &outputs(path, text), names), names)
+    let text = imports::mended(path, text);
+    relations::mended(path, &negation::mended(path, &outputs(path, &text), names), names)
 }
 
 /// A module's text with calls in output form written as equations; the text itself where there are none.
@@ -71,7 +74,9 @@ fn outputs(path: &str, text: &str) -> String {
 
 /// A test module's text in which `with input as x` shows `x`. Each key is unique within the module: `module`, the
 /// statement, which of its values, how many there are, and the path that it replaces.
-pub(super) fn shown(module: usize, path: &str, text: &str) -> String {
+///
+/// A `with` that replaces a function stays as it is.
+pub(super) fn shown(module: usize, path: &str, text: &str, is_function: impl Fn(&str) -> bool) -> String {
     let Some(tree) = tree(path, text) else { return text.to_owned() };
     let mut edits = Edits::default();
     for (statement, (_, list)) in
@@ -79,7 +84,7 @@ pub(super) fn shown(module: usize, path: &str, text: &str) -> String {
     {
         let modifiers = list.as_array().map_or(&[][..], Vec::as_slice);
         let targets: Vec<String> = modifiers.iter().filter_map(|m| hazards::dotted(m.get("refr")?)).collect();
-        let plain = |t: &String| matches!(t.split('.').next(), Some("input" | "data"));
+        let plain = |t: &String| matches!(t.split('.').next(), Some("input" | "data")) && !is_function(t);
         if targets.len() != modifiers.len() || !targets.iter().all(plain) {
             continue;
         }
@@ -277,6 +282,34 @@ mod tests {
     }
 
     #[test]
+    fn imports_are_written_out_where_they_are_meant() {
+        let text = "package p\nimport rego.v1\nimport data.lib\nimport data.q.deny as no\nimport input.user # who\n\
+            a if lib.ok\nb if { lib := input.x; lib.ok }\nc(lib) if lib.ok\nd if { some lib in input.l; lib.ok }\n\
+            e := [lib.x | some x in lib.all; [1 | lib := x; lib.y]]\nf if { every lib in lib.all { lib.ok } }\n\
+            g := no if user.name == \"lib\"\nh := lib.f(user) if not no with lib.x as user with input.y as no\n\
+            no[lib.k] := lib.v if lib.w\ni := lib.a if lib.b else := lib.c if { lib := 1; lib }\nj := data.lib.lib\n";
+        let out = imports::mended("p.rego", text);
+        assert_eq!(out.lines().count(), text.lines().count());
+        for line in [
+            "import rego.v1\n\n\n # who\n",
+            "a if data.lib.ok\n",
+            "b if { lib := input.x; lib.ok }\n",
+            "c(lib) if lib.ok\n",
+            "d if { some lib in input.l; lib.ok }\n",
+            "e := [data.lib.x | some x in data.lib.all; [1 | lib := x; lib.y]]\n",
+            "f if { every lib in data.lib.all { lib.ok } }\n",
+            "g := data.q.deny if input.user.name == \"lib\"\n",
+            "h := data.lib.f(input.user) if not data.q.deny with data.lib.x as input.user with input.y as data.q.deny\n",
+            "no[data.lib.k] := data.lib.v if data.lib.w\n",
+            "i := data.lib.a if data.lib.b else := lib.c if { lib := 1; lib }\n",
+            "j := data.lib.lib\n",
+        ] {
+            assert!(out.contains(line), "{line}\n{out}");
+        }
+        assert!(tree("p.rego", &out).is_some(), "{out}");
+    }
+
+    #[test]
     fn walk_gives_one_pair_after_the_other_and_is_measured() {
         let text = "package p\nimport rego.v1\n\
             a if { walk(input.x, [_, v]); v == 1 }\n\
@@ -324,7 +357,7 @@ mod tests {
             "a if { portcullis_not_1_1 := input.path; not startswith(portcullis_not_1_1, \"/admin\") }",
             "b if { x := 1; not x == input.x }",
             "c := 1 if { portcullis_not_1_2 := input.roles; not \"admin\" in portcullis_not_1_2 } else := 2 if not input.x",
-            "d := [x | some x in input.a; portcullis_not_1_3 := lists; not x in portcullis_not_1_3]",
+            "d := [x | some x in input.a; portcullis_not_1_3 := data.lists; not x in portcullis_not_1_3]",
             "f(_, _) if not a",
             "portcullis_not_1_7 := input.u with input as {\"u\": \"s\"}; not blocked[portcullis_not_1_7].y with input",
             "{ every x in input.a { portcullis_not_1_8 := input.b; not x < portcullis_not_1_8 } }",
@@ -340,7 +373,7 @@ mod tests {
     fn the_librarys_tests_can_be_shown() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
         let text = std::fs::read_to_string(format!("{dir}/decision_test.rego")).unwrap();
-        let out = shown(0, "p.rego", &text);
+        let out = shown(0, "p.rego", &text, |_| false);
         assert!(tree("p.rego", &out).is_some(), "{out}");
     }
 
@@ -349,13 +382,15 @@ mod tests {
         let text = "package p_test\nimport rego.v1\n\
             test_a if data.p.x with input as {\"a\": 1} with data.q.r as [1]\n\
             test_b if data.p.x with data.p.f as g with input as {}\n\
+            test_d if data.p.x with data.p.h as data.p.g with input as {}\n\
             test_c if [1 | data.p.x with input.b as \"s\"]\n";
-        let out = shown(3, "p.rego", text);
+        let out = shown(3, "p.rego", text, |path| path == "data.p.h");
         assert!(
             out.contains("as portcullis_seen(\"3/") && out.contains("/0/2/input\", {\"a\": 1}) with"),
             "{out}"
         );
         assert!(out.contains("/1/2/data.q.r\", [1])\n"), "{out}");
+        assert!(out.contains("with data.p.h as data.p.g with input as {}\n"), "{out}");
         assert!(out.contains("with input.b as portcullis_seen(\"3/"), "{out}");
         assert!(tree("p.rego", &out).is_some(), "{out}");
     }

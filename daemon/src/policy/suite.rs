@@ -14,7 +14,7 @@ use regorus::{
     utils::limits::ExecutionTimerConfig,
 };
 
-use super::{LoadError, LoadOptions, builtins, depth, files::Files, load, replay, stack};
+use super::{LoadError, LoadOptions, builtins, depth, files::Files, hazards, load, replay, stack};
 
 /// Longest time for one test.
 pub(super) const TEST_TIME: Duration = Duration::from_secs(30);
@@ -138,6 +138,7 @@ pub(super) fn run(
     replay::noted();
     let strict = options.strict_builtin_errors;
     let mut engine = load::engine(files, options, true)?;
+    hazards::check_packages(engine.get_modules())?;
     depth::check(engine.get_modules())?;
     engine.set_execution_timer_config(TEST_LIMIT);
     engine.set_strict_builtin_errors(strict);

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Event};
+use super::{Asked, Event, redact};
 use crate::clock::WallTime;
 
 /// Who writes, in every line.
@@ -36,7 +36,8 @@ pub fn decision(event: &Event, input: Option<Value>, frame: &Frame<'_>) -> Value
         Asked::Document { peer, .. } => (frame.decision, peer.clone()),
     };
     let mut line = begun(frame.id, event.time, frame.labels);
-    line.insert("path".to_owned(), path.into());
+    // A path is whatever its caller asked for.
+    line.insert("path".to_owned(), if redact::is_credential(path) { redact::GONE } else { path }.into());
     if let Some(revision) = frame.revision {
         line.insert("bundles".to_owned(), json!({"portcullis": {"revision": revision}}));
     }

@@ -38,7 +38,7 @@ const BODIES: [&str; 2] = ["body", "rawBody"];
 const ENVOYS_METADATA: &str = "/input/attributes/metadataContext";
 
 /// In place of a value that cannot be taken out.
-const GONE: &str = "***";
+pub(super) const GONE: &str = "***";
 
 /// What stays and what goes.
 #[derive(Clone, Debug, Default)]
@@ -173,7 +173,13 @@ pub(super) fn escaped(name: &str) -> String {
 }
 
 /// Whether a text is or holds what looks like a credential: a scheme with one word behind it, a JWS, or an API key.
-fn is_credential(text: &str) -> bool {
+pub(super) fn is_credential(text: &str) -> bool {
+    // As whoever reads an address takes it.
+    text.contains('%') && percent::decoded(text).is_some_and(|text| is_plain_credential(&text))
+        || is_plain_credential(text)
+}
+
+fn is_plain_credential(text: &str) -> bool {
     let scheme = text.trim().split_once(' ').is_some_and(|(scheme, rest)| {
         let (word, is) = (rest.trim(), |name: &str| scheme.eq_ignore_ascii_case(name));
         // "Basic membership" is a reason that a policy may give.
@@ -303,6 +309,10 @@ mod tests {
             (json!({"a": format!("key {KEY}.")}), json!({})),
             (json!({"a": [KEY, "pk_0123456789A_short"]}), json!({"a": ["***", "pk_0123456789A_short"]})),
             (json!({"query": format!("a={KEY}")}), json!({"query": "a=***"})),
+            (json!({"query": format!("a={}", KEY.replace('_', "%5F"))}), json!({"query": "a=***"})),
+            (json!({"query": format!("a={}&b=1", JWS.replace('.', "%2e"))}), json!({"query": "a=***&b=1"})),
+            (json!({"path": format!("/x/{}", KEY.replace('_', "%5f"))}), json!({})),
+            (json!({"x": "100%"}), json!({"x": "100%"})),
             (json!({"a": "basic dXNlcjpwYXNz"}), json!({})),
             (json!({"a": "Basic membership"}), json!({"a": "Basic membership"})),
             (json!({"a": "bearer of bad news"}), json!({"a": "bearer of bad news"})),

@@ -83,7 +83,7 @@ fn a_wrong_number_of_arguments_and_a_function_of_the_same_name_are_seen_at_load(
     let set = load_text("decision if crypto.sha256(\"x\") == 1\ncrypto.sha256(x) := 1").unwrap();
     assert!(matches!(set.engine(), EngineKind::Interpreter { .. }));
     let error = load_text("import data.x.net\ndecision if net.cidr_is_valid(input.x)").err().unwrap();
-    assert!(error.to_string().contains("there is no function `net.cidr_is_valid`"), "{error}");
+    assert!(error.to_string().contains("there is no function `data.x.net.cidr_is_valid`"), "{error}");
 }
 
 #[test]

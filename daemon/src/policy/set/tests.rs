@@ -458,7 +458,10 @@ fn what_would_be_read_otherwise_than_in_opa_is_refused_with_its_line() {
     };
     for (rules, part) in [
         ("n := 7\ndecision if { some n; input.roles[n] == \"w\" }", "`some n` would mean the rule"),
-        ("decision if { some user; input.blocked[user] }", "`some user` would mean"),
+        (
+            "f(x) := x\ng(x) := 2\ndecision if f(1) == 2 with data.p.f as g",
+            "in the place of the function `data.p.f`",
+        ),
         ("decision if [1, {\"a\": 1}] = input.pair", "an object as a pattern"),
         ("decision if { some v in input.l; v = {\"a\": 1} }", "an object as a pattern"),
         ("decision if { some [_, {\"a\": 1}] in input.l }", "an object as a pattern"),
@@ -474,6 +477,8 @@ fn what_would_be_read_otherwise_than_in_opa_is_refused_with_its_line() {
     }
     for rules in [
         "decision if { some n; input.roles[n] == \"w\" }",
+        // The import is hidden, as in OPA.
+        "decision if { some user; input.blocked[user] }",
         "decision if { x := {\"a\": 1}; input.o == x; [1, {\"a\": 1}] == input.pair }",
         "decision if object.get(input, \"o\", {\"a\": 1}) == {\"a\": 1}",
     ] {
