@@ -542,6 +542,10 @@ impl Decider {
             Some(limit) if self.limit(known, loaded, limit, exp, now, id).await => Some(limit),
             _ => None,
         };
+        if decision.limits.is_empty() {
+            // Without an allocation, for most have none.
+            return Arc::default();
+        }
         let ready = |limit: &Limit| {
             let in_kernel = kept.is_some_and(|kept| std::ptr::eq(kept, limit));
             Rate::new(limit, self.limit_key(known, limit), in_kernel)

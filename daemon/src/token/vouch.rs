@@ -52,7 +52,7 @@ pub struct Vouched {
     /// Unix seconds from which on this token is to be verified again.
     pub(super) until: i64,
     /// A second voucher, and its number then: the token's status list.
-    also: Option<(Arc<Voucher>, u64)>,
+    also: Option<Box<(Arc<Voucher>, u64)>>,
 }
 
 impl Vouched {
@@ -68,7 +68,7 @@ impl Vouched {
 
     /// It rests on another voucher too, as it is under this number.
     pub(super) fn also(&mut self, voucher: &Arc<Voucher>, at: u64) {
-        self.also = Some((Arc::clone(voucher), at));
+        self.also = Some(Box::new((Arc::clone(voucher), at)));
     }
 
     /// Whether what was found then still stands at `now`, in Unix seconds.
@@ -76,6 +76,6 @@ impl Vouched {
         let stands = |voucher: &Voucher, at: u64| voucher.generation() == at && voucher.is_good(now);
         now < self.until
             && stands(&self.voucher, self.at)
-            && self.also.as_ref().is_none_or(|(voucher, at)| stands(voucher, *at))
+            && self.also.as_ref().is_none_or(|also| stands(&also.0, also.1))
     }
 }
