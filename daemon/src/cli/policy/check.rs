@@ -56,7 +56,8 @@ impl Args {
         lines.push(tests(tested));
         lines.push(match &reads.unknown {
             None => {
-                format!("reads     {} places of the input (`portcullis policy inputs`)", reads.input.len())
+                let places = if reads.input.len() == 1 { "place" } else { "places" };
+                format!("reads     {} {places} of the input (`portcullis policy inputs`)", reads.input.len())
             }
             Some(why) => format!("reads     the whole input: {why}"),
         });
