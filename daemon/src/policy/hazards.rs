@@ -327,6 +327,28 @@ pub(super) fn contradictable(policy: &CompiledPolicy) -> Option<String> {
     None
 }
 
+/// A rule with an `else` behind a body that iterates, if there is one: where no round of such a body is true, the RVM takes the
+/// rule for undefined and never asks the `else`.
+pub(super) fn iterating_else(policy: &CompiledPolicy) -> Option<String> {
+    policy.get_rules().iter().find_map(|(path, definitions)| {
+        let goes_wrong = definitions.iter().any(|rule| {
+            let Rule::Spec { bodies, .. } = rule.as_ref() else { return false };
+            if !bodies.iter().any(|body| body.is_else) {
+                return false;
+            }
+            // What cannot be looked at may iterate.
+            let Ok(tree) = serde_json::to_value(rule.as_ref()) else { return true };
+            let is_rule = |name: &str| named_in_package(policy, rule, name);
+            bodies.iter().enumerate().any(|(i, _)| {
+                let parts = [&tree["Spec"]["head"], &tree["Spec"]["bodies"][i]];
+                let part = Value::from(parts.map(Clone::clone).to_vec());
+                bodies.get(i + 1).is_some_and(|next| next.is_else) && iterates(&part, is_rule)
+            })
+        });
+        goes_wrong.then(|| format!("`{path}` has an `else` behind a body that iterates"))
+    })
+}
+
 /// Whether definitions of one rule may give different values. Those of one `else` chain exclude each other.
 fn differ<'a>(definitions: impl Iterator<Item = &'a Rule>) -> bool {
     let chains: Vec<_> = definitions.filter_map(values).collect();

@@ -372,6 +372,9 @@ fn to_program(
     if let Some(what) = hazards::long_heads(compiled) {
         return Err((Cause::Heads, format!("{what} gives the machine other documents than OPA")));
     }
+    if let Some(what) = hazards::iterating_else(compiled) {
+        return Err((Cause::Uncompiled, format!("{what}, which the machine never comes to")));
+    }
     if let Some(what) = hazards::shadows(compiled) {
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }

@@ -498,3 +498,29 @@ fn a_comment_that_ends_in_if_is_no_head() {
         assert!(!decide(&set, json!({"y": "b"})).unwrap().allow, "{body}");
     }
 }
+
+#[test]
+fn an_else_behind_a_body_that_iterates_is_come_to() {
+    for body in [
+        "some z in input.b; z == 1",
+        "input.b[_] == 1",
+        "some i; input.b[i] == 1",
+        "x := input.b[i]; x == 1",
+        "some k, v in input.b; k == v",
+        "input.a == 1; f(1)",
+        "count([z | some z in input.b; z == 1]) > 0",
+        "1 in input.b",
+    ] {
+        let set = rules(&format!(
+            "default decision := false\ndecision if {{ input.a == 1; s == 3 }}\n\
+             s := 0 if {{ input.a == 1; {body} }} else := 3\n\
+             f(x) := 0 if {{ some y in input.b; y == x; y == 7 }} else := false"
+        ));
+        for list in [json!([2]), json!([]), json!({})] {
+            assert!(decide(&set, json!({"a": 1, "b": list})).unwrap().allow, "{body} {list}");
+        }
+    }
+    let set =
+        rules("default decision := false\ndecision if s == 3\ns := 0 if input.roles[0] == input.x else := 3");
+    assert_eq!(set.engine(), &EngineKind::Rvm);
+}
