@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regorus::unstable::{Expr, Module, Ref, Rule};
 use serde_json::Value;
 
-use super::{LoadError, names, reads};
+use super::{LoadError, hazards, names, reads};
 
 /// Most levels of syntax on one way, those of all rules on it together. An ordinary rule has twenty to forty.
 /// [`super::STACK`] is made for it.
@@ -54,22 +54,17 @@ pub(super) fn check(modules: &[Ref<Module>]) -> Result<(), LoadError> {
             )));
         }
         if returns {
+            let message = format!(
+                "`{path}` depends on itself, or on rules that do, by whatever way: Rego has no recursion"
+            );
             let rule = rules.get(*path).and_then(|definitions| definitions.first());
-            return Err(rule.map_or_else(
-                || LoadError::Compile(recursion(path)),
-                |(_, rule)| {
-                    let span = rule.span();
-                    let (file, message) = (span.source.get_path().clone(), recursion(path));
-                    LoadError::Rego { file, line: span.line, column: span.col, message }
-                },
-            ));
+            return Err(match rule {
+                Some((_, rule)) => hazards::at_span(rule.span(), message),
+                None => LoadError::Compile(message),
+            });
         }
     }
     Ok(())
-}
-
-fn recursion(path: &str) -> String {
-    format!("`{path}` depends on itself, or on rules that do, by whatever way: Rego has no recursion")
 }
 
 /// The longest way from a rule.

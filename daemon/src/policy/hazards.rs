@@ -26,12 +26,6 @@ pub(super) fn tree_of(module: &Module) -> Result<Value, LoadError> {
 /// Refuses packages whose names need brackets, which regorus and what looks at sets here would take for others, and rules that
 /// have the path of a package, or one above it: which of them is meant is nobody's guess.
 pub(super) fn check_packages(modules: &[Ref<Module>]) -> Result<(), LoadError> {
-    let place = |span: &Span, message: String| LoadError::Rego {
-        file: span.source.get_path().clone(),
-        line: span.line,
-        column: span.col,
-        message,
-    };
     let mut packages = BTreeSet::new();
     for module in modules {
         let span = module.package.refr.span();
@@ -42,7 +36,7 @@ pub(super) fn check_packages(modules: &[Ref<Module>]) -> Result<(), LoadError> {
             let message = format!(
                 "the package `{name}`: names of packages are letters, digits and `_` with dots between"
             );
-            return Err(place(span, message));
+            return Err(at_span(span, message));
         }
         packages.insert(format!("data.{name}."));
     }
@@ -56,7 +50,7 @@ pub(super) fn check_packages(modules: &[Ref<Module>]) -> Result<(), LoadError> {
                 let message = format!(
                     "the rule `{rule_path}` and the package `{package}` are in each other's way: rename one"
                 );
-                return Err(place(rule.span(), message));
+                return Err(at_span(rule.span(), message));
             }
         }
     }
@@ -71,7 +65,6 @@ pub(super) fn check_arity(
     is_rule: impl Fn(&str) -> bool,
 ) -> Result<(), LoadError> {
     let own_walk = is_rule(&format!("data.{}.walk", module.package.refr.span().text()));
-
     for (kind, node) in nodes(tree, &[]) {
         let arguments = match kind {
             "Call" => node.get("params"),
@@ -252,6 +245,11 @@ pub(super) fn asks(file: &str, tree: &Value, allowed: bool) -> Result<bool, Load
         asks = true;
     }
     Ok(asks)
+}
+
+/// An error at a place of a module.
+pub(super) fn at_span(span: &Span, message: String) -> LoadError {
+    LoadError::Rego { file: span.source.get_path().clone(), line: span.line, column: span.col, message }
 }
 
 pub(super) fn at(file: &str, node: &Value, message: String) -> LoadError {

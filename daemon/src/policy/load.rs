@@ -125,17 +125,18 @@ fn load_here(dirs: &[PathBuf], decision: &str, options: &LoadOptions) -> Result<
         replay::compare(&engine, program, &path, &data, &rules, cases, patient)
     };
     let mut left_out = 0;
-    let program = to_program(&compiled, &path, &data, (options, None)).and_then(|program| {
+    let program = suits_the_machine(&compiled, options).and_then(|()| {
+        let own = sources(&compiled);
+        let program = to_program(&own, &path, &data).map_err(|why| (Cause::Uncompiled, why))?;
         tested.replayed = agrees(&program, &cases).map_err(|reason| (Cause::Disagrees, reason))?;
         // With other documents than the set's own, other bodies would be left.
         cases.retain(replay::Case::has_own_data);
-        let folded = contained(|| fold::folded(&sources(&compiled), &data, &rules)).and_then(|folded| {
+        let folded = contained(|| fold::folded(&own, &data, &rules)).and_then(|folded| {
             let folded = folded?;
             if folded.left_out == 0 {
                 return Ok(None);
             }
-            let options = (options, Some(folded.modules));
-            let program = to_program(&compiled, &path, &data, options).map_err(|(_, why)| why)?;
+            let program = to_program(&folded.modules, &path, &data)?;
             agrees(&program, &cases)?;
             Ok(Some((program, folded.left_out)))
         });
@@ -195,14 +196,8 @@ fn vetted(compiled: &CompiledPolicy, path: &str, options: &LoadOptions) -> Resul
         if let Some((rule, what)) =
             machine::unsound(module, compiled.get_modules().iter().map(AsRef::as_ref), path)
         {
-            let span = rule.span();
             let message = format!("{what}, and OPA goes on then: bind it to a variable in the body first");
-            return Err(LoadError::Rego {
-                file: file.to_owned(),
-                line: span.line,
-                column: span.col,
-                message,
-            });
+            return Err(hazards::at_span(rule.span(), message));
         }
         asks |= hazards::asks(file, &tree, options.http_send)?;
     }
@@ -274,8 +269,7 @@ fn functions(files: &Files) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     for file in files.modules.iter().chain(&files.tests) {
         let path = file.path.to_string_lossy();
-        let parsed =
-            machine::parse(&path, &file.text).or_else(|_| machine::parse_as(&path, &file.text, false));
+        let parsed = machine::parse_either(&path, &file.text);
         // Of one that does not parse the engine tells.
         let Ok(module) = parsed else { continue };
         let package = module.package.refr.span().text();
@@ -350,13 +344,8 @@ fn sources(compiled: &CompiledPolicy) -> Vec<(String, String)> {
     compiled.get_modules().iter().map(source).collect()
 }
 
-/// Compiles to the RVM, either the set's own modules or copies of them; the error says why the interpreter must do.
-fn to_program(
-    compiled: &CompiledPolicy,
-    path: &str,
-    data: &Value,
-    (options, copies): (&LoadOptions, Option<Vec<(String, String)>>),
-) -> Result<Arc<Program>, (Cause, String)> {
+/// Whether the RVM evaluates a set as the interpreter does; the error says why the interpreter must do.
+fn suits_the_machine(compiled: &CompiledPolicy, options: &LoadOptions) -> Result<(), (Cause, String)> {
     if options.strict_builtin_errors {
         // The machine takes any error in a rule's body for an undefined body.
         return Err((Cause::Strict, "strict builtin errors are asked for".to_owned()));
@@ -378,27 +367,27 @@ fn to_program(
     if let Some(what) = hazards::shadows(compiled) {
         return Err((Cause::Shadowed, format!("{what}, which the engines read differently")));
     }
-    let compile = || {
-        let modules = copies.unwrap_or_else(|| sources(compiled));
-        let mut engine = Engine::new();
-        engine.set_policy_length_config(LENGTHS);
-        builtins::extend(&mut engine).map_err(|e| e.to_string())?;
-        engine.add_data(data.clone()).map_err(|e| e.to_string())?;
-        for ((path, _), copy) in modules.iter().zip(machine::copies(&modules)?) {
-            contained(|| engine.add_policy(path.clone(), copy))?
-                .map_err(|e| located(&e.to_string()).to_string())?;
-        }
-        let rule = path.into();
-        let compiled = contained(|| engine.compile_with_entrypoint(&rule))?;
-        let compiled = compiled.map_err(|e| located(&e.to_string()).to_string())?;
-        let declared = builtins::declared();
-        let program =
-            contained(|| Compiler::compile_from_policy_with_host_await(&compiled, &[path], &declared))?;
-        let program = program.map_err(|e| located(&e.to_string()).to_string())?;
-        program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
-        builtins::link(program).map(slim::slim)
-    };
-    compile().map_err(|reason| (Cause::Uncompiled, reason))
+    Ok(())
+}
+
+/// Compiles modules, each with its path and text, to the RVM.
+fn to_program(modules: &[(String, String)], path: &str, data: &Value) -> Result<Arc<Program>, String> {
+    let mut engine = Engine::new();
+    engine.set_policy_length_config(LENGTHS);
+    builtins::extend(&mut engine).map_err(|e| e.to_string())?;
+    engine.add_data(data.clone()).map_err(|e| e.to_string())?;
+    for ((path, _), copy) in modules.iter().zip(machine::copies(modules)?) {
+        contained(|| engine.add_policy(path.clone(), copy))?
+            .map_err(|e| located(&e.to_string()).to_string())?;
+    }
+    let rule = path.into();
+    let compiled = contained(|| engine.compile_with_entrypoint(&rule))?;
+    let compiled = compiled.map_err(|e| located(&e.to_string()).to_string())?;
+    let declared = builtins::declared();
+    let program = contained(|| Compiler::compile_from_policy_with_host_await(&compiled, &[path], &declared))?;
+    let program = program.map_err(|e| located(&e.to_string()).to_string())?;
+    program.check_rule_data_conflicts(data).map_err(|e| e.to_string())?;
+    builtins::link(program).map(slim::slim)
 }
 
 /// Runs a step of regorus; a panic in it is an error like any other.

@@ -39,7 +39,12 @@ pub(super) fn parse(path: &str, text: &str) -> Result<Module, String> {
     parse_as(path, text, true)
 }
 
-/// Reads a module of either version.
+/// Reads a module of either version, v1 first.
+pub(super) fn parse_either(path: &str, text: &str) -> Result<Module, String> {
+    parse(path, text).or_else(|_| parse_as(path, text, false))
+}
+
+/// Reads a module of one version.
 pub(super) fn parse_as(path: &str, text: &str, v1: bool) -> Result<Module, String> {
     let parse = || -> anyhow::Result<Module> {
         let (bytes, lines) = (LENGTHS.max_file_bytes, LENGTHS.max_lines);

@@ -28,7 +28,7 @@ pub(super) fn rule_names<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str
     let mut names = RuleNames::new();
     for (path, text) in modules {
         // Of one that does not parse the engine tells.
-        let parsed = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
+        let parsed = machine::parse_either(path, text);
         if let Ok(module) = parsed {
             negation::note(&mut names, &module);
         }
@@ -103,7 +103,7 @@ pub(super) fn shown(module: usize, path: &str, text: &str, is_function: impl Fn(
 /// The syntax tree; none where the text does not parse, of which the engine then tells.
 fn tree(path: &str, text: &str) -> Option<Value> {
     // Where calls stand is the same in both versions.
-    let module = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
+    let module = machine::parse_either(path, text);
     serde_json::to_value(module.ok()?).ok()
 }
 

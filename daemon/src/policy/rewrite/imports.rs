@@ -18,7 +18,7 @@ pub fn mended(path: &str, text: &str) -> String {
     if !text.contains("import") {
         return text.to_owned();
     }
-    let parsed = machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false));
+    let parsed = machine::parse_either(path, text);
     // Of one that does not parse the engine tells.
     let Ok(module) = parsed else { return text.to_owned() };
     let mut edits = Edits::default();

@@ -38,7 +38,7 @@ pub fn mended(path: &str, text: &str, names: &RuleNames) -> String {
         if !text.contains("not") {
             break;
         }
-        let parsed = machine::parse(path, &text).or_else(|_| machine::parse_as(path, &text, false));
+        let parsed = machine::parse_either(path, &text);
         let Ok(module) = parsed else { break };
         let mut all = Edits::default();
         edits(&module, &text, names, pass, &mut all);

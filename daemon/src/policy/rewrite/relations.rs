@@ -50,7 +50,7 @@ fn parsed(path: &str, text: &str) -> Option<Module> {
     if !text.contains("walk") {
         return None;
     }
-    machine::parse(path, text).or_else(|_| machine::parse_as(path, text, false)).ok()
+    machine::parse_either(path, text).ok()
 }
 
 /// The arguments of a call of `walk`.
