@@ -20,7 +20,7 @@ use regorus::{
 
 use super::{
     hazards, machine,
-    reads::{constant, import_of},
+    reads::constant,
     rewrite::{Edits, children, closed},
 };
 
@@ -171,13 +171,11 @@ impl Fold<'_> {
         };
         let Some(names) = constant(e).filter(is_clear) else { return false };
         let (first, rest) = (names[0].as_str(), &names[1..]);
-        let imported = module.imports.iter().map(import_of).find(|(alias, _)| *alias == first);
-        let start = match imported {
-            _ if first == "data" => "data".to_owned(),
-            Some((_, path)) => path.to_owned(),
-            None => format!("data.{}.{first}", module.package.refr.span().text()),
+        // Imports are written out before.
+        let mut path = match first {
+            "data" => "data".to_owned(),
+            own => format!("data.{}.{own}", module.package.refr.span().text()),
         };
-        let mut path = start;
         for name in std::iter::once(None).chain(rest.iter().map(Some)) {
             if let Some(name) = name {
                 path = format!("{path}.{name}");

@@ -3,15 +3,12 @@
 //! regorus finds out when a rule calls one, and then every decision fails; OPA says so when it loads a set, and so it is
 //! here.
 
-use std::collections::HashMap;
-
 use regorus::unstable::Module;
 use serde_json::Value;
 
 use super::{
     LoadError, builtins,
     hazards::{at, dotted, nodes},
-    reads::import_of,
 };
 
 /// regorus's builtins that are called as they are, with the number of their arguments; others are [`builtins::ALL`].
@@ -95,20 +92,16 @@ pub(super) fn check(
     is_rule: impl Fn(&str) -> bool,
 ) -> Result<(), LoadError> {
     let package = module.package.refr.span().text();
-    let imports: HashMap<&str, &str> = module.imports.iter().map(import_of).collect();
     for (_, call) in nodes(tree, &[]).filter(|(kind, _)| *kind == "Call") {
         // What is computed is told by the engine.
         let Some(name) = call.get("fcn").and_then(dotted) else { continue };
         let given = call.get("params").and_then(Value::as_array).map_or(0, Vec::len);
-        let (first, rest) = name.split_once('.').unwrap_or((&name, ""));
         if is_rule(&format!("data.{package}.{name}")) || name == "print" {
             continue;
         }
-        let is_there = if first == "data" {
+        // Imports are written out before.
+        let is_there = if name.starts_with("data.") {
             is_rule(&name)
-        } else if let Some(path) = imports.get(first).filter(|path| path.starts_with("data.")) {
-            let path = if rest.is_empty() { (*path).to_owned() } else { format!("{path}.{rest}") };
-            is_rule(&path)
         } else if let Some((_, takes)) = OF_REGORUS.iter().find(|(of, _)| *of == name) {
             if given != *takes && given != takes + 1 {
                 let message = format!("`{name}` takes {takes} arguments, and perhaps one for its output");

@@ -337,10 +337,9 @@ pub(super) fn iterating_else(policy: &CompiledPolicy) -> Option<String> {
             // What cannot be looked at may iterate.
             let Ok(tree) = serde_json::to_value(rule.as_ref()) else { return true };
             let is_rule = |name: &str| named_in_package(policy, rule, name);
-            bodies.iter().enumerate().any(|(i, _)| {
-                let parts = [&tree["Spec"]["head"], &tree["Spec"]["bodies"][i]];
-                let part = Value::from(parts.map(Clone::clone).to_vec());
-                bodies.get(i + 1).is_some_and(|next| next.is_else) && iterates(&part, is_rule)
+            bodies.windows(2).enumerate().any(|(i, pair)| {
+                let parts = || [&tree["Spec"]["head"], &tree["Spec"]["bodies"][i]].map(Clone::clone).to_vec();
+                pair[1].is_else && iterates(&Value::from(parts()), is_rule)
             })
         });
         goes_wrong.then(|| format!("`{path}` has an `else` behind a body that iterates"))
